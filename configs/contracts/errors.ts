@@ -1,0 +1,73 @@
+/**
+ * Every expected failure in the product is an `EdgeError` with a code from this table. The table is closed: a new failure is a
+ * new row. `retryable` says whether trying the same thing again later can help; `hint` is the sentence that tells a person what
+ * to do, used where the thrower has nothing more specific to say.
+ */
+export const errorTable = {
+  'usage/invalid': { retryable: false, hint: 'See --help for the options and their forms.' },
+  'model/unreadable': { retryable: false, hint: 'Check the path and that the file may be read.' },
+  'model/malformed': { retryable: false, hint: 'Export the model again; the file is damaged or is not an ONNX model.' },
+  'model/unsupported': { retryable: false, hint: 'Export the model with a default-domain opset between 8 and 21 and fixed shapes.' },
+  'model/too-large': { retryable: false, hint: 'Use a smaller model, or raise the limit in the settings.' },
+  'model/external-data': { retryable: false, hint: 'External data must be a plain file beside the model, as long as the model says.' },
+  'card/invalid': { retryable: false, hint: 'Compare the model card with the format described in agent/README.md.' },
+  'samples/unreadable': { retryable: false, hint: 'A sample set is calibration.npy or calibration/*, with optional test and labels.csv.' },
+  'samples/mismatch': { retryable: false, hint: 'The samples do not fit the model input; check shape, crop and layout in the card.' },
+  'budget/invalid': { retryable: false, hint: 'Example: latency=12ms,size=2MB,drop=1%.' },
+  'budget/infeasible': { retryable: false, hint: 'Choose a point of the reported frontier.' },
+  'target/unknown': { retryable: false, hint: 'Run `quantd doctor` to see the targets of this machine.' },
+  'target/failed': { retryable: true, hint: 'Run `quantd doctor`; if it repeats, report the model and the runtime version.' },
+  'estimator/unknown': { retryable: false, hint: 'See `quantd quantize --help` for the names.' },
+  'solver/failed': { retryable: true, hint: 'Raise the time limit or use fewer candidate precisions.' },
+  'store/corrupt': { retryable: false, hint: 'Move the state database away; it will be rebuilt by measuring again.' },
+  'store/unwritable': { retryable: true, hint: 'Check free space and permissions of the state folder.' },
+  'artifact/invalid': { retryable: false, hint: 'Produce the artifact again with `quantd quantize`.' },
+  'measure/busy': { retryable: true, hint: 'Another process is measuring on this machine; wait for it to finish.' },
+  'job/aborted': { retryable: true, hint: 'The job was interrupted; start it again, finished steps are kept.' },
+} as const satisfies Record<string, { retryable: boolean; hint: string }>;
+
+export type ErrorCode = keyof typeof errorTable;
+
+export interface ErrorDetails {
+  /** What the error is about, as data: an operator, tensor, file, option, topic. Never a secret. */
+  subject: string;
+  /** What a person can do; the table's hint when absent. */
+  hint?: string;
+  cause?: unknown;
+}
+
+/** The plain-data form that crosses process borders and goes into JSON output. */
+export interface ErrorDocument {
+  code: ErrorCode;
+  message: string;
+  subject: string;
+  hint: string;
+  retryable: boolean;
+}
+
+/** An expected failure: a code from the table, a sentence, its subject and what to do about it. */
+export class EdgeError extends Error {
+  readonly code: ErrorCode;
+  readonly subject: string;
+  readonly hint: string;
+
+  constructor(code: ErrorCode, message: string, details: ErrorDetails) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.name = 'EdgeError';
+    this.code = code;
+    this.subject = details.subject;
+    this.hint = details.hint ?? errorTable[code].hint;
+  }
+
+  get retryable(): boolean {
+    return errorTable[this.code].retryable;
+  }
+
+  toDocument(): ErrorDocument {
+    return { code: this.code, message: this.message, subject: this.subject, hint: this.hint, retryable: this.retryable };
+  }
+
+  static fromDocument(document: ErrorDocument): EdgeError {
+    return new EdgeError(document.code, document.message, { subject: document.subject, hint: document.hint });
+  }
+}
