@@ -5,9 +5,23 @@
 
 /** Element types we can hold. Anything else in a file is an error when a pass needs its values, never before. */
 export type ElementType =
-  | 'float32' | 'float64' | 'float16' | 'bfloat16'
-  | 'int8' | 'uint8' | 'int16' | 'uint16' | 'int32' | 'uint32' | 'int64' | 'uint64'
-  | 'bool' | 'string' | 'int4' | 'uint4' | 'other';
+  | 'float32'
+  | 'float64'
+  | 'float16'
+  | 'bfloat16'
+  | 'int8'
+  | 'uint8'
+  | 'int16'
+  | 'uint16'
+  | 'int32'
+  | 'uint32'
+  | 'int64'
+  | 'uint64'
+  | 'bool'
+  | 'string'
+  | 'int4'
+  | 'uint4'
+  | 'other';
 
 /** A constant tensor. `bytes` is little-endian ONNX raw data and is a view of the file wherever possible: never write to it. */
 export interface Tensor {
@@ -15,9 +29,17 @@ export interface Tensor {
   readonly type: ElementType;
   readonly dims: readonly number[];
   readonly bytes: Uint8Array;
+  /** Protobuf fields this program does not know, and the values of 'string' and 'other' tensors; written back unchanged. */
+  readonly unknown?: unknown;
 }
 
-export type AttributeValue =
+export type AttributeValue = AttributeContent & {
+  /** Protobuf fields this program does not know; written back unchanged. */
+  readonly unknown?: unknown;
+};
+
+/** Integers beyond 2^53 - 1 (such as INT64_MAX, "to the end", in Slice) saturate there. */
+type AttributeContent =
   | { readonly kind: 'float'; readonly value: number }
   | { readonly kind: 'int'; readonly value: number }
   | { readonly kind: 'string'; readonly value: string }
@@ -36,6 +58,8 @@ export interface Node {
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
   readonly attributes: ReadonlyMap<string, AttributeValue>;
+  /** Tensors of this graph that the node's subgraphs (If, Loop, Scan) read by name; absent where there are none. */
+  readonly captures?: readonly string[];
   /** Protobuf fields this program does not know; written back unchanged. */
   readonly unknown?: unknown;
 }
