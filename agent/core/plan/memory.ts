@@ -53,7 +53,8 @@ function edgeLifetimes(problem: Problem, edge: Edge, assignment: Assignment): Te
   const first = edge.producer ?? 0;
   const original = { name: edge.tensor, format: written, bytes: edge.ramBytes[written]!, first, last: first };
   const copies = new Map<string, TensorLifetime>();
-  for (const { position, format: read } of readers(problem, edge, format)) {
+  for (const { position, sinkFormat } of edgeReaders(problem, edge)) {
+    const read = sinkFormat ?? format(position);
     const copy = copies.get(read);
     if (read === written) {
       original.last = position;
@@ -73,15 +74,20 @@ function edgeLifetimes(problem: Problem, edge: Edge, assignment: Assignment): Te
   return [original, ...copies.values()];
 }
 
+/** Somebody who reads a tensor: an operator, or the outside at the position after the last operator, in a format it demands. */
+export interface EdgeReader {
+  position: number;
+  sinkFormat?: string;
+}
+
 /** Who reads the tensor, in the order of execution; graph outputs last. */
-function readers(
-  problem: Problem,
-  edge: Edge,
-  format: (operator: number) => string,
-): { position: number; format: string }[] {
-  const operators = [...edge.consumers].sort((a, b) => a - b);
-  const sinks = (edge.sinkFormats ?? []).map((sink) => ({ position: problem.operators.length, format: sink }));
-  return [...operators.map((position) => ({ position, format: format(position) })), ...sinks];
+export function edgeReaders(problem: Problem, edge: Edge): EdgeReader[] {
+  const consumers = [...new Set(edge.consumers)].sort((a, b) => a - b);
+  const sinks = [...new Set(edge.sinkFormats ?? [])];
+  return [
+    ...consumers.map((position) => ({ position })),
+    ...sinks.map((sinkFormat) => ({ position: problem.operators.length, sinkFormat })),
+  ];
 }
 
 /**

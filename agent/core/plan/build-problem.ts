@@ -1,0 +1,143 @@
+/** From measured tables to a planning problem for ONNX Runtime: what each operator costs at each precision, and each change between them. */
+import type { Precision } from '../../../configs/contracts/plan.js';
+import { conversionKey, dispatchKey, type LatencyTable, runOverheadKey } from '../latency.js';
+import type { Operator } from '../onnx/model.js';
+import { formatPrecision } from '../precision.js';
+import type { PreparedModel } from '../prepare.js';
+import { constantBytes, keepsRange } from '../quant/qdq.js';
+import type { SensitivityTable } from '../sensitivity/table.js';
+import type { Choice, Conversion, Edge, Problem } from './problem.js';
+
+/** Bytes of graph description that an 8-bit operator adds (Q/DQ nodes, names, scalars), measured on written artifacts. */
+const int8DescriptionBytes = 1100;
+
+/** What a precision's activations are stored as. */
+export function formatOf(precision: Precision): 'f32' | 'u8' {
+  return precision.activationBits === 32 ? 'f32' : 'u8';
+}
+
+/**
+ * @param allowed precisions by operator, in order; a precision whose row is missing from the table is left out
+ * @param floatArtifactBytes size of the model written all float, from which stored bytes of every plan follow
+ */
+export function buildProblem(
+  prepared: PreparedModel,
+  allowed: (operator: Operator) => readonly Precision[],
+  table: LatencyTable,
+  sensitivity: SensitivityTable,
+  floatArtifactBytes: number,
+): Problem {
+  const { operators, model } = prepared;
+  const weightOf = (operator: Operator) =>
+    operator.weight === null ? null : (model.graph.initializers.get(operator.weight.name) ?? null);
+  const floatBytes = operators.reduce(
+    (sum, operator) => sum + constantBytes(operator, weightOf(operator), { weightBits: 32, activationBits: 32 }),
+    0,
+  );
+  const planOperators = operators.map((operator) => {
+    const choices = allowed(operator)
+      .filter((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined)
+      .map((precision): Choice => choiceOf(operator, precision, weightOf(operator), table, sensitivity));
+    return { name: operator.name, choices };
+  });
+  return {
+    operators: planOperators,
+    edges: edgesOf(prepared, table, sensitivity),
+    ties: [],
+    fixed: {
+      latency: table.median(runOverheadKey, 'float', 0),
+      bytes: Math.max(0, floatArtifactBytes - floatBytes),
+      ramBytes: 0,
+    },
+  };
+}
+
+function choiceOf(
+  operator: Operator,
+  precision: Precision,
+  weight: Parameters<typeof constantBytes>[1],
+  table: LatencyTable,
+  sensitivity: SensitivityTable,
+): Choice {
+  const format = formatOf(precision);
+  const row = table.get(operator.key, formatPrecision(precision))!;
+  const weightError = operator.weight === null ? 0 : sensitivity.weight(operator.weight.name, precision);
+  const outputError =
+    format === 'f32' || keepsRange(operator)
+      ? 0
+      : sensitivity.activation(operator.outputs[0]!, precision.activationBits);
+  return {
+    precision: formatPrecision(precision),
+    format,
+    costs: {
+      sensitivity: weightError + outputError,
+      latency: row.median,
+      bytes: constantBytes(operator, weight, precision) + (format === 'u8' ? int8DescriptionBytes : 0),
+      energy: row.energyJoules,
+      bitOps: operator.macs * precision.weightBits * precision.activationBits,
+    },
+  };
+}
+
+function edgesOf(prepared: PreparedModel, table: LatencyTable, sensitivity: SensitivityTable): Edge[] {
+  const { operators, model, shapes } = prepared;
+  const producerOf = new Map(
+    operators.flatMap((operator, index) => operator.outputs.map((name) => [name, index] as const)),
+  );
+  const consumersOf = new Map<string, number[]>();
+  operators.forEach((operator, index) => {
+    for (const name of operator.inputs) consumersOf.set(name, [...(consumersOf.get(name) ?? []), index]);
+  });
+  const sinks = new Set(model.graph.outputs.map((output) => output.name));
+  const sources = model.graph.inputs
+    .filter((input) => !model.graph.initializers.has(input.name))
+    .map((input) => input.name);
+  const tensors = [...sources, ...producerOf.keys()];
+  return tensors.map((tensor) => {
+    const producer = producerOf.get(tensor) ?? null;
+    const dims = shapes.get(tensor) ?? [];
+    const count = dims.reduce((a, b) => a * b, 1);
+    return {
+      tensor,
+      producer,
+      ...(producer === null ? { sourceFormat: 'f32' } : {}),
+      consumers: consumersOf.get(tensor) ?? [],
+      ...(sinks.has(tensor) ? { sinkFormats: ['f32'] } : {}),
+      conversions: conversionsOf(tensor, dims, producer === null, sinks.has(tensor), table, sensitivity),
+      ramBytes: { f32: count * 4, u8: count },
+    };
+  });
+}
+
+/**
+ * ONNX Runtime keeps float images in blocked-channel layout and 8-bit ones channels-last, so a change of format is a reorder or
+ * transpose beside the quantize node; graph inputs and outputs are in plain layout.
+ */
+function conversionsOf(
+  tensor: string,
+  dims: readonly number[],
+  isSource: boolean,
+  isSink: boolean,
+  table: LatencyTable,
+  sensitivity: SensitivityTable,
+): Conversion[] {
+  const time = (op: Parameters<typeof conversionKey>[0]) => table.median(conversionKey(op, dims), 'float', Number.NaN);
+  const dispatch = table.median(dispatchKey, 'float', 0);
+  const orElse = (value: number, fallback: number) => (Number.isNaN(value) ? fallback : value);
+  const transpose = dims.length === 4 ? orElse(time('Transpose'), 0) : 0;
+  const quantize =
+    orElse(time('QuantizeLinear'), dispatch) + transpose + (isSource ? 0 : orElse(time('ReorderOutput'), 0));
+  const dequantize =
+    orElse(time('DequantizeLinear'), dispatch) + transpose + (isSink ? 0 : orElse(time('ReorderInput'), 0));
+  return [
+    {
+      from: 'f32',
+      to: 'u8',
+      latency: quantize,
+      sensitivity: sensitivity.activation(tensor, 8),
+      energy: null,
+      bytes: 0,
+    },
+    { from: 'u8', to: 'f32', latency: dequantize, sensitivity: 0, energy: null, bytes: 0 },
+  ];
+}
