@@ -4,6 +4,9 @@ import type { ElementType, Tensor } from './model.js';
 /** Largest number of elements, and of bytes, that one tensor may have. 2 GB is also protobuf's own limit. */
 export const maxTensorElements = 2 ** 31;
 
+/** Highest rank we accept; real models stay below 8. */
+const maxRank = 16;
+
 /** Bits of one element in ONNX raw data; 0 where the type has no fixed size. */
 const bitsPerElement: Record<ElementType, number> = {
   float32: 32,
@@ -39,9 +42,14 @@ export type TypedArray =
 
 /**
  * Product of the dimensions; 1 for a scalar. `subject` names the tensor in errors: `model/malformed` for a dimension that is not a
- * natural number, `model/too-large` past 2^31 elements.
+ * natural number, `model/too-large` past 2^31 elements, `model/unsupported` past 16 dimensions.
  */
 export function elementCount(dims: readonly number[], subject = 'tensor'): number {
+  if (dims.length > maxRank) {
+    throw new EdgeError('model/unsupported', `${subject} has ${dims.length} dimensions; ${maxRank} are supported`, {
+      subject,
+    });
+  }
   let count = 1;
   let isEmpty = false;
   for (const dim of dims) {

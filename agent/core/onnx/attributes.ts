@@ -1,0 +1,40 @@
+import type { Node } from './model.js';
+import { malformed } from './tensor-codec.js';
+
+/** Attribute readers: the value, or the fallback where the attribute is absent; `model/malformed` where it is of another type. */
+export function intAttribute(node: Node, name: string, fallback: number): number {
+  return typedValue(node, name, 'int') ?? fallback;
+}
+
+export function floatAttribute(node: Node, name: string, fallback: number): number {
+  return typedValue(node, name, 'float') ?? fallback;
+}
+
+export function stringAttribute(node: Node, name: string, fallback: string): string {
+  return typedValue(node, name, 'string') ?? fallback;
+}
+
+export function intsAttribute(node: Node, name: string): readonly number[] | null {
+  return typedValue(node, name, 'ints') ?? null;
+}
+
+export function floatsAttribute(node: Node, name: string): readonly number[] | null {
+  return typedValue(node, name, 'floats') ?? null;
+}
+
+interface Values {
+  int: number;
+  float: number;
+  string: string;
+  ints: readonly number[];
+  floats: readonly number[];
+}
+
+function typedValue<Kind extends keyof Values>(node: Node, name: string, kind: Kind): Values[Kind] | undefined {
+  const attribute = node.attributes.get(name);
+  if (attribute === undefined) return undefined;
+  if (attribute.kind !== kind) {
+    throw malformed(node.name, `attribute ${name} of ${node.op} ${node.name} is ${attribute.kind}, not ${kind}`);
+  }
+  return attribute.value as Values[Kind];
+}
