@@ -1,8 +1,117 @@
-/** The ports: what the agent's steps need from the world. Types only; adapters implement them, the two `main.ts` wire them. */
-import type { LinearProgram, LinearSolution, SolveOptions } from './core/plan/linear-program.js';
+/** The ports: what the agent's steps need from the world. Types only; adapters implement them, the entry points wire them. */
+import type { Counter, LatencyRow, Precision } from '../configs/contracts/plan.js';
+import type { BundleItem } from './core/bundle.js';
+import type { Operator, Tensor } from './core/onnx/model.js';
+import type { LinearSolver } from './core/plan/linear-program.js';
 
-/** Solves mixed-integer linear programmes off the main thread. Fails with `solver/failed`, or `job/aborted` on the signal. */
-export interface Solver {
-  solve(program: LinearProgram, options: SolveOptions, signal: AbortSignal): Promise<LinearSolution>;
+/** Values for one graph input: float32, or codes for a quantized input. */
+export interface Feed {
+  readonly dims: readonly number[];
+  readonly data: Float32Array | Uint8Array | Int8Array;
+}
+
+export type Feeds = ReadonlyMap<string, Feed>;
+
+/** A loaded model. Close it: its memory is not the garbage collector's. */
+export interface Session {
+  readonly inputNames: readonly string[];
+  readonly outputNames: readonly string[];
+  /** Runs once, off the main thread. Answers all outputs, or those named, as float32. Fails with `target/failed`. */
+  run(feeds: Feeds, outputs?: readonly string[]): Promise<ReadonlyMap<string, Feed>>;
   close(): Promise<void>;
+}
+
+/** Executes float and QDQ models exactly as deployed ones are. */
+export interface Runtime {
+  /** Fails with `target/failed` when the runtime rejects the model. */
+  open(model: Uint8Array, options: { threads: number }): Promise<Session>;
+}
+
+/** What the measurements of a target depend on; two machines with equal identities may share tables. */
+export interface TargetIdentity {
+  readonly kind: string;
+  /** CPU or SoC name. */
+  readonly processor: string;
+  readonly architecture: string;
+  readonly cores: number;
+  readonly threads: number;
+  /** cpufreq governor and vendor power mode, 'unknown' where the system does not say. */
+  readonly governor: string;
+  readonly powerMode: string;
+  /** Name and version of the runtime and of our measuring code. */
+  readonly runtime: string;
+  /** Vector extensions that choose kernels. */
+  readonly features: readonly string[];
+}
+
+/** One timed model of an end-to-end comparison; times are in the target's counter. */
+export interface Timing {
+  readonly name: string;
+  readonly minimum: number;
+  readonly median: number;
+  readonly samples: number;
+}
+
+/** An end-to-end comparison: one line per model, and the medians of the ratios to the first model, round by round. */
+export interface Comparison {
+  readonly timings: readonly Timing[];
+  readonly ratios: readonly number[];
+  readonly throttled: boolean;
+}
+
+/** What a profiled run costs beside the planned operators, in the target's counter. */
+export interface Conversions {
+  /** Rows by `conversionKey`. */
+  readonly rows: readonly LatencyRow[];
+}
+
+/** A machine that can measure and run quantized models. */
+export interface Target {
+  readonly kind: 'ort';
+  readonly counter: Counter;
+  identity(): Promise<TargetIdentity>;
+  /** Precisions at which this target can run an operator; always contains float on hosts. */
+  precisionsOf(operator: Operator, weight: Tensor | null): readonly Precision[];
+  /**
+   * Times each item at each precision it can run, interleaved, and the layout and quantize nodes met on the way; rows for
+   * items and for conversions (see core/latency.ts for the keys). Holds the host-wide measuring lock.
+   */
+  measure(items: readonly BundleItem[], precisions: readonly Precision[], signal: AbortSignal, progress: Progress): Promise<LatencyRow[]>;
+  /** Times whole models against each other, interleaved round by round. */
+  compare(models: readonly { name: string; bytes: Uint8Array }[], feeds: Feeds, signal: AbortSignal, progress: Progress): Promise<Comparison>;
+}
+
+/** Called with a share done in [0, 1] and what is being done. */
+export type Progress = (share: number, text: string) => void;
+
+/** Labelled or unlabelled samples as they lie on disk, decoded and preprocessed one at a time. */
+export interface SampleSource {
+  readonly count: number;
+  /** Digest of the files and of the preprocessing. */
+  readonly digest: string;
+  /** Class of each sample, where labels.csv has them. */
+  readonly labels: readonly number[] | null;
+  read(index: number): Promise<Float32Array>;
+}
+
+/** Solves mixed-integer linear programmes off the main thread. */
+export interface Solver extends LinearSolver {
+  close(): Promise<void>;
+}
+
+/** Durable state: latency rows by target, and step results by content key. */
+export interface Store {
+  latencyRows(identityDigest: string, keys: readonly string[]): LatencyRow[];
+  putLatencyRows(identityDigest: string, identity: TargetIdentity, rows: readonly LatencyRow[]): void;
+  /** The stored result of a step, or null. Results are JSON values. */
+  result(stepKey: string): unknown | null;
+  putResult(stepKey: string, kind: string, result: unknown): void;
+  close(): void;
+}
+
+export interface Clock {
+  /** Nanoseconds from a monotonic clock. */
+  nanoseconds(): bigint;
+  /** ISO 8601, UTC. */
+  now(): string;
 }

@@ -65,7 +65,8 @@ export class HighsSolver implements Solver {
   }
 
   #start(): Worker {
-    const worker = new Worker(workerFile);
+    // No flags of the main thread: some (--input-type) are refused in a worker.
+    const worker = new Worker(workerFile, { execArgv: [] });
     // A thread that dies while idle has nobody to tell; the next solve starts another.
     worker.on('error', () => undefined);
     worker.on('exit', () => {

@@ -26,7 +26,7 @@ export function combine(...parts: readonly (readonly [factor: number, expression
 }
 
 /** The value of an expression at a point. */
-export function valueOf(expression: Expression, point: ArrayLike<number>): number {
+export function valueAt(expression: Expression, point: ArrayLike<number>): number {
   let total = expression.constant;
   for (const [variable, coefficient] of expression.terms) total += coefficient * point[variable]!;
   return total;
@@ -84,7 +84,7 @@ export class ProgramBuilder {
     const point = new Float64Array(this.#variables.length);
     for (const one of ones) for (const variable of one.terms.keys()) point[variable] = 1;
     for (const { variable, bounds } of this.#auxiliaries) {
-      point[variable] = bounds.reduce((largest, bound) => Math.max(largest, valueOf(bound, point)), 0);
+      point[variable] = bounds.reduce((largest, bound) => Math.max(largest, valueAt(bound, point)), 0);
     }
     return point;
   }

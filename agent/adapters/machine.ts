@@ -1,0 +1,59 @@
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { availableParallelism, cpus } from 'node:os';
+import type { TargetIdentity } from '../ports.js';
+
+/** Vector extensions that change which kernels a runtime picks, as Linux names them on x86 and Arm. */
+const relevantFeatures = [
+  'avx',
+  'avx2',
+  'fma',
+  'avx512f',
+  'avx512_vnni',
+  'avx_vnni',
+  'amx_int8',
+  'asimd',
+  'asimddp',
+  'i8mm',
+  'sve',
+  'bf16',
+];
+
+/** The identity of this machine as a measuring target; the one place where it is put together. */
+export async function identifyMachine(kind: string, threads: number, methodVersion: number): Promise<TargetIdentity> {
+  const cpuInfo = await text('/proc/cpuinfo');
+  const flags = new Set((/^(?:flags|Features)\s*:\s*(.*)$/m.exec(cpuInfo)?.[1] ?? '').split(/\s+/));
+  const { version } = createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string };
+  return {
+    kind,
+    processor: await processorName(cpuInfo),
+    architecture: process.arch,
+    cores: availableParallelism(),
+    threads,
+    governor: (await text('/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor')).trim() || 'unknown',
+    powerMode: await powerMode(),
+    runtime: `onnxruntime ${version}, method ${methodVersion}`,
+    features: relevantFeatures.filter((feature) => flags.has(feature)),
+  };
+}
+
+async function processorName(cpuInfo: string): Promise<string> {
+  // Boards with a device tree name themselves better than their CPU part numbers do.
+  const board = (await text('/proc/device-tree/model')).replaceAll('\0', '').trim();
+  const part = /^CPU part\s*:\s*(\S+)/m.exec(cpuInfo)?.[1];
+  const cpu = cpus()[0]?.model?.trim() || (part === undefined ? 'unknown' : `CPU part ${part}`);
+  const family = /^cpu family\s*:\s*(\d+)/m.exec(cpuInfo)?.[1];
+  const model = /^model\s*:\s*(\d+)/m.exec(cpuInfo)?.[1];
+  const stepping = family === undefined ? '' : ` family ${family} model ${model}`;
+  return board === '' ? `${cpu}${stepping}` : `${board}, ${cpu}`;
+}
+
+/** Jetson power mode, as nvpmodel last stored it. */
+async function powerMode(): Promise<string> {
+  const status = (await text('/var/lib/nvpmodel/status')).trim();
+  return status === '' ? 'unknown' : status;
+}
+
+async function text(path: string): Promise<string> {
+  return readFile(path, 'utf8').catch(() => '');
+}

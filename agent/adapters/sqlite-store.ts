@@ -1,0 +1,163 @@
+import { mkdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import Database from 'better-sqlite3';
+import type { LatencyRow } from '../../configs/contracts/plan.js';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { Store, TargetIdentity } from '../ports.js';
+
+/** One statement list per schema version; a database is brought forward from whatever version it has. */
+const migrations: readonly string[] = [
+  `CREATE TABLE target (
+     identity TEXT PRIMARY KEY,
+     description TEXT NOT NULL
+   ) STRICT;
+   CREATE TABLE latency (
+     id INTEGER PRIMARY KEY,
+     identity TEXT NOT NULL REFERENCES target(identity),
+     operator_key TEXT NOT NULL,
+     precision TEXT NOT NULL,
+     minimum REAL NOT NULL,
+     median REAL NOT NULL,
+     spread REAL NOT NULL,
+     repeats INTEGER NOT NULL,
+     throttled INTEGER NOT NULL,
+     energy_joules REAL,
+     measured_at TEXT NOT NULL,
+     UNIQUE (identity, operator_key, precision)
+   ) STRICT;
+   CREATE TABLE step (
+     key TEXT PRIMARY KEY,
+     kind TEXT NOT NULL,
+     result TEXT NOT NULL,
+     finished_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+   ) STRICT;`,
+];
+
+interface LatencyRecord {
+  operator_key: string;
+  precision: string;
+  minimum: number;
+  median: number;
+  spread: number;
+  repeats: number;
+  throttled: number;
+  energy_joules: number | null;
+  measured_at: string;
+}
+
+/** Durable state in one SQLite file (WAL). Opening creates and migrates it; `:memory:` is allowed for tests. */
+export class SqliteStore implements Store {
+  readonly #database: Database.Database;
+
+  constructor(path: string) {
+    this.#database = open(path);
+  }
+
+  latencyRows(identityDigest: string, keys: readonly string[]): LatencyRow[] {
+    const select = this.#database.prepare<[string, string]>(
+      `SELECT latency.* FROM latency JOIN json_each(?) AS wanted ON operator_key = wanted.value WHERE identity = ?`,
+    );
+    return this.#guard(() => (select.all(JSON.stringify(keys), identityDigest) as LatencyRecord[]).map(fromRecord));
+  }
+
+  /** Every row of a target, for people and for tests. */
+  allLatencyRows(identityDigest: string): (LatencyRow & { id: number })[] {
+    const select = this.#database.prepare<[string]>('SELECT * FROM latency WHERE identity = ? ORDER BY id');
+    return this.#guard(() =>
+      (select.all(identityDigest) as (LatencyRecord & { id: number })[]).map((record) => ({ id: record.id, ...fromRecord(record) })),
+    );
+  }
+
+  putLatencyRows(identityDigest: string, identity: TargetIdentity, rows: readonly LatencyRow[]): void {
+    const target = this.#database.prepare('INSERT INTO target (identity, description) VALUES (?, ?) ON CONFLICT DO NOTHING');
+    const row = this.#database.prepare(
+      `INSERT INTO latency (identity, operator_key, precision, minimum, median, spread, repeats, throttled, energy_joules, measured_at)
+       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+       ON CONFLICT (identity, operator_key, precision) DO UPDATE SET minimum = excluded.minimum, median = excluded.median,
+         spread = excluded.spread, repeats = excluded.repeats, throttled = excluded.throttled,
+         energy_joules = excluded.energy_joules, measured_at = excluded.measured_at`,
+    );
+    const all = this.#database.transaction(() => {
+      target.run(identityDigest, JSON.stringify(identity));
+      for (const r of rows) {
+        const throttled = r.throttled ? 1 : 0;
+        row.run(identityDigest, r.operatorKey, r.precision, r.minimum, r.median, r.spread, r.repeats, throttled, r.energyJoules, r.measuredAt);
+      }
+    });
+    this.#guard(() => all());
+  }
+
+  result(stepKey: string): unknown | null {
+    const select = this.#database.prepare<[string]>('SELECT result FROM step WHERE key = ?');
+    const record = this.#guard(() => select.get(stepKey)) as { result: string } | undefined;
+    return record === undefined ? null : JSON.parse(record.result);
+  }
+
+  putResult(stepKey: string, kind: string, result: unknown): void {
+    const insert = this.#database.prepare('INSERT INTO step (key, kind, result) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET result = excluded.result');
+    this.#guard(() => insert.run(stepKey, kind, JSON.stringify(result)));
+  }
+
+  close(): void {
+    this.#database.close();
+  }
+
+  #guard<T>(work: () => T): T {
+    try {
+      return work();
+    } catch (cause) {
+      throw storeError(cause, this.#database.name);
+    }
+  }
+}
+
+function open(path: string): Database.Database {
+  try {
+    if (path !== ':memory:') mkdirSync(dirname(path), { recursive: true });
+    const database = new Database(path);
+    database.pragma('journal_mode = WAL');
+    database.pragma('synchronous = NORMAL');
+    database.pragma('busy_timeout = 10000');
+    database.pragma('foreign_keys = ON');
+    migrate(database);
+    return database;
+  } catch (cause) {
+    throw cause instanceof EdgeError ? cause : storeError(cause, path);
+  }
+}
+
+function migrate(database: Database.Database): void {
+  const upgrade = database.transaction(() => {
+    const version = database.pragma('user_version', { simple: true }) as number;
+    if (version > migrations.length) {
+      throw new EdgeError('store/corrupt', `the state database has version ${version}, newer than this program knows`, {
+        subject: database.name,
+        hint: 'Use the newer program, or move the database away.',
+      });
+    }
+    for (const statements of migrations.slice(version)) database.exec(statements);
+    database.pragma(`user_version = ${migrations.length}`);
+  });
+  upgrade.immediate();
+}
+
+function fromRecord(record: LatencyRecord): LatencyRow {
+  return {
+    operatorKey: record.operator_key,
+    precision: record.precision,
+    minimum: record.minimum,
+    median: record.median,
+    spread: record.spread,
+    repeats: record.repeats,
+    throttled: record.throttled !== 0,
+    energyJoules: record.energy_joules,
+    measuredAt: record.measured_at,
+  };
+}
+
+function storeError(cause: unknown, path: string): EdgeError {
+  const code = (cause as { code?: string }).code ?? '';
+  const isDamage = code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB';
+  const message = cause instanceof Error ? cause.message : String(cause);
+  return new EdgeError(isDamage ? 'store/corrupt' : 'store/unwritable', `state database: ${message}`, { subject: path, cause });
+}

@@ -1,0 +1,28 @@
+import type { Command } from 'commander';
+import type { FrontierDocument } from '../report.js';
+import { formatBytes, formatMs, table } from '../terminal.js';
+import { addJobOptions, type JobFlags, jobOptions, printJson, runWithProgress } from './common.js';
+
+export function registerFrontier(program: Command, environment: NodeJS.ProcessEnv): void {
+  const command = program
+    .command('frontier')
+    .description('the best plans there are, from fastest to most accurate, solved from stored tables')
+    .argument('<model>', 'float ONNX model');
+  addJobOptions(command, environment).action(async (model: string, flags: JobFlags) => {
+    const report = await runWithProgress('frontier', jobOptions(model, flags), flags);
+    if (flags.json) return printJson(report);
+    printFrontier(report.frontier);
+    process.stdout.write(`\nall float ${formatMs(report.uniform.float)}, all int8 ${formatMs(report.uniform.int8)} (predicted)\n`);
+  });
+}
+
+export function printFrontier(points: readonly FrontierDocument[]): void {
+  const rows = points.map((point) => [
+    formatMs(point.latency),
+    point.sensitivity.toExponential(2),
+    formatBytes(point.sizeBytes),
+    formatBytes(point.ramBytes),
+    point.averageWeightBits.toFixed(1),
+  ]);
+  process.stdout.write(`${table(['latency', 'sensitivity', 'size', 'RAM', 'weight bits'], rows)}\n`);
+}

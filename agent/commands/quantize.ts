@@ -1,0 +1,69 @@
+import type { Command } from 'commander';
+import type { QuantizeDocument } from '../report.js';
+import { bold, formatBytes, formatMs, formatPercent, table } from '../terminal.js';
+import { addJobOptions, exitCodes, type JobFlags, jobOptions, printJson, runWithProgress } from './common.js';
+import { printFrontier } from './frontier.js';
+
+export function registerQuantize(program: Command, environment: NodeJS.ProcessEnv): void {
+  const command = program
+    .command('quantize')
+    .description('profile a float ONNX model on this machine, plan its precisions under a budget, quantize, verify and write it')
+    .argument('<model>', 'float ONNX model')
+    .requiredOption('--out <dir>', 'folder for the artifact, its card, plan and report');
+  addJobOptions(command, environment)
+    .addHelpText(
+      'after',
+      `
+Without a ceiling in the budget the fastest plan is chosen; with one, the most accurate plan that holds it, as measured.
+
+Examples:
+  quantd quantize model.onnx --data samples --out build
+  quantd quantize model.onnx --data samples --out build --budget latency=0.8x,drop=1%
+  quantd quantize model.onnx --out build --precisions W8A8       (uniform int8, data-free)`,
+    )
+    .action(async (model: string, flags: JobFlags & { out: string }) => {
+      const document = await runWithProgress('quantize', { ...jobOptions(model, flags), out: flags.out }, flags);
+      if (flags.json) printJson(document);
+      else printQuantize(document);
+      process.exitCode = document.feasible ? exitCodes.ok : exitCodes.infeasible;
+    });
+}
+
+/** The report for people: the plan, then latency, size and quality of float, int8 and the plan side by side. */
+export function printQuantize(document: QuantizeDocument): void {
+  const print = (text: string) => process.stdout.write(`${text}\n`);
+  if (document.plan === null || !document.feasible) {
+    print(bold('No plan holds the budget.'));
+    for (const shortfall of document.infeasible) {
+      print(`  ${shortfall.metric}: the ceiling is ${shortfall.ceiling}, the best that can be had is ${shortfall.minimum ?? 'unknown'}`);
+    }
+    print('\nThe frontier, to choose a budget from:');
+    printFrontier(document.frontier);
+    return;
+  }
+  const { plan, latency, quality, size } = document;
+  print(
+    table(
+      ['operator', 'type', 'precision', 'predicted', 'sensitivity'],
+      plan.operators.map((operator) => [operator.name, operator.op, operator.precision, formatMs(operator.latency), operator.sensitivity.toExponential(1)]),
+    ),
+  );
+  print('');
+  print(
+    table(
+      ['', 'latency', 'size', 'top-1', 'agreement', 'KL'],
+      [
+        ['float', formatMs(latency.float), formatBytes(size.floatBytes), formatPercent(quality.floatTop1), '', ''],
+        ['int8', formatMs(latency.int8), '', formatPercent(quality.int8Top1), formatPercent(quality.int8Agreement), quality.int8Kl?.toFixed(4) ?? '-'],
+        ['plan', formatMs(latency.measured), formatBytes(size.artifactBytes ?? 0), formatPercent(quality.top1), formatPercent(quality.agreement), quality.kl?.toFixed(4) ?? '-'],
+      ],
+    ),
+  );
+  const counter = latency.throttled ? ' (the machine slowed down while measuring)' : '';
+  print(`\npredicted ${formatMs(latency.predicted)}, measured ${formatMs(latency.measured)}${counter}; ${quality.samples} ${quality.source} samples`);
+  print(`calibration: ${document.calibration.samples} samples (${document.calibration.source}); ${document.seconds.total} s in all`);
+  if (document.floatOperators.length > 0) {
+    print(`kept float: ${[...new Set(document.floatOperators.map((operator) => operator.op))].join(', ')}`);
+  }
+  print(`artifact: ${document.artifact.path}`);
+}

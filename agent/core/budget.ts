@@ -1,0 +1,116 @@
+import type { Budget } from '../../configs/contracts/plan.js';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { Ceilings } from './plan/allocate.js';
+
+/** The forms of the command line, for `--help` and error hints. */
+export const budgetForms = 'latency=12ms | latency=0.7x | size=2MB | ram=256KB | flash=1MB | energy=30mJ | drop=1% | agreement=99%';
+
+type Field = keyof Budget;
+
+const parsers: Readonly<Record<string, (value: string) => readonly [Field, number] | null>> = {
+  latency: (value) => {
+    const ratio = numberBefore(value, 'x');
+    if (ratio !== null) return ['latencyRatio', ratio];
+    const milliseconds = numberBefore(value, 'ms');
+    if (milliseconds !== null) return ['latencyMs', milliseconds];
+    const microseconds = numberBefore(value, 'us');
+    return microseconds === null ? null : ['latencyMs', microseconds / 1000];
+  },
+  size: bytesAs('sizeBytes'),
+  ram: bytesAs('ramBytes'),
+  flash: bytesAs('flashBytes'),
+  energy: (value) => {
+    const millijoules = numberBefore(value, 'mJ') ?? numberBefore(value, 'mj');
+    return millijoules === null ? null : ['energyMj', millijoules];
+  },
+  drop: fractionAs('drop'),
+  agreement: fractionAs('agreement'),
+};
+
+/** Parses `latency=12ms,size=2MB,drop=1%`; KB and MB are powers of 1024. Fails with `budget/invalid`, naming the part. */
+export function parseBudget(text: string): Budget {
+  const budget: Budget = {};
+  for (const part of text.split(',').map((piece) => piece.trim()).filter((piece) => piece !== '')) {
+    const [name = '', value = ''] = part.split('=', 2).map((piece) => piece.trim());
+    const parsed = parsers[name]?.(value) ?? null;
+    if (parsed === null) {
+      throw new EdgeError('budget/invalid', `"${part}" is not a budget`, { subject: part, hint: `Forms: ${budgetForms}.` });
+    }
+    budget[parsed[0]] = parsed[1];
+  }
+  if (budget.latencyMs !== undefined && budget.latencyRatio !== undefined) {
+    throw new EdgeError('budget/invalid', 'latency is given both absolute and relative', { subject: text });
+  }
+  return budget;
+}
+
+function numberBefore(value: string, unit: string): number | null {
+  if (!value.endsWith(unit)) return null;
+  const text = value.slice(0, -unit.length).trim();
+  const number = Number(text);
+  return text !== '' && Number.isFinite(number) && number > 0 ? number : null;
+}
+
+function bytesAs(field: Field) {
+  return (value: string): readonly [Field, number] | null => {
+    for (const [unit, factor] of [['KB', 1024], ['MB', 1024 ** 2], ['GB', 1024 ** 3], ['B', 1]] as const) {
+      const count = numberBefore(value, unit);
+      if (count !== null) return Math.floor(count * factor) >= 1 ? [field, Math.floor(count * factor)] : null;
+    }
+    return null;
+  };
+}
+
+function fractionAs(field: Field) {
+  return (value: string): readonly [Field, number] | null => {
+    if (!value.endsWith('%')) return null;
+    const percent = Number(value.slice(0, -1));
+    return value.length > 1 && percent >= 0 && percent <= 100 ? [field, percent / 100] : null;
+  };
+}
+
+/**
+ * A plan that was measured: what the tables predicted and what the run said, in the target's counter. Corrections are inputs of
+ * the plan step, so that a measured miss changes the plan's key and nothing special is needed to try again.
+ */
+export interface Correction {
+  readonly predictedLatency: number;
+  readonly measuredLatency: number;
+  readonly predictedBytes: number;
+  readonly measuredBytes: number;
+}
+
+/** Ceilings leave this share free, so that a plan at its limit is not thrown back by noise. */
+const margin = 0.985;
+
+/**
+ * The budget as ceilings of the planning problem, after what earlier rounds measured: a metric whose measurement exceeded its
+ * prediction gets a ceiling that is lower by that ratio, and below the prediction that missed.
+ *
+ * @param int8Latency predicted latency of uniform int8 on this target, for relative ceilings
+ */
+export function ceilingsOf(budget: Budget, int8Latency: number, corrections: readonly Correction[]): Ceilings {
+  const ceilings: Ceilings = {};
+  const latency = latencyCeiling(budget, int8Latency);
+  if (latency !== null) {
+    let ceiling = latency * margin;
+    for (const { predictedLatency, measuredLatency } of corrections) {
+      if (measuredLatency > latency) ceiling = Math.min(ceiling, (predictedLatency * latency * margin) / measuredLatency);
+    }
+    ceilings.latency = ceiling;
+  }
+  const stored = Math.min(budget.sizeBytes ?? Number.POSITIVE_INFINITY, budget.flashBytes ?? Number.POSITIVE_INFINITY);
+  if (Number.isFinite(stored)) {
+    const excess = corrections.reduce((most, row) => Math.max(most, row.measuredBytes - row.predictedBytes), 0);
+    ceilings.bytes = stored - excess;
+  }
+  if (budget.ramBytes !== undefined) ceilings.ramBytes = budget.ramBytes;
+  if (budget.energyMj !== undefined) ceilings.energy = budget.energyMj / 1000;
+  return ceilings;
+}
+
+/** The latency ceiling in nanoseconds, or null. A relative one is a share of `int8Latency`. */
+export function latencyCeiling(budget: Budget, int8Latency: number): number | null {
+  if (budget.latencyMs !== undefined) return budget.latencyMs * 1e6;
+  return budget.latencyRatio === undefined ? null : budget.latencyRatio * int8Latency;
+}

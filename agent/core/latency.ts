@@ -1,0 +1,43 @@
+/** Keys of the latency table on ONNX Runtime, beside the operators' own, and the table as the planner reads it. */
+import type { LatencyRow } from '../../configs/contracts/plan.js';
+
+/** Time of one run of a model that does nothing: thread hop, feeds, fetches. */
+export const runOverheadKey = 'run-overhead';
+
+/** Executor time per node beyond its kernel. */
+export const dispatchKey = 'node-dispatch';
+
+/** Layout and quantize nodes that ONNX Runtime puts between regions of different formats. */
+export const conversionOps = ['QuantizeLinear', 'DequantizeLinear', 'Transpose', 'ReorderInput', 'ReorderOutput'] as const;
+export type ConversionOp = (typeof conversionOps)[number];
+
+/** Key of a conversion node on a tensor of the given logical shape (N, C, H, W order). */
+export function conversionKey(op: ConversionOp, dims: readonly number[]): string {
+  return `${op}[${dims.join('x')}]`;
+}
+
+/** Rows by operator key and precision. */
+export class LatencyTable {
+  readonly #rows = new Map<string, LatencyRow>();
+
+  constructor(rows: Iterable<LatencyRow> = []) {
+    this.add(rows);
+  }
+
+  add(rows: Iterable<LatencyRow>): void {
+    for (const row of rows) this.#rows.set(`${row.operatorKey}@${row.precision}`, row);
+  }
+
+  get rows(): readonly LatencyRow[] {
+    return [...this.#rows.values()];
+  }
+
+  get(operatorKey: string, precision: string): LatencyRow | undefined {
+    return this.#rows.get(`${operatorKey}@${precision}`);
+  }
+
+  /** Median time of a row, or `fallback` where it was not measured. */
+  median(operatorKey: string, precision: string, fallback = Number.NaN): number {
+    return this.get(operatorKey, precision)?.median ?? fallback;
+  }
+}

@@ -1,0 +1,296 @@
+import { EdgeError } from '../../../configs/contracts/errors.js';
+import type { Precision, Range } from '../../../configs/contracts/plan.js';
+import type { AttributeValue, Model, Node, Operator, Tensor } from '../onnx/model.js';
+import { makeTensor, readFloats } from '../onnx/tensor.js';
+import { type Affine, symmetricAffine, unsignedAffine } from './affine.js';
+import { blockBytes, matMulNBitsNode } from './matmul-nbits.js';
+import { type QuantizedWeights, quantizeWeights } from './weights.js';
+
+/** Which runtime the QDQ model is written for. */
+export interface QdqOptions {
+  /**
+   * 'ort': unsigned activations with an asymmetric zero point, Relu dropped where the codes already clamp; the form ONNX
+   * Runtime runs at int8 speed on x64 and arm64. 'tensorrt': signed symmetric activations, Relu kept.
+   */
+  readonly variant: 'ort' | 'tensorrt';
+  /** Corrections added to the float bias of an operator (by operator name), one value per output channel. */
+  readonly biasCorrections?: ReadonlyMap<string, Float32Array>;
+}
+
+/** Operators that ONNX Runtime's CPU provider runs on 8-bit codes when surrounded by Q/DQ pairs. */
+const int8Operators = new Set([
+  'Conv', 'Gemm', 'MatMul', 'Add', 'Mul', 'Concat', 'MaxPool', 'AveragePool', 'GlobalAveragePool',
+  'Reshape', 'Flatten', 'Transpose', 'Squeeze', 'Unsqueeze', 'Slice', 'Resize', 'Sigmoid', 'LeakyRelu', 'Silu',
+]);
+
+/** Whether an operator has an 8-bit form in a QDQ model for ONNX Runtime. */
+export function canRunInt8(operator: Operator): boolean {
+  if (!int8Operators.has(operator.op) || operator.outputs.length !== 1 || operator.inputs.length === 0) return false;
+  // Two activation inputs need two ranges; a constant operand of Add or Mul has none, so those stay float.
+  if (operator.op === 'Add' || operator.op === 'Mul') return operator.inputs.length === 2;
+  if (operator.op === 'Resize') return operator.kind === 'passThrough';
+  return operator.kind !== 'float';
+}
+
+/** Whether the output of an 8-bit operator has the same scale and zero point as its input. */
+export function keepsRange(operator: Operator): boolean {
+  return operator.kind === 'passThrough' && operator.inputs.length === 1 && operator.clamp === null;
+}
+
+/** How one tensor is available while the model is written: under a float name, as codes, or both. */
+interface Availability {
+  float: string | null;
+  codes: string | null;
+  affine: Affine | null;
+}
+
+/**
+ * Writes a folded model with Q/DQ pairs around the operators that a plan runs at 8 bits, block-wise 4-bit weights where it says
+ * W4A32, and float elsewhere.
+ *
+ * @param precisions by operator name; an operator without an entry is float
+ * @param ranges by activation tensor; every tensor that an 8-bit operator reads or writes needs one
+ */
+export function emitQdq(
+  model: Model,
+  operators: readonly Operator[],
+  precisions: ReadonlyMap<string, Precision>,
+  ranges: ReadonlyMap<string, Range>,
+  options: QdqOptions,
+): Model {
+  return new QdqWriter(model, ranges, options).write(operators, precisions);
+}
+
+class QdqWriter {
+  readonly #model: Model;
+  readonly #ranges: ReadonlyMap<string, Range>;
+  readonly #options: QdqOptions;
+  readonly #nodes: Node[] = [];
+  readonly #initializers: Map<string, Tensor>;
+  readonly #tensors = new Map<string, Availability>();
+  readonly #graphOutputs: ReadonlySet<string>;
+  #usesContrib = false;
+
+  constructor(model: Model, ranges: ReadonlyMap<string, Range>, options: QdqOptions) {
+    this.#model = model;
+    this.#ranges = ranges;
+    this.#options = options;
+    this.#initializers = new Map(model.graph.initializers);
+    this.#graphOutputs = new Set(model.graph.outputs.map((output) => output.name));
+    for (const input of model.graph.inputs) this.#tensors.set(input.name, { float: input.name, codes: null, affine: null });
+  }
+
+  write(operators: readonly Operator[], precisions: ReadonlyMap<string, Precision>): Model {
+    for (const operator of operators) {
+      const precision = precisions.get(operator.name);
+      if (precision === undefined || precision.weightBits === 32) this.#writeFloat(operator);
+      else if (precision.activationBits === 8 && canRunInt8(operator)) this.#writeInt8(operator);
+      else if (precision.weightBits === 4 && precision.activationBits === 32 && operator.weight !== null) this.#writeBlockwise(operator);
+      else {
+        throw new EdgeError('artifact/invalid', `${operator.op} cannot run at W${precision.weightBits}A${precision.activationBits} here`, {
+          subject: operator.name,
+          hint: 'Leave this precision out of the candidates for the ort target.',
+        });
+      }
+    }
+    for (const output of this.#model.graph.outputs) this.#floatNameOf(output.name);
+    const used = new Set(this.#nodes.flatMap((node) => node.inputs));
+    const initializers = new Map([...this.#initializers].filter(([name]) => used.has(name) || this.#graphOutputs.has(name)));
+    const opsets = new Map(this.#model.opsets);
+    if (this.#usesContrib) opsets.set('com.microsoft', 1);
+    return {
+      ...this.#model,
+      opsets,
+      graph: { ...this.#model.graph, nodes: this.#nodes, initializers, valueInfo: new Map() },
+    };
+  }
+
+  #writeFloat(operator: Operator): void {
+    const renamed = new Map(operator.inputs.map((name) => [name, this.#floatNameOf(name)]));
+    for (const node of operator.nodes) {
+      // Inputs hidden in subgraphs or outside `operator.inputs` still resolve through the tensor table.
+      this.#nodes.push({ ...node, inputs: node.inputs.map((name) => renamed.get(name) ?? name) });
+    }
+    for (const name of operator.outputs) this.#tensors.set(name, { float: name, codes: null, affine: null });
+  }
+
+  #writeInt8(operator: Operator): void {
+    const output = operator.outputs[0]!;
+    const inputs = new Map(operator.inputs.map((name) => [name, this.#dequantized(name, operator.name)]));
+    const firstInput = this.#tensors.get(operator.inputs[0]!)!;
+    const affine = keepsRange(operator) ? firstInput.affine! : this.#affineOf(output, operator.clamp);
+    const raw = `${output}_raw`;
+    const nodes = this.#dropsClamp(operator, affine) ? operator.nodes.slice(0, -1) : operator.nodes;
+    const last = nodes[nodes.length - 1]!;
+    const rename = new Map(inputs);
+    nodes.forEach((node, index) => {
+      const isLast = node === last;
+      let nodeInputs = node.inputs.map((name) => rename.get(name) ?? name);
+      if (index === 0 && operator.weight !== null) nodeInputs = this.#int8Constants(operator, node, nodeInputs, firstInput.affine!);
+      this.#nodes.push({ ...node, inputs: nodeInputs, outputs: isLast ? [raw] : node.outputs });
+      if (!isLast && operator.op === 'Silu') {
+        // The sigmoid inside SiLU lies in (0, 1): a fixed range, no calibration needed.
+        const inner = node.outputs[0]!;
+        rename.set(inner, this.#quantizeDequantize(inner, this.#affineFor({ minimum: 0, maximum: 1 })));
+      }
+    });
+    const codes = this.#quantize(raw, `${output}_q`, affine);
+    this.#tensors.set(output, { float: null, codes, affine });
+  }
+
+  /** An 8-bit code range that already ends where the clamp does makes the clamping node redundant. */
+  #dropsClamp(operator: Operator, affine: Affine): boolean {
+    if (this.#options.variant !== 'ort' || operator.clamp === null || operator.nodes.length < 2) return false;
+    const [low, high] = operator.clamp;
+    const lowest = (affine.codeMinimum - affine.zeroPoint) * affine.scale;
+    const highest = (affine.codeMaximum - affine.zeroPoint) * affine.scale;
+    return lowest >= low - affine.scale * 1e-3 && highest <= high + affine.scale * 1e-3;
+  }
+
+  /** Weight and bias of a weighted operator as DQ of int8 and int32 initializers; answers the node's new inputs. */
+  #int8Constants(operator: Operator, node: Node, inputs: readonly string[], inputAffine: Affine): string[] {
+    const { name, channelAxis } = operator.weight!;
+    const tensor = this.#initializers.get(name)!;
+    const quantized = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 8, 'absmax');
+    const prefix = operator.name;
+    const rewritten = [...inputs];
+    rewritten[1] = this.#dequantizedWeights(prefix, tensor, channelAxis, quantized);
+    const bias = this.#int32Bias(operator, quantized, inputAffine);
+    if (bias !== null) rewritten[2] = bias;
+    else if (node.inputs.length > 2 && node.inputs[2] === '') rewritten.length = 2;
+    return rewritten;
+  }
+
+  #dequantizedWeights(prefix: string, tensor: Tensor, axis: number, quantized: QuantizedWeights): string {
+    const codes = this.#constant(makeTensor(`${prefix}_w8`, 'int8', tensor.dims, quantized.codes));
+    const scale = this.#constant(makeTensor(`${prefix}_w8_scale`, 'float32', [quantized.scales.length], quantized.scales));
+    const zero = this.#constant(
+      makeTensor(`${prefix}_w8_zero`, 'int8', [quantized.scales.length], new Int8Array(quantized.scales.length)),
+    );
+    const output = `${prefix}_w8_dq`;
+    this.#push('DequantizeLinear', [codes, scale, zero], output, new Map([['axis', int(axis)]]));
+    return output;
+  }
+
+  #int32Bias(operator: Operator, quantized: QuantizedWeights, inputAffine: Affine): string | null {
+    const correction = this.#options.biasCorrections?.get(operator.name);
+    if (operator.bias === null && correction === undefined) return null;
+    const channels = quantized.scales.length;
+    const values = operator.bias === null ? new Float32Array(channels) : readFloats(this.#initializers.get(operator.bias)!);
+    const codes = new Int32Array(channels);
+    const scales = new Float32Array(channels);
+    for (let channel = 0; channel < channels; channel++) {
+      const scale = Math.fround(quantized.scales[channel]! * inputAffine.scale);
+      const value = values[values.length === 1 ? 0 : channel]! + (correction?.[channel] ?? 0);
+      scales[channel] = scale;
+      codes[channel] = Math.max(-(2 ** 31), Math.min(2 ** 31 - 1, Math.round(value / scale)));
+    }
+    const prefix = operator.name;
+    const bias = this.#constant(makeTensor(`${prefix}_b32`, 'int32', [channels], codes));
+    const scale = this.#constant(makeTensor(`${prefix}_b32_scale`, 'float32', [channels], scales));
+    const zero = this.#constant(makeTensor(`${prefix}_b32_zero`, 'int32', [channels], new Int32Array(channels)));
+    const output = `${prefix}_b32_dq`;
+    this.#push('DequantizeLinear', [bias, scale, zero], output, new Map([['axis', int(0)]]));
+    return output;
+  }
+
+  #writeBlockwise(operator: Operator): void {
+    const tensor = this.#initializers.get(operator.weight!.name)!;
+    const [node, ...rest] = operator.nodes;
+    const input = this.#floatNameOf(operator.inputs[0]!);
+    const output = node!.outputs[0]!;
+    const { nodes, constants } = matMulNBitsNode(operator, tensor, input, output);
+    for (const constant of constants) this.#constant(constant);
+    this.#nodes.push(...nodes, ...rest);
+    this.#usesContrib = true;
+    for (const name of operator.outputs) this.#tensors.set(name, { float: name, codes: null, affine: null });
+  }
+
+  /** The float name of a tensor, dequantized once and shared by all float readers when it exists only as codes. */
+  #floatNameOf(name: string): string {
+    const tensor = this.#tensors.get(name);
+    if (tensor === undefined) return name;
+    if (tensor.float === null) {
+      this.#dequantize(tensor.codes!, name, tensor.affine!);
+      tensor.float = name;
+    }
+    return tensor.float;
+  }
+
+  /** A DQ of the tensor's codes for one reader alone, as ONNX Runtime's node groups want it. */
+  #dequantized(name: string, reader: string): string {
+    const tensor = this.#tensors.get(name);
+    if (tensor === undefined) throw new Error(`tensor ${name} is read before it is written`);
+    if (tensor.codes === null) {
+      tensor.affine = this.#affineOf(name, null);
+      tensor.codes = this.#quantize(tensor.float!, `${name}_q`, tensor.affine);
+    }
+    const output = `${name}_dq_${reader}`;
+    this.#dequantize(tensor.codes, output, tensor.affine!);
+    return output;
+  }
+
+  #quantizeDequantize(name: string, affine: Affine): string {
+    const codes = this.#quantize(name, `${name}_q`, affine);
+    const output = `${name}_dq`;
+    this.#dequantize(codes, output, affine);
+    return output;
+  }
+
+  #affineOf(name: string, clamp: readonly [number, number] | null): Affine {
+    const range = this.#ranges.get(name);
+    if (range === undefined) {
+      throw new EdgeError('artifact/invalid', `there is no range for tensor ${name}`, { subject: name, hint: 'Calibrate again.' });
+    }
+    const minimum = clamp === null ? range.minimum : Math.max(range.minimum, clamp[0]);
+    const maximum = clamp === null ? range.maximum : Math.min(range.maximum, clamp[1]);
+    return this.#affineFor({ minimum, maximum });
+  }
+
+  #affineFor(range: Range): Affine {
+    return this.#options.variant === 'ort' ? unsignedAffine(range, 8) : symmetricAffine(range, 8);
+  }
+
+  #quantize(input: string, output: string, affine: Affine): string {
+    this.#push('QuantizeLinear', [input, ...this.#affineConstants(output, affine)], output);
+    return output;
+  }
+
+  #dequantize(input: string, output: string, affine: Affine): void {
+    this.#push('DequantizeLinear', [input, ...this.#affineConstants(output, affine)], output);
+  }
+
+  #affineConstants(prefix: string, affine: Affine): [string, string] {
+    const scale = this.#constant(makeTensor(`${prefix}_scale`, 'float32', [], Float32Array.of(affine.scale)));
+    const zero =
+      affine.codeMinimum < 0
+        ? makeTensor(`${prefix}_zero`, 'int8', [], Int8Array.of(affine.zeroPoint))
+        : makeTensor(`${prefix}_zero`, 'uint8', [], Uint8Array.of(affine.zeroPoint));
+    return [scale, this.#constant(zero)];
+  }
+
+  #constant(tensor: Tensor): string {
+    this.#initializers.set(tensor.name, tensor);
+    return tensor.name;
+  }
+
+  #push(op: string, inputs: readonly string[], output: string, attributes: ReadonlyMap<string, AttributeValue> = new Map()): void {
+    this.#nodes.push({ name: `${output}_${op}`, op, domain: '', inputs, outputs: [output], attributes });
+  }
+}
+
+function int(value: number): AttributeValue {
+  return { kind: 'int', value };
+}
+
+/** Bytes that an operator's constants take in the artifact at a precision. */
+export function constantBytes(operator: Operator, weight: Tensor | null, precision: Precision): number {
+  if (weight === null || operator.weight === null) return 0;
+  const count = weight.dims.reduce((a, b) => a * b, 1);
+  const channels = weight.dims[operator.weight.channelAxis] ?? 1;
+  const bias = operator.bias === null ? 0 : channels * 4;
+  if (precision.weightBits === 32) return count * 4 + bias;
+  if (precision.activationBits === 32) return blockBytes(operator, weight) + bias;
+  // int8 codes, and per channel: weight scale and zero point, bias scale and zero point
+  return count + channels * 5 + (operator.bias === null ? 0 : bias * 3);
+}

@@ -1,0 +1,108 @@
+import { roundHalfEven } from './affine.js';
+
+/** Weights quantized per output channel: real = scales[channel] * code, codes symmetric in [-limit, limit]. */
+export interface QuantizedWeights {
+  readonly bits: number;
+  /** Same layout as the float weights. */
+  readonly codes: Int8Array;
+  /** One float32 scale per output channel. */
+  readonly scales: Float32Array;
+  /** Sum over all weights of (dequantized - float)^2. */
+  readonly errorEnergy: number;
+}
+
+/** How the clipping bound of a channel is chosen: its largest magnitude, or the bound of least squared error. */
+export type WeightClip = 'absmax' | 'mse';
+
+/** Iterates a tensor of any layout by channel: flat index = outer * outerStride + channel * inner + k. */
+interface ChannelLayout {
+  channels: number;
+  outer: number;
+  inner: number;
+}
+
+function channelLayout(dims: readonly number[], axis: number): ChannelLayout {
+  const product = (from: number, to: number) => dims.slice(from, to).reduce((a, b) => a * b, 1);
+  return { channels: dims[axis] ?? 1, outer: product(0, axis), inner: product(axis + 1, dims.length) };
+}
+
+/** Clip factors tried by 'mse', as shares of the largest magnitude: 1.00, 0.98 ... 0.20. */
+const clipFactors = Array.from({ length: 41 }, (_, i) => 1 - i * 0.02);
+
+/**
+ * Symmetric per-channel quantization of a weight tensor.
+ *
+ * @param values float weights, row-major with shape `dims`
+ * @param axis axis of the output channels
+ * @param bits 2 to 8; levels are -(2^(bits-1)-1) ... 2^(bits-1)-1, so 2 bits are ternary
+ */
+export function quantizeWeights(values: Float32Array, dims: readonly number[], axis: number, bits: number, clip: WeightClip): QuantizedWeights {
+  const { channels, outer, inner } = channelLayout(dims, axis);
+  const limit = 2 ** (bits - 1) - 1;
+  const codes = new Int8Array(values.length);
+  const scales = new Float32Array(channels);
+  let errorEnergy = 0;
+  const channelValues = new Float64Array(outer * inner);
+  for (let channel = 0; channel < channels; channel++) {
+    let bound = 0;
+    for (let o = 0, k = 0; o < outer; o++) {
+      const start = (o * channels + channel) * inner;
+      for (let i = 0; i < inner; i++, k++) {
+        const value = values[start + i]!;
+        channelValues[k] = value;
+        bound = Math.max(bound, Math.abs(value));
+      }
+    }
+    const scale = channelScale(channelValues, bound, limit, clip);
+    scales[channel] = scale;
+    for (let o = 0, k = 0; o < outer; o++) {
+      const start = (o * channels + channel) * inner;
+      for (let i = 0; i < inner; i++, k++) {
+        const code = Math.max(-limit, Math.min(limit, roundHalfEven(channelValues[k]! / scale)));
+        codes[start + i] = code;
+        errorEnergy += (code * scale - channelValues[k]!) ** 2;
+      }
+    }
+  }
+  return { bits, codes, scales, errorEnergy };
+}
+
+function channelScale(values: Float64Array, bound: number, limit: number, clip: WeightClip): number {
+  if (bound === 0) return 1;
+  const smallest = 2 ** -100;
+  const full = Math.fround(Math.max(bound / limit, smallest));
+  if (clip === 'absmax') return full;
+  let best = full;
+  let bestError = Number.POSITIVE_INFINITY;
+  for (const factor of clipFactors) {
+    const scale = Math.fround(Math.max((bound * factor) / limit, smallest));
+    const inverse = 1 / scale;
+    let error = 0;
+    for (let k = 0; k < values.length; k++) {
+      const value = values[k]!;
+      let code = roundHalfEven(value * inverse);
+      if (code > limit) code = limit;
+      else if (code < -limit) code = -limit;
+      const difference = code * scale - value;
+      error += difference * difference;
+    }
+    if (error < bestError) {
+      bestError = error;
+      best = scale;
+    }
+  }
+  return best;
+}
+
+/** The float32 weights that the codes stand for, in the layout of the original tensor. */
+export function dequantizeWeights(quantized: QuantizedWeights, dims: readonly number[], axis: number): Float32Array {
+  const { channels, outer, inner } = channelLayout(dims, axis);
+  const values = new Float32Array(quantized.codes.length);
+  for (let o = 0, k = 0; o < outer; o++) {
+    for (let channel = 0; channel < channels; channel++) {
+      const scale = quantized.scales[channel]!;
+      for (let i = 0; i < inner; i++, k++) values[k] = quantized.codes[k]! * scale;
+    }
+  }
+  return values;
+}

@@ -1,0 +1,20 @@
+import { resolve } from 'node:path';
+import { Pipeline, type Ports, type StepProgress } from '../pipeline.js';
+import { frontierDocument, modelDocument, unit, uniformPredictions } from '../report.js';
+import { type JobOptions, openJob } from './open-job.js';
+
+/** The Pareto set of a model on this target, from stored tables; measures only what is missing. */
+export async function frontierJob(options: JobOptions, ports: Ports, signal: AbortSignal, progress: StepProgress) {
+  const job = await openJob(options);
+  const pipeline = new Pipeline(job, ports, signal, progress);
+  const assessed = await pipeline.assess();
+  const points = await pipeline.frontier(assessed);
+  return {
+    model: modelDocument(job, resolve(options.model)),
+    target: { kind: assessed.identity.kind, identity: assessed.identity, counter: 'nanoseconds' },
+    unit,
+    uniform: uniformPredictions(assessed),
+    frontier: frontierDocument(job, assessed, points),
+  };
+}
+export type FrontierReport = Awaited<ReturnType<typeof frontierJob>>;

@@ -1,0 +1,86 @@
+import { readFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { ModelCard } from '../../configs/contracts/card.js';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { Precision } from '../../configs/contracts/plan.js';
+import { validate } from '../../configs/contracts/validate.js';
+import { readModel } from '../adapters/model-files.js';
+import { openSampleSet } from '../adapters/samples.js';
+import { parseBudget } from '../core/budget.js';
+import { formatPrecision, parsePrecisions } from '../core/precision.js';
+import { prepare } from '../core/prepare.js';
+import { findEstimator } from '../core/sensitivity/registry.js';
+import type { Job } from '../pipeline.js';
+
+/** What the job commands take, as typed on the command line. */
+export interface JobOptions {
+  readonly model: string;
+  readonly card?: string;
+  readonly data?: string;
+  readonly target: string;
+  readonly budget?: string;
+  readonly precisions?: string;
+  readonly estimator: string;
+  readonly threads: number;
+  readonly variant: 'ort' | 'tensorrt';
+  readonly range: Job['rangeRule'];
+  readonly state: string;
+}
+
+/** Reads and checks everything a job needs from disk, before anything long begins. */
+export async function openJob(options: JobOptions): Promise<Job & { calibrationFromTest: boolean }> {
+  if (options.target !== 'ort') {
+    throw new EdgeError('target/unknown', `target "${options.target}" is not available`, { subject: options.target, hint: 'Available here: ort.' });
+  }
+  findEstimator(options.estimator);
+  const budget = parseBudget(options.budget ?? '');
+  const precisions = options.precisions === undefined ? null : parsePrecisions(options.precisions);
+  checkPrecisions(precisions);
+  const { model, sha256 } = await readModel(options.model);
+  const prepared = prepare(model, await readCard(options));
+  const set = options.data === undefined ? null : await openSampleSet(options.data, prepared.card, prepared.inputDims);
+  return {
+    prepared,
+    modelSha256: sha256,
+    calibration: set?.calibration ?? null,
+    test: set?.test ?? null,
+    calibrationFromTest: set?.calibrationFromTest ?? false,
+    budget,
+    precisions,
+    estimator: options.estimator,
+    workThreads: availableParallelism(),
+    variant: options.variant,
+    rangeRule: options.range,
+  };
+}
+
+/** A precision that no operator can have on the target is a mistake, not a candidate. */
+function checkPrecisions(precisions: readonly Precision[] | null): void {
+  const runnable = new Set(['float', 'W8A8', 'W4A32']);
+  for (const precision of precisions ?? []) {
+    const name = formatPrecision(precision);
+    if (runnable.has(name)) continue;
+    throw new EdgeError('usage/invalid', `ONNX Runtime runs no operator at ${name}`, {
+      subject: '--precisions',
+      hint: 'On target ort: float, W8A8, and W4A32 (block-wise 4-bit weights of MatMul and Gemm).',
+    });
+  }
+}
+
+async function readCard(options: JobOptions): Promise<ModelCard | null> {
+  const path = options.card ?? options.model.replace(/\.onnx$/i, '.json');
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (cause) {
+    if (options.card === undefined) return null;
+    throw new EdgeError('card/invalid', 'the model card cannot be read', { subject: path, cause });
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new EdgeError('card/invalid', `the model card is not JSON: ${(cause as Error).message}`, { subject: path, cause });
+  }
+  return validate(ModelCard, value, 'card/invalid', path);
+}

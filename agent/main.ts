@@ -1,0 +1,55 @@
+#!/usr/bin/env node
+/** Composition root of `quantd`: the only place that reads argv and the environment. */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { EdgeError, type ErrorCode } from '../configs/contracts/errors.js';
+import { registerBench } from './commands/bench.js';
+import { exitCodes } from './commands/common.js';
+import { registerDoctor } from './commands/doctor.js';
+import { registerEvaluate } from './commands/evaluate.js';
+import { registerFrontier } from './commands/frontier.js';
+import { registerProfile } from './commands/profile.js';
+import { registerQuantize } from './commands/quantize.js';
+import { printError } from './terminal.js';
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+
+const program = new Command('quantd')
+  .description('Makes neural networks fit this device: measures every operator here, plans bit-widths under a budget, quantizes and verifies.')
+  .version(version)
+  .showHelpAfterError('(quantd --help, or quantd COMMAND --help, shows what there is)')
+  .addHelpText('after', '\nExit codes: 0 ok, 1 failed, 2 usage, 3 budget infeasible, 4 unreachable, 75 try again later, 130 interrupted.')
+  .exitOverride();
+for (const register of [registerProfile, registerQuantize, registerFrontier, registerEvaluate, registerBench, registerDoctor]) {
+  register(program, process.env);
+}
+
+const exitCodeOf: Partial<Record<ErrorCode, number>> = {
+  'usage/invalid': exitCodes.usage,
+  'budget/invalid': exitCodes.usage,
+  'estimator/unknown': exitCodes.usage,
+  'target/unknown': exitCodes.usage,
+  'budget/infeasible': exitCodes.infeasible,
+  'measure/busy': exitCodes.tryAgain,
+  'job/aborted': exitCodes.interrupted,
+};
+
+try {
+  await program.parseAsync(process.argv);
+} catch (error) {
+  if (error instanceof EdgeError) {
+    printError(error.toDocument());
+    process.exitCode = exitCodeOf[error.code] ?? exitCodes.failed;
+  } else if (error instanceof CommanderError) {
+    // Commander has printed already; help and version count as success.
+    process.exitCode = error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+  } else {
+    const detail = process.env.QUANTD_DEBUG === undefined ? firstLine(error) : error instanceof Error ? error.stack : String(error);
+    process.stderr.write(`error internal: ${detail}\n  hint: this is a fault of quantd; run again with QUANTD_DEBUG=1 and report it\n`);
+    process.exitCode = exitCodes.failed;
+  }
+}
+
+function firstLine(error: unknown): string {
+  return (error instanceof Error ? error.message : String(error)).split('\n')[0]!;
+}

@@ -1,0 +1,300 @@
+/**
+ * The main job on one target: a float model becomes a verified, quantized one. Steps are functions of their inputs, memoised in
+ * the store under the digest of those inputs and of the algorithm's version; whatever already exists is not done again, which is
+ * all there is to resuming, re-planning for a new budget, and rolling back.
+ *
+ * INVARIANTS
+ * 1. Nothing is timed outside the target, which holds the host-wide measuring lock.
+ * 2. A plan is accepted on measurements alone; predictions only choose what to measure.
+ * 3. Of everything measured, the chosen plan is never beaten in its own objective by another that also holds the budget.
+ */
+import type { Budget, LatencyRow, Precision } from '../configs/contracts/plan.js';
+import { type Correction, ceilingsOf } from './core/budget.js';
+import type { BundleItem } from './core/bundle.js';
+import { conversionKey, conversionOps, dispatchKey, LatencyTable, runOverheadKey } from './core/latency.js';
+import { encode } from './core/onnx/codec.js';
+import type { Operator } from './core/onnx/model.js';
+import { buildProblem } from './core/plan/build-problem.js';
+import { frontier } from './core/plan/frontier.js';
+import { type Plan, planOf } from './core/plan/plan.js';
+import type { Problem } from './core/plan/problem.js';
+import { float, formatPrecision } from './core/precision.js';
+import type { PreparedModel } from './core/prepare.js';
+import type { RangeRule } from './core/quant/observer.js';
+import { emitQdq } from './core/quant/qdq.js';
+import { findEstimator } from './core/sensitivity/registry.js';
+import { type SensitivityDocument, SensitivityTable } from './core/sensitivity/table.js';
+import { canonical, contentKey } from './digest.js';
+import type { Clock, Progress, Runtime, SampleSource, Solver, Store, Target, TargetIdentity } from './ports.js';
+import { assess, defaultSampleCount } from './steps/assess.js';
+import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
+import { type MeasuredPlan, type PlanOutcome, PlanSearch, type QualityReport } from './steps/plan-search.js';
+import type { SampleReader } from './steps/samples.js';
+import { syntheticSamples } from './steps/synthetic.js';
+
+/** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
+const versions = { calibrate: 1, assess: 1 } as const;
+
+const frontierPoints = 10;
+const calibrationMost = 128;
+
+export interface Ports {
+  readonly runtime: Runtime;
+  readonly target: Target;
+  readonly solver: Solver;
+  readonly store: Store;
+  readonly clock: Clock;
+}
+
+/** What is to be done, with everything read from disk already. */
+export interface Job {
+  readonly prepared: PreparedModel;
+  readonly modelSha256: string;
+  readonly calibration: SampleSource | null;
+  readonly test: SampleSource | null;
+  readonly budget: Budget;
+  /** Candidate precisions; null: whatever the target can run. */
+  readonly precisions: readonly Precision[] | null;
+  readonly estimator: string;
+  /** Cores for everything that is not timed. */
+  readonly workThreads: number;
+  readonly variant: 'ort' | 'tensorrt';
+  readonly rangeRule: RangeRule;
+}
+
+export interface StepSeconds {
+  profile: number;
+  calibrate: number;
+  assess: number;
+  plan: number;
+  apply: number;
+  verify: number;
+}
+
+/** Called as a step goes on: the share of the step that is done, in [0, 1], and what is being done. */
+export type StepProgress = (step: keyof StepSeconds, share: number, text: string) => void;
+
+export interface QuantizeResult {
+  readonly identity: TargetIdentity;
+  readonly table: LatencyTable;
+  readonly problem: Problem;
+  readonly calibration: CalibrationDocument;
+  readonly sensitivity: SensitivityDocument;
+  readonly frontier: readonly Plan[];
+  readonly feasible: boolean;
+  /** Why not, when infeasible. */
+  readonly shortfalls: PlanOutcome['shortfalls'];
+  readonly chosen: MeasuredPlan | null;
+  readonly rounds: readonly Correction[];
+  readonly solver: { status: string; gap: number; seconds: number };
+  readonly quality: QualityReport | null;
+  readonly floatArtifactBytes: number;
+  readonly seconds: StepSeconds;
+}
+
+/** Everything in front of planning: measured costs and estimated sensitivities, as a planning problem. */
+export interface Assessed {
+  readonly identity: TargetIdentity;
+  readonly table: LatencyTable;
+  readonly calibration: CalibrationDocument;
+  readonly sensitivity: SensitivityDocument;
+  readonly problem: Problem;
+  readonly floatArtifactBytes: number;
+}
+
+export class Pipeline {
+  readonly #job: Job;
+  readonly #ports: Ports;
+  readonly #signal: AbortSignal;
+  readonly #progress: (step: keyof StepSeconds) => Progress;
+  readonly #allowed: ReadonlyMap<string, readonly Precision[]>;
+  readonly #seconds: StepSeconds = { profile: 0, calibrate: 0, assess: 0, plan: 0, apply: 0, verify: 0 };
+  #samples: SampleReader | null = null;
+
+  constructor(job: Job, ports: Ports, signal: AbortSignal, progress: StepProgress) {
+    this.#job = job;
+    this.#ports = ports;
+    this.#signal = signal;
+    this.#progress = (step) => (share, text) => progress(step, share, text);
+    this.#allowed = this.#allowedPrecisions();
+  }
+
+  /** Profile, calibrate and assess; only what is missing is done. */
+  async assess(): Promise<Assessed> {
+    const { prepared } = this.#job;
+    const { identity, table } = await this.profile();
+    const calibration = await this.#timed('calibrate', () => this.#calibrate());
+    const sensitivity = await this.#timed('assess', () => this.#assess(calibration));
+    const floatArtifactBytes = encode(emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' })).length;
+    const problem = buildProblem(prepared, (operator) => this.#precisionsOf(operator), table, new SensitivityTable(sensitivity), floatArtifactBytes);
+    return { identity, table, calibration, sensitivity, problem, floatArtifactBytes };
+  }
+
+  /** Latency rows of every distinct operator at every precision it may get; measured where the store has none. */
+  async profile(): Promise<{ identity: TargetIdentity; table: LatencyTable }> {
+    return this.#timed('profile', async () => {
+      const { prepared } = this.#job;
+      const { target, store } = this.#ports;
+      const identity = await target.identity();
+      const identityDigest = contentKey(identity);
+      const items = new Map<string, BundleItem>();
+      for (const operator of prepared.operators) {
+        if (canBeTimed(operator, prepared)) items.set(operator.key, { operator, model: prepared.model, shapes: prepared.shapes });
+      }
+      const table = new LatencyTable(this.#storedRows(identityDigest));
+      const missing = [...items.values()].filter(
+        ({ operator }) => !this.#precisionsOf(operator).every((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined),
+      );
+      if (missing.length > 0 || table.get(runOverheadKey, 'float') === undefined) {
+        const precisions = this.#job.precisions ?? allPrecisions(this.#allowed);
+        const rows = await target.measure(missing, withFloat(precisions), this.#signal, this.#progress('profile'));
+        store.putLatencyRows(identityDigest, identity, rows);
+        table.add(rows);
+      }
+      for (const operator of prepared.operators) if (!items.has(operator.key)) table.add([freeRow(operator, this.#ports.clock)]);
+      return { identity, table };
+    });
+  }
+
+  /** The Pareto set under the budget's ceilings other than latency. */
+  async frontier(assessed: Assessed): Promise<Plan[]> {
+    return this.#timed('plan', async () => {
+      const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, []);
+      this.#progress('plan')(0, 'solving for the frontier');
+      const points = await frontier(assessed.problem, this.#ports.solver, { points: frontierPoints, ceilings }, this.#signal);
+      this.#progress('plan')(1, `${points.length} points on the frontier`);
+      return points.map(({ assignment }) => planOf(assessed.problem, assignment));
+    });
+  }
+
+  /** The whole job. An infeasible budget is a result, not an error. */
+  async quantize(): Promise<QuantizeResult> {
+    const assessed = await this.assess();
+    const points = await this.frontier(assessed);
+    const samples = await this.#calibrationSamples();
+    const search = new PlanSearch(
+      { job: this.#job, assessed, frontier: points, calibrationSamples: samples, ports: this.#ports, signal: this.#signal },
+      this.#progress,
+      (step, work) => this.#timed(step, work),
+    );
+    const outcome = await search.run();
+    return { ...assessed, frontier: points, ...outcome, seconds: this.#seconds };
+  }
+
+  #storedRows(identityDigest: string): LatencyRow[] {
+    const { store } = this.#ports;
+    return store.latencyRows(identityDigest, [...wantedKeys(this.#job.prepared)]);
+  }
+
+  async #calibrate(): Promise<CalibrationDocument> {
+    const { prepared, modelSha256, rangeRule } = this.#job;
+    const samples = await this.#calibrationSamples();
+    const options = { rule: rangeRule, bits: [8, 4], threads: this.#job.workThreads, most: calibrationMost };
+    const key = contentKey(['calibrate', versions.calibrate, modelSha256, samples.digest, { ...options, threads: null }]);
+    return this.#memo(key, 'calibrate', () => calibrate(prepared, samples, options, this.#ports.runtime, this.#signal, this.#progress('calibrate')));
+  }
+
+  async #assess(calibration: CalibrationDocument): Promise<SensitivityDocument> {
+    const { prepared, modelSha256, estimator } = this.#job;
+    const samples = await this.#calibrationSamples();
+    const count = defaultSampleCount(prepared.macs);
+    const candidates = canonical([...this.#allowed].map(([name, list]) => [name, list.map(formatPrecision)]));
+    const key = contentKey(['assess', versions.assess, modelSha256, samples.digest, calibration.rule, estimator, count, candidates]);
+    return this.#memo(key, 'assess', () =>
+      assess(
+        prepared,
+        samples,
+        calibration,
+        findEstimator(estimator),
+        {
+          precisionsOf: (index) => this.#precisionsOf(prepared.operators[index]!),
+          samples: count,
+          threads: this.#job.workThreads,
+          kinds: ['weight', 'activation'],
+        },
+        this.#ports,
+        this.#signal,
+        this.#progress('assess'),
+      ),
+    );
+  }
+
+  async #calibrationSamples(): Promise<SampleReader> {
+    if (this.#samples === null) {
+      const { calibration, prepared, workThreads } = this.#job;
+      this.#samples =
+        calibration !== null
+          ? { count: calibration.count, source: 'samples', digest: calibration.digest, read: (index) => calibration.read(index) }
+          : await syntheticSamples(prepared, { count: 32, threads: workThreads }, this.#ports.runtime, this.#signal, this.#progress('calibrate'));
+    }
+    return this.#samples;
+  }
+
+  async #memo<T>(key: string, kind: string, work: () => Promise<T>): Promise<T> {
+    const known = this.#ports.store.result(key);
+    if (known !== null) return known as T;
+    const result = await work();
+    this.#ports.store.putResult(key, kind, result);
+    return result;
+  }
+
+  #precisionsOf(operator: Operator): readonly Precision[] {
+    return this.#allowed.get(operator.name) ?? [float];
+  }
+
+  /** Candidates of each operator: what the target can run of what was asked for; float where nothing is left. */
+  #allowedPrecisions(): Map<string, readonly Precision[]> {
+    const { prepared, precisions } = this.#job;
+    const wanted = precisions === null ? null : new Set(precisions.map(formatPrecision));
+    return new Map(
+      prepared.operators.map((operator) => {
+        const weight = operator.weight === null ? null : (prepared.model.graph.initializers.get(operator.weight.name) ?? null);
+        const possible = canBeTimed(operator, prepared) ? this.#ports.target.precisionsOf(operator, weight) : [float];
+        const allowed = wanted === null ? possible : possible.filter((precision) => wanted.has(formatPrecision(precision)));
+        return [operator.name, allowed.length > 0 ? allowed : [float]];
+      }),
+    );
+  }
+
+  async #timed<T>(step: keyof StepSeconds, work: () => Promise<T>): Promise<T> {
+    const started = this.#ports.clock.nanoseconds();
+    try {
+      return await work();
+    } finally {
+      this.#seconds[step] += Number(this.#ports.clock.nanoseconds() - started) / 1e9;
+    }
+  }
+}
+
+/** Operators of unknown type or shape are not timed: they run as they are in every plan. */
+function canBeTimed(operator: Operator, prepared: PreparedModel): boolean {
+  const hasShapes = [...operator.inputs, ...operator.outputs].every((name) => prepared.shapes.has(name));
+  return hasShapes && operator.inputs.length > 0 && operator.outputs.length > 0 && isSelfContained(operator, prepared);
+}
+
+/** Everything a branch of a bundle needs: float inputs of known shape, constants for the rest. */
+function isSelfContained(operator: Operator, prepared: PreparedModel): boolean {
+  const known = new Set([...operator.inputs, ...operator.nodes.flatMap((node) => node.outputs)]);
+  return operator.nodes.every((node) => node.inputs.every((name) => name === '' || known.has(name) || prepared.model.graph.initializers.has(name)));
+}
+
+function freeRow(operator: Operator, clock: Clock): LatencyRow {
+  const common = { precision: 'float', minimum: 0, median: 0, spread: 0, repeats: 1, throttled: false, energyJoules: null };
+  return { operatorKey: operator.key, ...common, measuredAt: clock.now() };
+}
+
+function allPrecisions(allowed: ReadonlyMap<string, readonly Precision[]>): Precision[] {
+  const byName = new Map([...allowed.values()].flat().map((precision) => [formatPrecision(precision), precision]));
+  return [...byName.values()];
+}
+
+function withFloat(precisions: readonly Precision[]): readonly Precision[] {
+  return precisions.some((precision) => formatPrecision(precision) === 'float') ? precisions : [float, ...precisions];
+}
+
+function wantedKeys(prepared: PreparedModel): Set<string> {
+  const keys = new Set<string>([runOverheadKey, dispatchKey]);
+  for (const operator of prepared.operators) keys.add(operator.key);
+  for (const dims of prepared.shapes.values()) for (const op of conversionOps) keys.add(conversionKey(op, dims));
+  return keys;
+}

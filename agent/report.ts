@@ -1,0 +1,178 @@
+/** The `--json` documents of the commands. Fields are relied on from outside: add, never rename. */
+import { dispatchKey, LatencyTable, runOverheadKey } from './core/latency.js';
+import { averageBits, type Plan, precisionsOf, tensorBits, uniformPlan } from './core/plan/plan.js';
+import { formatPrecision } from './core/precision.js';
+import { contentKey, sha256 } from './digest.js';
+import type { Assessed, Job, QuantizeResult } from './pipeline.js';
+
+/** Table values are nanoseconds, documents give milliseconds. */
+export const unit = 'ms';
+
+export function toMs(nanoseconds: number): number {
+  return Number((nanoseconds / 1e6).toPrecision(6));
+}
+
+function round(value: number, digits = 6): number {
+  return Number(value.toPrecision(digits));
+}
+
+export interface FrontierDocument {
+  latency: number;
+  sensitivity: number;
+  sizeBytes: number;
+  ramBytes: number;
+  averageWeightBits: number;
+}
+
+export function frontierDocument(job: Job, assessed: Assessed, points: readonly Plan[]): FrontierDocument[] {
+  return points.map((plan) => ({
+    latency: toMs(plan.costs.latency),
+    sensitivity: round(plan.costs.sensitivity),
+    sizeBytes: plan.costs.bytes,
+    ramBytes: plan.costs.ramBytes,
+    averageWeightBits: round(averageBits(job.prepared, precisionsOf(assessed.problem, plan)).weights, 4),
+  }));
+}
+
+export function modelDocument(job: Job, path: string) {
+  const { macs, parameters, operators } = job.prepared;
+  return { path, sha256: job.modelSha256, macs, parameters, operators: operators.length };
+}
+
+export function planDocument(job: Job, assessed: Assessed, plan: Plan, solver: QuantizeResult['solver']) {
+  const { prepared } = job;
+  const precisions = precisionsOf(assessed.problem, plan);
+  const bits = tensorBits(prepared, precisions);
+  const averages = averageBits(prepared, precisions);
+  const operators = prepared.operators.map((operator, index) => {
+    const choice = assessed.problem.operators[index]!.choices[plan.assignment[index]!]!;
+    const precision = precisions.get(operator.name)!;
+    const inputBits = precision.activationBits;
+    return {
+      name: operator.name,
+      op: operator.op,
+      precision: choice.precision,
+      weightBits: operator.weight === null ? null : precision.weightBits,
+      inputBits,
+      outputBits: operator.outputs.length > 0 ? (bits.get(operator.outputs[0]!) ?? 32) : 32,
+      kernel: `ort ${choice.precision}`,
+      latency: toMs(choice.costs.latency),
+      sensitivity: round(choice.costs.sensitivity),
+    };
+  });
+  return {
+    digest: contentKey(operators.map(({ name, precision }) => [name, precision])),
+    operators,
+    averageWeightBits: round(averages.weights, 4),
+    averageActivationBits: round(averages.activations, 4),
+    bitOps: plan.costs.bitOps,
+    solver: { status: solver.status, gap: Number.isFinite(solver.gap) ? solver.gap : null, seconds: round(solver.seconds, 4) },
+  };
+}
+
+/** The document of `quantize --json`. */
+export function quantizeDocument(job: Job, result: QuantizeResult, paths: { model: string; artifact: string | null; format: string }) {
+  const { chosen, quality, prepared, test, calibration } = { ...result, prepared: job.prepared, test: job.test, calibration: job.calibration };
+  const total = Object.values(result.seconds).reduce((a, b) => a + b, 0);
+  const seconds = Object.fromEntries([...Object.entries(result.seconds), ['total', total] as const].map(([name, value]) => [name, round(value, 4)]));
+  return {
+    model: modelDocument(job, paths.model),
+    target: { kind: result.identity.kind, identity: result.identity, counter: 'nanoseconds' },
+    budget: job.budget,
+    feasible: result.feasible,
+    infeasible: result.shortfalls.map((shortfall) => ({
+      ...shortfall,
+      ...(shortfall.metric === 'latency' && { ceiling: toMs(shortfall.ceiling), minimum: shortfall.minimum === null ? null : toMs(shortfall.minimum), unit }),
+    })),
+    frontier: frontierDocument(job, result, result.frontier),
+    plan: chosen === null ? null : planDocument(job, result, chosen.plan, result.solver),
+    size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
+    ram: { peakBytes: chosen?.plan.costs.ramBytes ?? null },
+    quality: {
+      samples: quality?.samples ?? 0,
+      source: quality?.source ?? null,
+      floatTop1: quality?.floatTop1 ?? null,
+      int8Top1: quality?.int8.top1 ?? null,
+      top1: quality?.plan.top1 ?? null,
+      agreement: quality?.plan.agreement ?? null,
+      int8Agreement: quality?.int8.agreement ?? null,
+      kl: quality?.plan.kl ?? null,
+      int8Kl: quality?.int8.kl ?? null,
+      sqnrDb: quality?.plan.sqnrDb ?? null,
+      int8SqnrDb: quality?.int8.sqnrDb ?? null,
+    },
+    latency: {
+      unit,
+      float: chosen === null ? null : toMs(chosen.floatLatency),
+      int8: chosen === null ? null : toMs(chosen.int8Latency),
+      predicted: chosen === null ? null : toMs(chosen.plan.costs.latency),
+      measured: chosen === null ? null : toMs(chosen.latency),
+      measuredMinimum: chosen === null ? null : toMs(chosen.minimumLatency),
+      throttled: chosen?.throttled ?? null,
+    },
+    rounds: result.rounds.map((row) => ({ predicted: toMs(row.predictedLatency), measured: toMs(row.measuredLatency), unit })),
+    estimator: {
+      name: result.sensitivity.estimator,
+      seconds: round(result.sensitivity.seconds, 4),
+      forwards: round(result.sensitivity.forwards, 4),
+      samples: result.sensitivity.samples,
+    },
+    calibration: {
+      source: result.calibration.source,
+      samples: result.calibration.samples,
+      rule: result.calibration.rule,
+      hasTestSet: test !== null,
+      hasCalibrationSet: calibration !== null,
+    },
+    floatOperators: prepared.operators.filter((operator) => operator.kind === 'float').map(({ name, op }) => ({ name, op })),
+    card: prepared.hasCard ? 'given' : 'inferred from the graph; no preprocessing',
+    seconds,
+    artifact: {
+      path: paths.artifact,
+      sha256: chosen === null ? null : sha256(chosen.bytes),
+      format: paths.format,
+    },
+  };
+}
+
+export type QuantizeDocument = ReturnType<typeof quantizeDocument>;
+
+/** The document of `profile --json`: one row a distinct operator and precision. */
+export function profileDocument(job: Job, path: string, table: LatencyTable, identity: QuantizeResult['identity']) {
+  const counts = new Map<string, number>();
+  for (const operator of job.prepared.operators) counts.set(operator.key, (counts.get(operator.key) ?? 0) + 1);
+  const rows = [...new Map(job.prepared.operators.map((operator) => [operator.key, operator])).values()].flatMap((operator) =>
+    table.rows
+      .filter((row) => row.operatorKey === operator.key)
+      .map((row) => ({
+        op: operator.op,
+        key: operator.key,
+        count: counts.get(operator.key)!,
+        precision: row.precision,
+        minimum: toMs(row.minimum),
+        median: toMs(row.median),
+        spread: round(row.spread, 3),
+        repeats: row.repeats,
+        throttled: row.throttled,
+        energyMj: row.energyJoules === null ? null : row.energyJoules * 1000,
+        measuredAt: row.measuredAt,
+      })),
+  );
+  return {
+    model: modelDocument(job, path),
+    target: { kind: identity.kind, identity, counter: 'nanoseconds' },
+    unit,
+    overheads: { run: toMs(table.median(runOverheadKey, 'float', 0)), node: toMs(table.median(dispatchKey, 'float', 0)) },
+    rows,
+  };
+}
+
+/** Predicted latency of the two uniform plans, for the frontier's frame. */
+export function uniformPredictions(assessed: Assessed) {
+  const of = (precision: string) => toMs(uniformPlan(assessed.problem, precision).costs.latency);
+  return { float: of('float'), int8: of('W8A8') };
+}
+
+export function precisionList(job: Job): string[] | null {
+  return job.precisions?.map(formatPrecision) ?? null;
+}

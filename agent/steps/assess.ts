@@ -1,0 +1,333 @@
+import type { Precision, Range } from '../../configs/contracts/plan.js';
+import { klDivergence, logSoftmax, normalizedSquaredDistance } from '../core/divergence.js';
+import { encode } from '../core/onnx/codec.js';
+import { slice } from '../core/onnx/slice.js';
+import { readFloats } from '../core/onnx/tensor.js';
+import type { PreparedModel } from '../core/prepare.js';
+import { fakeQuantize, unsignedAffine } from '../core/quant/affine.js';
+import { quantizeBlockwise } from '../core/quant/matmul-nbits.js';
+import { keepsRange } from '../core/quant/qdq.js';
+import { dequantizeWeights, quantizeWeights } from '../core/quant/weights.js';
+import { seedOf } from '../core/random.js';
+import { type Estimator, type EstimatorContext, errorEnergy, type Site } from '../core/sensitivity/estimator.js';
+import type { SensitivityDocument } from '../core/sensitivity/table.js';
+import type { Clock, Feed, Progress, Runtime, Session } from '../ports.js';
+import type { CalibrationDocument } from './calibrate.js';
+import type { SampleReader } from './samples.js';
+
+/** Which tensors are assessed at which bit-widths. */
+export interface AssessRequest {
+  /** Precisions each operator may get. */
+  readonly precisionsOf: (operatorIndex: number) => readonly Precision[];
+  readonly samples: number;
+  readonly threads: number;
+  /** Activations too, or weights alone (benchmarks of weight rankings). */
+  readonly kinds: readonly Site['kind'][];
+}
+
+/** Samples worth running: 32 for small models, 16 and 8 where a pass is long. At softmax temperature 4, 8 are enough to rank. */
+export function defaultSampleCount(macs: number): number {
+  if (macs <= 60e6) return 32;
+  return macs <= 450e6 ? 16 : 8;
+}
+
+/**
+ * Estimates the sensitivity of every tensor that a plan may quantize. The model is walked operator by operator: the activations
+ * live at an operator are kept for each sample, and a probe runs only the rest of the model from there, in a session whose weight
+ * under test is an input. Everything in front of it is never computed twice.
+ */
+export async function assess(
+  prepared: PreparedModel,
+  samples: SampleReader,
+  calibration: CalibrationDocument,
+  estimator: Estimator,
+  request: AssessRequest,
+  ports: { runtime: Runtime; clock: Clock },
+  signal: AbortSignal,
+  progress: Progress,
+): Promise<SensitivityDocument> {
+  const started = ports.clock.nanoseconds();
+  const walk = new Walk(prepared, Math.min(samples.count, request.samples), request.threads, ports.runtime);
+  await walk.start(samples, signal);
+  const weights: Record<string, Record<string, number>> = {};
+  const activations: Record<string, Record<string, number>> = {};
+  try {
+    for (const [index, operator] of prepared.operators.entries()) {
+      signal.throwIfAborted();
+      progress(index / prepared.operators.length, `assessing ${operator.name}`);
+      await walk.moveTo(index);
+      const precisions = request.precisionsOf(index);
+      const weight = request.kinds.includes('weight') ? walk.weightSite() : null;
+      const weightBits = [...new Set(precisions.filter((p) => p.weightBits < 32).map((p) => p.weightBits))];
+      if (weight !== null && weightBits.length > 0) {
+        const estimate = await estimator.estimate(weight, walk.context(weightBits));
+        weights[weight.name] = { ...Object.fromEntries(estimate), ...blockwiseColumn(prepared, index, precisions, weight, estimate) };
+      }
+      if (!request.kinds.includes('activation')) continue;
+      for (const tensor of walk.newTensors()) {
+        const bits = activationBits(prepared, request, tensor);
+        if (bits.length === 0) continue;
+        const site = walk.activationSite(tensor, calibration.ranges);
+        activations[tensor] = Object.fromEntries(await estimator.estimate(site, walk.context(bits)));
+      }
+    }
+  } finally {
+    await walk.close();
+  }
+  return {
+    estimator: estimator.name,
+    samples: walk.samples,
+    forwards: walk.forwards,
+    seconds: Number(ports.clock.nanoseconds() - started) / 1e9,
+    weights,
+    activations,
+  };
+}
+
+/** Bit-widths below float that any reader or the writer of a tensor may want of it. */
+function activationBits(prepared: PreparedModel, request: AssessRequest, tensor: string): number[] {
+  const bits = new Set<number>();
+  prepared.operators.forEach((operator, index) => {
+    const reads = operator.inputs.includes(tensor);
+    const writes = operator.outputs.includes(tensor) && !keepsRange(operator);
+    if (!reads && !writes) return;
+    for (const precision of request.precisionsOf(index)) if (precision.activationBits < 32) bits.add(precision.activationBits);
+  });
+  return [...bits];
+}
+
+/** Block-wise weights have another error than per-channel ones of the same width: scaled by energy. */
+function blockwiseColumn(
+  prepared: PreparedModel,
+  index: number,
+  precisions: readonly Precision[],
+  site: Site,
+  estimate: ReadonlyMap<number, number>,
+): Record<string, number> {
+  const operator = prepared.operators[index]!;
+  if (!precisions.some((p) => p.weightBits === 4 && p.activationBits === 32)) return {};
+  const perChannel = errorEnergy(site.values(0), site.quantized(4, 0));
+  const blockwise = quantizeBlockwise(operator, prepared.model.graph.initializers.get(site.name)!).errorEnergy;
+  const measured = estimate.get(4) ?? 0;
+  return { '4b': perChannel > 0 ? (measured * blockwise) / perChannel : 0 };
+}
+
+/** The walk over the operators, with what is live at the current one for every sample. */
+class Walk {
+  readonly samples: number;
+  /** In units of whole-model passes over all samples. */
+  forwards = 0;
+  readonly #prepared: PreparedModel;
+  readonly #threads: number;
+  readonly #runtime: Runtime;
+  readonly #outputs: readonly string[];
+  readonly #offsets: readonly number[];
+  readonly #lastUse = new Map<string, number>();
+  #live: Map<string, Feed>[] = [];
+  #references: Float32Array[] = [];
+  #position = 0;
+  #new: string[] = [];
+  #suffix: Session | null = null;
+  #suffixShare = 0;
+  #local: Session | null = null;
+
+  constructor(prepared: PreparedModel, samples: number, threads: number, runtime: Runtime) {
+    this.#prepared = prepared;
+    this.samples = samples;
+    this.#threads = threads;
+    this.#runtime = runtime;
+    this.#outputs = prepared.endsInSoftmax ? [prepared.logits] : prepared.model.graph.outputs.map((output) => output.name);
+    const offsets = [0];
+    for (const operator of prepared.operators) offsets.push(offsets[offsets.length - 1]! + operator.nodes.length);
+    this.#offsets = offsets;
+    prepared.operators.forEach((operator, index) => {
+      for (const name of operator.inputs) this.#lastUse.set(name, index);
+    });
+    for (const name of this.#outputs) this.#lastUse.set(name, Number.POSITIVE_INFINITY);
+  }
+
+  async start(samples: SampleReader, signal: AbortSignal): Promise<void> {
+    const input = this.#prepared.card.input.name;
+    const whole = await this.#open(0, this.#prepared.operators.length, this.#outputs, []);
+    try {
+      for (let sample = 0; sample < this.samples; sample++) {
+        signal.throwIfAborted();
+        const feed = { dims: this.#prepared.inputDims, data: await samples.read(sample) };
+        this.#live.push(new Map([[input, feed]]));
+        this.#references.push(concatenate(await whole.run(new Map([[input, feed]]), this.#outputs), this.#outputs));
+      }
+    } finally {
+      await whole.close();
+    }
+    this.forwards += 1;
+    this.#new = [input];
+  }
+
+  /** Makes `index` the current operator. Only forwards, one or more operators at a time. */
+  async moveTo(index: number): Promise<void> {
+    if (index === this.#position) return;
+    await this.#closeSessions();
+    const produced = this.#prepared.operators.slice(this.#position, index).flatMap((operator) => operator.outputs);
+    const kept = produced.filter((name) => (this.#lastUse.get(name) ?? -1) >= index);
+    if (kept.length > 0) {
+      const session = await this.#open(this.#position, index, kept, []);
+      try {
+        for (const live of this.#live) {
+          for (const [name, feed] of await session.run(select(live, session.inputNames), kept)) live.set(name, feed);
+        }
+      } finally {
+        await session.close();
+      }
+    }
+    for (const live of this.#live) {
+      for (const name of live.keys()) if ((this.#lastUse.get(name) ?? -1) < index) live.delete(name);
+    }
+    this.#new = kept;
+    this.#position = index;
+  }
+
+  /** Activation tensors that became live with the last move. */
+  newTensors(): readonly string[] {
+    return this.#new;
+  }
+
+  /** The current operator's weight as a site, or null. */
+  weightSite(): Site | null {
+    const operator = this.#prepared.operators[this.#position]!;
+    if (operator.weight === null) return null;
+    const { name, channelAxis } = operator.weight;
+    const tensor = this.#prepared.model.graph.initializers.get(name)!;
+    const values = readFloats(tensor);
+    const cache = new Map<number, Float32Array>();
+    const quantized = (bits: number) => {
+      let result = cache.get(bits);
+      if (result === undefined) {
+        result = dequantizeWeights(quantizeWeights(values, tensor.dims, channelAxis, bits, bits >= 8 ? 'absmax' : 'mse'), tensor.dims, channelAxis);
+        cache.set(bits, result);
+      }
+      return result;
+    };
+    const override = (data: Float32Array): [string, Feed][] => [[name, { dims: tensor.dims, data }]];
+    return {
+      kind: 'weight',
+      name,
+      seed: seedOf(name),
+      values: () => values,
+      quantized,
+      forward: (sample, data) => this.#forward(sample, override(data), name),
+      local: (sample, data) => this.#runLocal(sample, override(data), name),
+    };
+  }
+
+  /** A live activation tensor as a site. */
+  activationSite(name: string, ranges: CalibrationDocument['ranges']): Site {
+    const dims = this.#prepared.shapes.get(name)!;
+    const values = (sample: number) => this.#live[sample]!.get(name)!.data as Float32Array;
+    return {
+      kind: 'activation',
+      name,
+      seed: seedOf(name),
+      values,
+      quantized: (bits, sample) => fakeQuantize(values(sample), unsignedAffine(rangeAt(ranges, bits, name), bits)),
+      forward: (sample, data) => this.#forward(sample, [[name, { dims, data }]], null),
+      local: async (_sample, data) => data,
+    };
+  }
+
+  context(bits: readonly number[]): EstimatorContext {
+    const isSoftmax = this.#prepared.endsInSoftmax || this.#prepared.card.task === 'classification';
+    return {
+      samples: this.samples,
+      bits,
+      divergence: (sample, output, temperature) =>
+        isSoftmax
+          ? klDivergence(this.#references[sample]!, output, temperature)
+          : normalizedSquaredDistance(this.#references[sample]!, output),
+      topProbability: (temperature) => (isSoftmax ? meanTopProbability(this.#references, temperature) : 0),
+    };
+  }
+
+  async close(): Promise<void> {
+    await this.#closeSessions();
+  }
+
+  async #forward(sample: number, replaced: readonly [string, Feed][], weight: string | null): Promise<Float32Array> {
+    const live = new Map([...this.#live[sample]!, ...replaced]);
+    const inside = this.#outputs.filter((name) => !live.has(name));
+    if (inside.length === 0) return concatenate(live, this.#outputs);
+    if (this.#suffix === null) {
+      const operator = this.#prepared.operators[this.#position]!;
+      const overridable = operator.weight === null ? [] : [operator.weight.name];
+      this.#suffix = await this.#open(this.#position, this.#prepared.operators.length, inside, overridable);
+      const rest = this.#prepared.operators.slice(this.#position).reduce((sum, item) => sum + item.macs, 0);
+      this.#suffixShare = this.#prepared.macs > 0 ? rest / this.#prepared.macs : 1;
+    }
+    this.forwards += this.#suffixShare / this.samples;
+    if (weight === null) this.#keepWeight(live);
+    const results = await this.#suffix.run(select(live, this.#suffix.inputNames), inside);
+    return concatenate(new Map([...live, ...results]), this.#outputs);
+  }
+
+  async #runLocal(sample: number, replaced: readonly [string, Feed][], weight: string): Promise<Float32Array> {
+    const operator = this.#prepared.operators[this.#position]!;
+    this.#local ??= await this.#open(this.#position, this.#position + 1, operator.outputs, [weight]);
+    this.forwards += operator.macs / Math.max(1, this.#prepared.macs) / this.samples;
+    const live = new Map([...this.#live[sample]!, ...replaced]);
+    return concatenate(await this.#local.run(select(live, this.#local.inputNames)), operator.outputs);
+  }
+
+  /** An overridable weight that is not under test is still an input of the session. */
+  #keepWeight(live: Map<string, Feed>): void {
+    const operator = this.#prepared.operators[this.#position]!;
+    if (operator.weight === null) return;
+    const tensor = this.#prepared.model.graph.initializers.get(operator.weight.name)!;
+    live.set(operator.weight.name, { dims: tensor.dims, data: readFloats(tensor) });
+  }
+
+  async #open(from: number, to: number, outputs: readonly string[], overridable: readonly string[]): Promise<Session> {
+    const range = { from: this.#offsets[from]!, to: this.#offsets[to]! };
+    const part = slice(this.#prepared.model, range, { outputs: [...outputs], overridable: [...overridable], shapes: this.#prepared.shapes });
+    return this.#runtime.open(encode(part), { threads: this.#threads });
+  }
+
+  async #closeSessions(): Promise<void> {
+    await this.#suffix?.close();
+    await this.#local?.close();
+    this.#suffix = null;
+    this.#local = null;
+  }
+}
+
+function select(live: ReadonlyMap<string, Feed>, names: readonly string[]): Map<string, Feed> {
+  const feeds = new Map<string, Feed>();
+  for (const name of names) {
+    const feed = live.get(name);
+    if (feed !== undefined) feeds.set(name, feed);
+  }
+  return feeds;
+}
+
+function concatenate(values: ReadonlyMap<string, Feed>, names: readonly string[]): Float32Array {
+  if (names.length === 1) return values.get(names[0]!)!.data as Float32Array;
+  const parts = names.map((name) => values.get(name)!.data as Float32Array);
+  const result = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let offset = 0;
+  for (const part of parts) {
+    result.set(part, offset);
+    offset += part.length;
+  }
+  return result;
+}
+
+function rangeAt(ranges: CalibrationDocument['ranges'], bits: number, tensor: string): Range {
+  return ranges[bits]?.[tensor] ?? ranges['8']?.[tensor] ?? { minimum: 0, maximum: 0 };
+}
+
+function meanTopProbability(outputs: readonly Float32Array[], temperature: number): number {
+  let sum = 0;
+  for (const output of outputs) {
+    const logProbabilities = logSoftmax(output, temperature);
+    sum += Math.exp(logProbabilities.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY));
+  }
+  return sum / Math.max(1, outputs.length);
+}

@@ -1,0 +1,90 @@
+import type { Range } from '../../configs/contracts/plan.js';
+import { encode } from '../core/onnx/codec.js';
+import type { PreparedModel } from '../core/prepare.js';
+import { Observer, type RangeRule } from '../core/quant/observer.js';
+import type { Progress, Runtime } from '../ports.js';
+import type { SampleReader } from './samples.js';
+
+/** Ranges of every activation tensor, by bit-width. */
+export interface CalibrationDocument {
+  readonly samples: number;
+  readonly source: 'samples' | 'batch-norm' | 'prior';
+  readonly rule: RangeRule;
+  /** By bit-width, then tensor. */
+  readonly ranges: Readonly<Record<string, Readonly<Record<string, Range>>>>;
+}
+
+/** Bytes of activations fetched from one run: more tensors are fetched in several runs of the same sample. */
+const fetchBytes = 96 * 2 ** 20;
+
+/** Activation tensors whose ranges a plan may need: everything that operators read or write. */
+export function activationTensors(prepared: PreparedModel): string[] {
+  const names = new Set<string>();
+  for (const operator of prepared.operators) {
+    for (const name of [...operator.inputs, ...operator.outputs]) {
+      const info = prepared.shapes.get(name);
+      if (info !== undefined) names.add(name);
+    }
+  }
+  return [...names];
+}
+
+/**
+ * Runs the float model over the calibration samples, one at a time, and watches every activation tensor. Memory is bounded by
+ * one run's fetch and one histogram per tensor, whatever the number of samples.
+ */
+export async function calibrate(
+  prepared: PreparedModel,
+  samples: SampleReader,
+  options: { rule: RangeRule; bits: readonly number[]; threads: number; most: number },
+  runtime: Runtime,
+  signal: AbortSignal,
+  progress: Progress,
+): Promise<CalibrationDocument> {
+  const tensors = activationTensors(prepared);
+  const observers = new Map(tensors.map((name) => [name, new Observer()]));
+  const inputs = new Set(prepared.model.graph.inputs.map((input) => input.name));
+  const fetched = tensors.filter((name) => !inputs.has(name));
+  const session = await runtime.open(encode(withOutputs(prepared, fetched)), { threads: options.threads });
+  try {
+    const groups = groupByBytes(prepared, fetched);
+    const count = Math.min(samples.count, options.most);
+    for (let index = 0; index < count; index++) {
+      signal.throwIfAborted();
+      const data = await samples.read(index);
+      const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data }]]);
+      observers.get(prepared.card.input.name)?.add(data);
+      for (const group of groups) {
+        for (const [name, value] of await session.run(feeds, group)) observers.get(name)!.add(value.data as Float32Array);
+      }
+      progress((index + 1) / count, `calibrating, sample ${index + 1} of ${count}`);
+    }
+    const ranges: Record<string, Record<string, Range>> = {};
+    for (const bits of options.bits) {
+      ranges[bits] = Object.fromEntries([...observers].map(([name, observer]) => [name, observer.range(options.rule, bits)]));
+    }
+    return { samples: count, source: samples.source, rule: options.rule, ranges };
+  } finally {
+    await session.close();
+  }
+}
+
+function withOutputs(prepared: PreparedModel, names: readonly string[]) {
+  const outputs = names.map((name) => ({ name, type: 'float32' as const, shape: null }));
+  return { ...prepared.model, graph: { ...prepared.model.graph, outputs } };
+}
+
+function groupByBytes(prepared: PreparedModel, names: readonly string[]): string[][] {
+  const groups: string[][] = [];
+  let bytes = Number.POSITIVE_INFINITY;
+  for (const name of names) {
+    const size = 4 * prepared.shapes.get(name)!.reduce((a, b) => a * b, 1);
+    if (bytes + size > fetchBytes) {
+      groups.push([]);
+      bytes = 0;
+    }
+    groups[groups.length - 1]!.push(name);
+    bytes += size;
+  }
+  return groups;
+}

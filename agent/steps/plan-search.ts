@@ -1,0 +1,373 @@
+import { type Correction, ceilingsOf, latencyCeiling } from '../core/budget.js';
+import { encode } from '../core/onnx/codec.js';
+import { allocate, type Shortfall } from '../core/plan/allocate.js';
+import { type Plan, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
+import { emitQdq } from '../core/quant/qdq.js';
+import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
+import type { Feeds, Progress, SampleSource, Session } from '../ports.js';
+import { assessQuality, type FloatReference, type Quality, scoreAgainst } from './quality.js';
+import type { SampleReader } from './samples.js';
+
+/** A plan with its artifact and what the device said about it. Latencies are in the target's counter. */
+export interface MeasuredPlan {
+  readonly plan: Plan;
+  readonly bytes: Uint8Array;
+  readonly latency: number;
+  readonly minimumLatency: number;
+  /** Float and uniform int8 of the same interleaved comparison. */
+  readonly floatLatency: number;
+  readonly int8Latency: number;
+  readonly throttled: boolean;
+}
+
+export interface QualityReport {
+  readonly samples: number;
+  readonly source: 'test' | 'calibration' | 'synthetic';
+  readonly floatTop1: number | null;
+  readonly int8: Quality;
+  readonly plan: Quality;
+}
+
+export interface PlanOutcome {
+  readonly feasible: boolean;
+  /** Why not, when infeasible: ceilings (and quality floors) that cannot be met. */
+  readonly shortfalls: readonly (Shortfall | QualityShortfall)[];
+  readonly chosen: MeasuredPlan | null;
+  /** Every plan that was measured, in order. */
+  readonly rounds: readonly Correction[];
+  readonly solver: { status: string; gap: number; seconds: number };
+  readonly quality: QualityReport | null;
+}
+
+/** A quality floor that even the most accurate plan under the ceilings does not reach. */
+export interface QualityShortfall {
+  readonly metric: 'drop' | 'agreement';
+  readonly ceiling: number;
+  readonly minimum: number;
+  readonly alone: boolean;
+}
+
+export interface SearchContext {
+  readonly job: Job;
+  readonly assessed: Assessed;
+  readonly frontier: readonly Plan[];
+  readonly calibrationSamples: SampleReader;
+  readonly ports: Ports;
+  readonly signal: AbortSignal;
+}
+
+type Timed = <T>(step: keyof StepSeconds, work: () => Promise<T>) => Promise<T>;
+
+const defaultRounds = 6;
+
+/**
+ * The closed loop: solve, apply, measure, feed the error back, until the measured budget holds. With a ceiling on latency, size,
+ * memory or energy the objective is accuracy; without one it is speed (subject to a quality floor, if one is asked for).
+ */
+export class PlanSearch {
+  readonly #context: SearchContext;
+  readonly #progress: (step: keyof StepSeconds) => Progress;
+  readonly #timed: Timed;
+  readonly #ends: { float: Plan; int8: Plan };
+  readonly #endBytes: { float: Uint8Array; int8: Uint8Array };
+  readonly #corrections: Correction[] = [];
+  /** Everything measured; several entries for an end, one a comparison. */
+  readonly #pool: MeasuredPlan[] = [];
+  readonly #qualities = new Map<string, Quality>();
+  readonly #solver = { status: 'optimal', gap: 0, seconds: 0 };
+  #reference: { samples: SampleSource; source: QualityReport['source']; float: FloatReference } | null = null;
+
+  constructor(context: SearchContext, progress: (step: keyof StepSeconds) => Progress, timed: Timed) {
+    this.#context = context;
+    this.#progress = progress;
+    this.#timed = timed;
+    const { problem } = context.assessed;
+    this.#ends = { float: uniformPlan(problem, 'float'), int8: uniformPlan(problem, 'W8A8') };
+    this.#endBytes = { float: this.#apply(this.#ends.float), int8: this.#apply(this.#ends.int8) };
+  }
+
+  async run(): Promise<PlanOutcome> {
+    const found = this.#isForAccuracy() ? await this.#mostAccurateUnderCeilings() : await this.#fastest();
+    if (found.chosen === null) return this.#outcome(null, null, found.shortfalls);
+    const quality = await this.#quality(found.chosen);
+    if (this.#isGoodEnough(quality)) return this.#outcome(found.chosen, quality, []);
+    const better = await this.#fastestGoodEnough(found.chosen);
+    if (better !== null) return this.#outcome(better, await this.#quality(better), []);
+    return this.#outcome(null, quality, this.#qualityShortfalls(quality));
+  }
+
+  #outcome(chosen: MeasuredPlan | null, quality: QualityReport | null, shortfalls: PlanOutcome['shortfalls']): PlanOutcome {
+    return { feasible: chosen !== null, shortfalls, chosen, rounds: this.#corrections, solver: this.#solver, quality };
+  }
+
+  #isForAccuracy(): boolean {
+    const { latencyMs, latencyRatio, sizeBytes, ramBytes, flashBytes, energyMj } = this.#context.job.budget;
+    return [latencyMs, latencyRatio, sizeBytes, ramBytes, flashBytes, energyMj].some((ceiling) => ceiling !== undefined);
+  }
+
+  /** Least sensitivity under the ceilings, with measured misses fed back. */
+  async #mostAccurateUnderCeilings(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
+    const { job, assessed, ports, signal } = this.#context;
+    const rounds = job.budget.rounds ?? defaultRounds;
+    let shortfalls: readonly Shortfall[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const ceilings = ceilingsOf(job.budget, this.#ends.int8.costs.latency, this.#corrections);
+      this.#progress('plan')(round / rounds, `solving, round ${round + 1}`);
+      const allocation = await this.#timed('plan', () => allocate(assessed.problem, 'sensitivity', ceilings, ports.solver, {}, signal));
+      this.#solver.seconds += allocation.seconds;
+      if (allocation.status === 'infeasible') {
+        shortfalls = allocation.infeasible;
+        // The tables may be a few percent off: the fastest plan is worth a measurement before giving up.
+        if (!(await this.#tryFastest())) break;
+      } else {
+        this.#solver.status = allocation.status;
+        this.#solver.gap = allocation.gap;
+        const plan = planOf(assessed.problem, allocation.assignment);
+        if (this.#alreadyMeasured(plan)) break;
+        await this.#measure([plan]);
+      }
+      if (this.#pool.some((candidate) => this.#holds(candidate))) break;
+      if (allocation.status === 'infeasible') break;
+    }
+    const holding = this.#pool.filter((candidate) => this.#holds(candidate));
+    const chosen = best(holding, (candidate) => candidate.plan.costs.sensitivity, (candidate) => candidate.latency);
+    return { chosen, shortfalls: chosen === null && shortfalls.length === 0 ? this.#missedCeilings() : shortfalls };
+  }
+
+  /** The fastest plan of all, by measurement against both uniform ends. */
+  async #fastest(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
+    const { assessed, ports, signal } = this.#context;
+    const allocation = await this.#timed('plan', () => allocate(assessed.problem, 'latency', {}, ports.solver, {}, signal));
+    this.#solver.seconds += allocation.seconds;
+    if (allocation.status === 'infeasible') return { chosen: null, shortfalls: allocation.infeasible };
+    this.#solver.status = allocation.status;
+    this.#solver.gap = allocation.gap;
+    await this.#measure([planOf(assessed.problem, allocation.assignment)]);
+    return { chosen: best(this.#pool, (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity), shortfalls: [] };
+  }
+
+  async #tryFastest(): Promise<boolean> {
+    const plan = this.#context.frontier[0];
+    if (plan === undefined || this.#alreadyMeasured(plan)) return false;
+    await this.#measure([plan]);
+    return true;
+  }
+
+  /**
+   * The fastest plan whose measured quality reaches the floor: bisection over the frontier, then over the operators in which the
+   * last two points differ, most sensitive first (the order of arXiv 2306.04879).
+   */
+  async #fastestGoodEnough(failed: MeasuredPlan): Promise<MeasuredPlan | null> {
+    const { assessed, frontier, job } = this.#context;
+    const ceiling = latencyCeiling(job.budget, this.#ends.int8.costs.latency) ?? Number.POSITIVE_INFINITY;
+    const points = frontier.filter((plan) => plan.costs.sensitivity < failed.plan.costs.sensitivity && plan.costs.latency <= ceiling);
+    const first = await this.#firstGoodEnough(points);
+    if (first === null) return null;
+    const worse = first === 0 ? failed.plan : points[first - 1]!;
+    const steps = between(worse, points[first]!, assessed.problem.operators.map((_, index) => index), (index) => sensitivityGain(assessed.problem, worse, points[first]!, index));
+    const refined = steps.map((assignment) => planOf(assessed.problem, assignment)).filter((plan) => plan.costs.latency <= ceiling);
+    const firstRefined = await this.#firstGoodEnough(refined);
+    const wanted = firstRefined === null ? [points[first]!] : [refined[firstRefined]!, points[first]!];
+    await this.#measure(wanted);
+    const holding = this.#pool.filter((candidate) => this.#holds(candidate) && this.#qualities.has(keyOf(candidate.plan)));
+    const good = holding.filter((candidate) => this.#isGoodEnoughQuality(this.#qualities.get(keyOf(candidate.plan))!));
+    return best(good, (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity);
+  }
+
+  /** Index of the first plan, in an order of rising accuracy, that reaches the floor; null when the last does not. */
+  async #firstGoodEnough(plans: readonly Plan[]): Promise<number | null> {
+    let low = 0;
+    let high = plans.length - 1;
+    if (high < 0 || !this.#isGoodEnoughQuality(await this.#qualityOf(plans[high]!))) return null;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#isGoodEnoughQuality(await this.#qualityOf(plans[middle]!))) high = middle;
+      else low = middle + 1;
+    }
+    return high;
+  }
+
+  /** Times plans against both uniform ends and records what was predicted and measured. */
+  async #measure(plans: readonly Plan[]): Promise<void> {
+    const { ports, signal, calibrationSamples, job } = this.#context;
+    const candidates = [this.#ends.float, this.#ends.int8, ...plans];
+    const artifacts = await this.#timed('apply', async () => plans.map((plan) => this.#apply(plan)));
+    const bytes = [this.#endBytes.float, this.#endBytes.int8, ...artifacts];
+    const data = await calibrationSamples.read(0);
+    const feeds: Feeds = new Map([[job.prepared.card.input.name, { dims: job.prepared.inputDims, data }]]);
+    const comparison = await this.#timed('verify', () =>
+      ports.target.compare(
+        candidates.map((_, index) => ({ name: String(index), bytes: bytes[index]! })),
+        feeds,
+        signal,
+        this.#progress('verify'),
+      ),
+    );
+    candidates.forEach((plan, index) => {
+      const timing = comparison.timings[index]!;
+      this.#pool.push({
+        plan,
+        bytes: bytes[index]!,
+        latency: timing.median,
+        minimumLatency: timing.minimum,
+        floatLatency: comparison.timings[0]!.median,
+        int8Latency: comparison.timings[1]!.median,
+        throttled: comparison.throttled,
+      });
+      if (index < 2) return;
+      this.#corrections.push({
+        predictedLatency: plan.costs.latency,
+        measuredLatency: this.#comparableLatency(timing.median, comparison.timings[1]!.median),
+        predictedBytes: plan.costs.bytes,
+        measuredBytes: bytes[index]!.length,
+      });
+    });
+  }
+
+  /** Under a relative ceiling a plan is held against the int8 latency of its own comparison. */
+  #comparableLatency(latency: number, int8Latency: number): number {
+    return this.#context.job.budget.latencyRatio === undefined ? latency : (latency / int8Latency) * this.#ends.int8.costs.latency;
+  }
+
+  #holds(candidate: MeasuredPlan): boolean {
+    const { budget } = this.#context.job;
+    const limit = latencyCeiling(budget, candidate.int8Latency) ?? Number.POSITIVE_INFINITY;
+    const stored = Math.min(budget.sizeBytes ?? Number.POSITIVE_INFINITY, budget.flashBytes ?? Number.POSITIVE_INFINITY);
+    const { ramBytes, energy } = candidate.plan.costs;
+    const joules = budget.energyMj === undefined ? Number.POSITIVE_INFINITY : budget.energyMj / 1000;
+    return (
+      candidate.latency <= limit &&
+      candidate.bytes.length <= stored &&
+      ramBytes <= (budget.ramBytes ?? Number.POSITIVE_INFINITY) &&
+      (energy === null ? joules === Number.POSITIVE_INFINITY : energy <= joules)
+    );
+  }
+
+  #missedCeilings(): Shortfall[] {
+    const { budget } = this.#context.job;
+    const fastest = best(this.#pool, (candidate) => candidate.latency, () => 0);
+    const limit = fastest === null ? null : latencyCeiling(budget, fastest.int8Latency);
+    return fastest === null || limit === null ? [] : [{ metric: 'latency', ceiling: limit, minimum: fastest.latency, alone: true }];
+  }
+
+  #alreadyMeasured(plan: Plan): boolean {
+    return this.#pool.some((candidate) => keyOf(candidate.plan) === keyOf(plan));
+  }
+
+  /** Quality of a measured plan and of the int8 end on the best samples there are. */
+  async #quality(measured: MeasuredPlan): Promise<QualityReport> {
+    const plan = await this.#qualityOf(measured.plan);
+    const int8 = await this.#qualityOf(this.#ends.int8);
+    const { source, float } = this.#reference!;
+    return { samples: float.outputs.length, source, floatTop1: float.top1, int8, plan };
+  }
+
+  async #qualityOf(plan: Plan): Promise<Quality> {
+    const known = this.#qualities.get(keyOf(plan));
+    if (known !== undefined) return known;
+    return this.#timed('verify', async () => {
+      const { job, signal } = this.#context;
+      const session = await this.#open(this.#apply(plan));
+      try {
+        if (this.#reference === null) return await this.#firstQuality(plan, session);
+        const quality = await scoreAgainst(job.prepared, this.#reference.samples, this.#reference.float, session, signal);
+        this.#qualities.set(keyOf(plan), quality);
+        return quality;
+      } finally {
+        await session.close();
+      }
+    });
+  }
+
+  /** The first evaluation runs the float model and the int8 end along, in one pass over the samples. */
+  async #firstQuality(plan: Plan, session: Session): Promise<Quality> {
+    const { job, signal } = this.#context;
+    const { samples, source } = this.#qualitySource();
+    const float = await this.#open(this.#endBytes.float);
+    const int8 = await this.#open(this.#endBytes.int8);
+    try {
+      const { reference, qualities } = await assessQuality(job.prepared, samples, float, [session, int8], signal, this.#progress('verify'));
+      this.#reference = { samples, source, float: reference };
+      this.#qualities.set(keyOf(plan), qualities[0]!);
+      this.#qualities.set(keyOf(this.#ends.int8), qualities[1]!);
+      return qualities[0]!;
+    } finally {
+      await float.close();
+      await int8.close();
+    }
+  }
+
+  #qualitySource(): { samples: SampleSource; source: QualityReport['source'] } {
+    const { job, calibrationSamples } = this.#context;
+    if (job.test !== null) return { samples: job.test, source: 'test' };
+    if (job.calibration !== null) return { samples: job.calibration, source: 'calibration' };
+    return { samples: { ...calibrationSamples, labels: null, read: (index) => calibrationSamples.read(index) }, source: 'synthetic' };
+  }
+
+  #isGoodEnough(quality: QualityReport): boolean {
+    return this.#isGoodEnoughQuality(quality.plan);
+  }
+
+  #isGoodEnoughQuality(quality: Quality): boolean {
+    const { drop, agreement } = this.#context.job.budget;
+    const floatTop1 = this.#reference?.float.top1 ?? null;
+    const isDropOk = drop === undefined || (floatTop1 !== null && quality.top1 !== null && floatTop1 - quality.top1 <= drop + 1e-9);
+    return isDropOk && (agreement === undefined || quality.agreement >= agreement - 1e-9);
+  }
+
+  #qualityShortfalls(quality: QualityReport): QualityShortfall[] {
+    const { drop, agreement } = this.#context.job.budget;
+    const qualities = [...this.#qualities.values()];
+    const shortfalls: QualityShortfall[] = [];
+    if (drop !== undefined && quality.floatTop1 !== null) {
+      const least = Math.min(...qualities.map((other) => quality.floatTop1! - (other.top1 ?? 0)));
+      if (least > drop) shortfalls.push({ metric: 'drop', ceiling: drop, minimum: least, alone: false });
+    }
+    if (agreement !== undefined) {
+      const most = Math.max(...qualities.map((other) => other.agreement));
+      if (most < agreement) shortfalls.push({ metric: 'agreement', ceiling: agreement, minimum: most, alone: false });
+    }
+    return shortfalls;
+  }
+
+  #open(bytes: Uint8Array): Promise<Session> {
+    return this.#context.ports.runtime.open(bytes, { threads: this.#context.job.workThreads });
+  }
+
+  #apply(plan: Plan): Uint8Array {
+    const { job, assessed } = this.#context;
+    const { prepared, variant } = job;
+    const ranges = new Map(Object.entries(assessed.calibration.ranges['8'] ?? {}));
+    return encode(emitQdq(prepared.model, prepared.operators, precisionsOf(assessed.problem, plan), ranges, { variant }));
+  }
+}
+
+function keyOf(plan: Plan): string {
+  return plan.assignment.join(',');
+}
+
+/** The element of least `first`, then least `second`; null of none. */
+function best<T>(items: readonly T[], first: (item: T) => number, second: (item: T) => number): T | null {
+  let chosen: T | null = null;
+  for (const item of items) {
+    if (chosen === null || first(item) < first(chosen) || (first(item) === first(chosen) && second(item) < second(chosen))) chosen = item;
+  }
+  return chosen;
+}
+
+function sensitivityGain(problem: Assessed['problem'], worse: Plan, better: Plan, index: number): number {
+  const choices = problem.operators[index]!.choices;
+  return choices[worse.assignment[index]!]!.costs.sensitivity - choices[better.assignment[index]!]!.costs.sensitivity;
+}
+
+/** Assignments on the way from one plan to another, one differing operator at a time, largest gain first. */
+function between(worse: Plan, better: Plan, indices: readonly number[], gain: (index: number) => number): number[][] {
+  const differing = indices.filter((index) => worse.assignment[index] !== better.assignment[index]).sort((a, b) => gain(b) - gain(a));
+  const assignments: number[][] = [];
+  const current = [...worse.assignment];
+  for (const index of differing) {
+    current[index] = better.assignment[index]!;
+    assignments.push([...current]);
+  }
+  return assignments;
+}

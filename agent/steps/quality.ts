@@ -1,0 +1,148 @@
+import { argmax, energies, klDivergence, normalizedSquaredDistance, sqnrDb } from '../core/divergence.js';
+import type { PreparedModel } from '../core/prepare.js';
+import type { Feed, Progress, SampleSource, Session } from '../ports.js';
+
+/** Quality of one model against the float model, over the same samples. */
+export interface Quality {
+  /** Share of labelled samples whose class is right; null without labels or for another task. */
+  readonly top1: number | null;
+  /**
+   * Classification: share of samples with the float model's class. Otherwise: share of the float output's variance that is
+   * reproduced (1 - normalised squared distance, at least 0).
+   */
+  readonly agreement: number;
+  /** Mean KL(float || this) in nats, classification only. */
+  readonly kl: number | null;
+  /** Output signal to quantization noise, in dB over all samples; null where nothing differs. */
+  readonly sqnrDb: number | null;
+}
+
+/** The output of the float model for every sample of a set, kept so that further models need no second float run. */
+export interface FloatReference {
+  readonly outputs: readonly Float32Array[];
+  readonly top1: number | null;
+}
+
+/** Whether outputs are class scores. */
+export function isClassifier(prepared: PreparedModel): boolean {
+  return prepared.endsInSoftmax || prepared.card.task === 'classification';
+}
+
+/** Bytes of float outputs kept for a set; samples beyond that are not used (a detector's outputs are large). */
+const referenceBytes = 256 * 2 ** 20;
+
+/** How many samples of a set quality is computed on. */
+export function qualitySamples(prepared: PreparedModel, source: SampleSource): number {
+  const perSample = prepared.model.graph.outputs.reduce(
+    (sum, output) => sum + 4 * (prepared.shapes.get(output.name) ?? [1]).reduce((a, b) => a * b, 1),
+    0,
+  );
+  return Math.min(source.count, Math.max(1, Math.floor(referenceBytes / perSample)));
+}
+
+/** Runs the float session and others over a set, sample by sample, and scores each against float. */
+export async function assessQuality(
+  prepared: PreparedModel,
+  source: SampleSource,
+  float: Session,
+  others: readonly Session[],
+  signal: AbortSignal,
+  progress: Progress,
+): Promise<{ reference: FloatReference; qualities: Quality[] }> {
+  const count = qualitySamples(prepared, source);
+  const labels = isClassifier(prepared) ? source.labels : null;
+  const outputs: Float32Array[] = [];
+  let right = 0;
+  const scores = others.map(() => new Score(isClassifier(prepared)));
+  for (let index = 0; index < count; index++) {
+    signal.throwIfAborted();
+    const feeds = feedsOf(prepared, await source.read(index));
+    const reference = flatten(await float.run(feeds), prepared);
+    outputs.push(reference);
+    const label = labels?.[index] ?? null;
+    if (label !== null && argmax(reference) === label) right++;
+    for (const [other, session] of others.entries()) {
+      scores[other]!.add(reference, flatten(await session.run(feeds), prepared), label);
+    }
+    if (index % 8 === 7 || index + 1 === count) progress((index + 1) / count, `verifying, sample ${index + 1} of ${count}`);
+  }
+  const top1 = labels === null ? null : right / count;
+  return { reference: { outputs, top1 }, qualities: scores.map((score) => score.result(labels !== null)) };
+}
+
+/** Scores one more model against outputs kept from the float model. */
+export async function scoreAgainst(
+  prepared: PreparedModel,
+  source: SampleSource,
+  reference: FloatReference,
+  session: Session,
+  signal: AbortSignal,
+): Promise<Quality> {
+  const labels = isClassifier(prepared) ? source.labels : null;
+  const score = new Score(isClassifier(prepared));
+  for (const [index, expected] of reference.outputs.entries()) {
+    signal.throwIfAborted();
+    const output = flatten(await session.run(feedsOf(prepared, await source.read(index))), prepared);
+    score.add(expected, output, labels?.[index] ?? null);
+  }
+  return score.result(labels !== null);
+}
+
+function feedsOf(prepared: PreparedModel, data: Float32Array): ReadonlyMap<string, Feed> {
+  return new Map([[prepared.card.input.name, { dims: prepared.inputDims, data }]]);
+}
+
+function flatten(results: ReadonlyMap<string, Feed>, prepared: PreparedModel): Float32Array {
+  const names = prepared.model.graph.outputs.map((output) => output.name);
+  if (names.length === 1) return (results.get(names[0]!)!.data as Float32Array).slice();
+  return Float32Array.from(names.flatMap((name) => [...(results.get(name)!.data as Float32Array)]));
+}
+
+class Score {
+  readonly #isClassifier: boolean;
+  #samples = 0;
+  #right = 0;
+  #agreement = 0;
+  #kl = 0;
+  #signal = 0;
+  #error = 0;
+
+  constructor(classifier: boolean) {
+    this.#isClassifier = classifier;
+  }
+
+  add(reference: Float32Array, output: Float32Array, label: number | null): void {
+    this.#samples++;
+    const sums = energies(reference, output);
+    this.#signal += sums.signal;
+    this.#error += sums.error;
+    if (!this.#isClassifier) {
+      this.#agreement += Math.max(0, 1 - normalizedSquaredDistance(reference, output));
+      return;
+    }
+    const chosen = argmax(output);
+    if (chosen === argmax(reference)) this.#agreement++;
+    if (label !== null && chosen === label) this.#right++;
+    this.#kl += klDivergence(logits(reference), logits(output));
+  }
+
+  result(hasLabels: boolean): Quality {
+    const sqnr = sqnrDb(this.#signal, this.#error);
+    return {
+      top1: hasLabels ? this.#right / this.#samples : null,
+      agreement: this.#agreement / Math.max(1, this.#samples),
+      kl: this.#isClassifier ? this.#kl / Math.max(1, this.#samples) : null,
+      sqnrDb: Number.isFinite(sqnr) ? sqnr : null,
+    };
+  }
+}
+
+/** Probabilities become log-probabilities, whose softmax they are; other scores are taken as logits. */
+function logits(scores: Float32Array): Float32Array {
+  let sum = 0;
+  for (let i = 0; i < scores.length; i++) {
+    if (scores[i]! < 0 || scores[i]! > 1) return scores;
+    sum += scores[i]!;
+  }
+  return Math.abs(sum - 1) > 0.02 ? scores : scores.map((score) => Math.log(Math.max(score, 1e-30)));
+}

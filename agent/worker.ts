@@ -1,0 +1,61 @@
+/**
+ * Entry point of the worker process: constructs the adapters, runs one job and answers over the IPC channel. A process of its
+ * own, so that whatever a native runtime does (seconds of blocking, gigabytes, a crash) never happens to the one that asked.
+ */
+import { join } from 'node:path';
+import { EdgeError, type ErrorDocument } from '../configs/contracts/errors.js';
+import { HighsSolver } from './adapters/highs-solver.js';
+import { OrtRuntime } from './adapters/ort-runtime.js';
+import { OrtTarget } from './adapters/ort-target.js';
+import { SqliteStore } from './adapters/sqlite-store.js';
+import { type JobName, type OptionsOf, type ReportOf, runJob } from './jobs/index.js';
+import type { StepSeconds } from './pipeline.js';
+
+export interface WorkerRequest<Name extends JobName = JobName> {
+  readonly job: Name;
+  readonly options: OptionsOf<Name>;
+  readonly threads: number;
+  readonly state: string;
+}
+
+export type WorkerMessage =
+  | { readonly kind: 'progress'; readonly step: keyof StepSeconds; readonly share: number; readonly text: string }
+  | { readonly kind: 'done'; readonly report: ReportOf<JobName> }
+  | { readonly kind: 'failed'; readonly error: ErrorDocument | null; readonly message: string };
+
+async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
+  const store = new SqliteStore(join(request.state, 'quantd.db'));
+  const solver = new HighsSolver();
+  const abort = new AbortController();
+  process.on('SIGTERM', () => abort.abort(new EdgeError('job/aborted', 'the job was interrupted', { subject: request.job })));
+  try {
+    const target = new OrtTarget({ threads: request.threads });
+    const ports = {
+      runtime: new OrtRuntime(),
+      target,
+      solver,
+      store,
+      clock: { nanoseconds: () => process.hrtime.bigint(), now: () => new Date().toISOString() },
+    };
+    return await runJob(request.job, request.options, ports, abort.signal, (step, share, text) => send({ kind: 'progress', step, share, text }));
+  } finally {
+    await solver.close();
+    store.close();
+  }
+}
+
+function send(message: WorkerMessage): void {
+  process.send?.(message);
+}
+
+process.once('message', (request: WorkerRequest) => {
+  work(request)
+    .then((report): WorkerMessage => ({ kind: 'done', report }))
+    .catch((error: unknown): WorkerMessage => {
+      const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
+      return { kind: 'failed', error: error instanceof EdgeError ? error.toDocument() : null, message };
+    })
+    .then((message) => process.send?.(message, () => process.exit(0)));
+});
+// The parent is gone: nobody will read a result.
+process.on('disconnect', () => process.exit(0));
