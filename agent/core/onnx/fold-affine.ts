@@ -51,6 +51,7 @@ class Absorber {
   readonly #initializers: Map<string, Tensor>;
   /** Position in #nodes of the node that makes a tensor. */
   readonly #makers = new Map<string, number>();
+  readonly #nodeNames: Set<string>;
   readonly #readCount = new Map<string, number>();
   readonly #batchNorms = new Map<string, BatchNormStatistics>();
   /** Bytes of new weights we may still make: shared weights that are folded apart must not fill the memory. */
@@ -61,6 +62,7 @@ class Absorber {
     this.#shapes = shapes;
     this.#folded = folded;
     this.#initializers = new Map(graph.initializers);
+    this.#nodeNames = new Set(graph.nodes.map((node) => node.name));
     for (const name of graph.nodes.flatMap(reads)) this.#readCount.set(name, (this.#readCount.get(name) ?? 0) + 1);
     for (const { name } of graph.outputs) this.#readCount.set(name, (this.#readCount.get(name) ?? 0) + 1);
     this.#bytesLeft =
@@ -221,6 +223,13 @@ class Absorber {
     return fresh;
   }
 
+  #freshNodeName(wanted: string): string {
+    let fresh = wanted;
+    for (let suffix = 2; this.#nodeNames.has(fresh); suffix++) fresh = `${wanted}_${suffix}`;
+    this.#nodeNames.add(fresh);
+    return fresh;
+  }
+
   /** A Gemm with its factors in its constants and a bias of one value per channel, where it has constants. */
   #plainGemm(node: Node): Node {
     if (node.op !== 'Gemm' || node.domain !== '') return node;
@@ -264,12 +273,13 @@ class Absorber {
         },
       ];
     }
-    const scaled = `${node.name}_scaled`;
+    const scaled = this.#rename(null, `${node.name}_scaled`);
+    const addName = this.#freshNodeName(`${node.name}_add`);
     const common = { domain: '', attributes: new Map() };
     this.#folded.push({ node: node.name, op: node.op, into: node.name });
     return [
       { ...common, name: node.name, op: 'Mul', inputs: [node.inputs[0]!, scale], outputs: [scaled] },
-      { ...common, name: `${node.name}_add`, op: 'Add', inputs: [scaled, offset], outputs: [output] },
+      { ...common, name: addName, op: 'Add', inputs: [scaled, offset], outputs: [output] },
     ];
   }
 

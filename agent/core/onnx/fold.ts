@@ -124,7 +124,7 @@ function removeIdentities(graph: Graph, folded: FoldedNode[]): Graph {
       makers.set(result, maker);
       renames.set(source, result);
     } else {
-      node.outputs.forEach((output) => makers.set(output, nodes.length));
+      for (const output of node.outputs) makers.set(output, nodes.length);
       nodes.push(node);
       continue;
     }

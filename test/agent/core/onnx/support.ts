@@ -72,3 +72,9 @@ export const sampleModels: readonly string[] = existsSync(dataFolder)
 
 export const skipWithoutSamples =
   sampleModels.length > 0 ? false : `no sample models in ${dataFolder} (set QUANTD_DATA)`;
+
+/** Options of a property test: fast-check prints the seed of a failure, and QUANTD_SEED gives it back. */
+export function propertyOptions(numRuns: number): { numRuns: number; seed?: number } {
+  const seed = process.env.QUANTD_SEED;
+  return seed === undefined ? { numRuns } : { numRuns, seed: Number(seed) };
+}
