@@ -19,23 +19,58 @@ port.on('message', async ({ program, options }: HighsRequest) => {
   port.postMessage(solve(await highsReady, program, options));
 });
 
+/** Presolve rule "parallel rows and columns" (bit 13 of HiGHS's PresolveRuleType). */
+const parallelRowsAndColumns = 1 << 13;
+
+/**
+ * Presolve is where HiGHS is fast and, up to 1.15.1 at least, now and then wrong: its rule for parallel rows and columns compares
+ * costs with an absolute tolerance and has called worse points optimal, so it is off. A presolved run that fails, or that claims
+ * an optimum its own bound does not support, is done again without presolve.
+ */
 function solve(highs: Highs, program: LinearProgram, options: SolveOptions): LinearSolution {
+  const data = modelData(highs, program);
   const begun = performance.now();
-  return highs.withModel(modelData(highs, program), (model) => {
+  const seconds = () => (performance.now() - begun) / 1000;
+  try {
+    const solution = run(highs, data, program, options, { presolve: 'on', presolve_rule_off: parallelRowsAndColumns });
+    if (isSupported(solution, options.relativeGap)) return { ...solution, seconds: seconds() };
+  } catch (error) {
+    // A fault inside WebAssembly is not survived; what HiGHS reports as its own failure is.
+    if (!(error instanceof highs.errors.HighsError)) throw error;
+  }
+  const timeLimitSeconds = Math.max(options.timeLimitSeconds - seconds(), 0);
+  const solution = run(highs, data, program, { ...options, timeLimitSeconds }, { presolve: 'off' });
+  return { ...solution, seconds: seconds() };
+}
+
+function isSupported({ status, objective, gap }: Omit<LinearSolution, 'seconds'>, relativeGap: number): boolean {
+  // Distances up to 1e-9 are within the tolerances below.
+  return status !== 'optimal' || gap === 0 || gap * Math.abs(objective) <= relativeGap * Math.abs(objective) + 1e-9;
+}
+
+function run(
+  highs: Highs,
+  data: ModelData,
+  program: LinearProgram,
+  options: SolveOptions,
+  presolve: Record<string, string | number>,
+): Omit<LinearSolution, 'seconds'> {
+  return highs.withModel(data, (model) => {
     model.options.set({
       output_flag: false,
       time_limit: options.timeLimitSeconds,
       mip_rel_gap: options.relativeGap,
-      mip_abs_gap: 0,
+      mip_abs_gap: 1e-12,
       // Ten to a thousand times tighter than the defaults: costs within one row differ by many orders of magnitude.
       mip_feasibility_tolerance: 1e-9,
       primal_feasibility_tolerance: 1e-9,
       dual_feasibility_tolerance: 1e-9,
       small_matrix_value: 1e-12,
+      ...presolve,
     });
     if (program.start) model.setSolution({ colValue: program.start });
     model.run();
-    return answer(highs, model, program, (performance.now() - begun) / 1000);
+    return answer(highs, model, program);
   });
 }
 
@@ -66,10 +101,10 @@ function modelData(highs: Highs, { variables, objective, rows }: LinearProgram):
   };
 }
 
-function answer(highs: Highs, model: Model, program: LinearProgram, seconds: number): LinearSolution {
+function answer(highs: Highs, model: Model, program: LinearProgram): Omit<LinearSolution, 'seconds'> {
   const { modelStatus, solutionStatus } = highs.constants;
   const outcome = model.getModelStatus();
-  const none = { values: new Float64Array(0), objective: Number.NaN, gap: Number.POSITIVE_INFINITY, seconds };
+  const none = { values: new Float64Array(0), objective: Number.NaN, gap: Number.POSITIVE_INFINITY };
   if (outcome === modelStatus.infeasible) return { status: 'infeasible', ...none };
   if (outcome === modelStatus.unbounded) return { status: 'unbounded', ...none };
   const hasPoint = model.info.get('primal_solution_status') === solutionStatus.feasible;
@@ -80,5 +115,5 @@ function answer(highs: Highs, model: Model, program: LinearProgram, seconds: num
   const isMixed = program.variables.some((variable) => variable.integer);
   const bound = isMixed ? Number(model.info.get('mip_dual_bound')) : isOptimal ? objective : Number.NEGATIVE_INFINITY;
   const gap = bound >= objective ? 0 : (objective - bound) / Math.abs(objective);
-  return { status: isOptimal ? 'optimal' : 'feasible', values: model.getSolution().colValue, objective, gap, seconds };
+  return { status: isOptimal ? 'optimal' : 'feasible', values: model.getSolution().colValue, objective, gap };
 }

@@ -1,8 +1,16 @@
 /** Chooses a precision for every operator: the best value of one metric under ceilings on the others. */
 import { EdgeError } from '../../../configs/contracts/errors.js';
 import type { LinearSolver } from './linear-program.js';
-import { type Assignment, evaluate, type Metric, type PlanCosts, type Problem, validateProblem } from './problem.js';
-import { type AllocateOptions, type Ceilings, exceededBy, limitsOf, Search, type Shortfall } from './search.js';
+import {
+  type Assignment,
+  type Edge,
+  evaluate,
+  type Metric,
+  type PlanCosts,
+  type Problem,
+  validateProblem,
+} from './problem.js';
+import { type AllocateOptions, type Ceilings, limitsOf, Search, type Shortfall } from './search.js';
 import { unitsOf } from './units.js';
 
 export type { AllocateOptions, Ceilings, Shortfall };
@@ -82,20 +90,33 @@ export function mostAccurate(
 /** Ceilings that a better choice for a single unit would exceed. */
 function bindingCeilings(problem: Problem, objective: Metric, ceilings: Ceilings, assignment: Assignment): Metric[] {
   const limits = limitsOf(ceilings);
-  if (limits.length === 0) return [];
-  const value = evaluate(problem, assignment)[objective]!;
   const binding = new Set<Metric>();
+  const base = evaluate(problem, assignment);
+  const isLocal = objective !== 'ramBytes' && ceilings.ramBytes === undefined;
   for (const { operators, options } of unitsOf(problem)) {
+    // Sums change only by what touches the unit, and large problems have many neighbours. A peak has to be found anew.
+    const near = isLocal ? { ...problem, edges: edgesOf(problem, operators) } : problem;
+    const before = evaluate(near, assignment);
     for (const { choices } of options) {
       const neighbour = [...assignment];
       operators.forEach((operator, position) => {
         neighbour[operator] = choices[position]!;
       });
-      const costs = evaluate(problem, neighbour);
-      if (costs[objective]! < value) for (const metric of exceededBy(costs, limits)) binding.add(metric);
+      const after = evaluate(near, neighbour);
+      if (!(after[objective]! < before[objective]!)) continue;
+      for (const [metric, ceiling] of limits) {
+        if (base[metric]! + (after[metric]! - before[metric]!) > ceiling) binding.add(metric);
+      }
     }
+    if (binding.size === limits.length) break;
   }
   return limits.map(([metric]) => metric).filter((metric) => binding.has(metric));
+}
+
+function edgesOf({ edges }: Problem, operators: readonly number[]): Edge[] {
+  return edges.filter(({ producer, consumers }) =>
+    operators.some((operator) => operator === producer || consumers.includes(operator)),
+  );
 }
 
 /** @throws EdgeError `budget/invalid` naming the first part of the problem whose energy is not known. */
