@@ -100,6 +100,8 @@ export interface Assessed {
   readonly sensitivity: SensitivityDocument;
   readonly problem: Problem;
   readonly floatArtifactBytes: number;
+  /** See `deployedOptions`. */
+  readonly saturates: boolean;
 }
 
 export class Pipeline {
@@ -127,7 +129,8 @@ export class Pipeline {
     const sensitivity = await this.#timed('assess', () => this.#assess(calibration));
     const floatArtifactBytes = encode(emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' })).length;
     const problem = buildProblem(prepared, (operator) => this.#precisionsOf(operator), table, new SensitivityTable(sensitivity), floatArtifactBytes);
-    return { identity, table, calibration, sensitivity, problem, floatArtifactBytes };
+    const saturates = await this.#ports.target.saturates();
+    return { identity, table, calibration, sensitivity, problem, floatArtifactBytes, saturates };
   }
 
   /** Latency rows of every distinct operator at every precision it may get; measured where the store has none. */
@@ -198,8 +201,9 @@ export class Pipeline {
     const { prepared, modelSha256, estimator } = this.#job;
     const samples = await this.#calibrationSamples();
     const count = defaultSampleCount(prepared.macs);
+    const saturates = await this.#ports.target.saturates();
     const candidates = canonical([...this.#allowed].map(([name, list]) => [name, list.map(formatPrecision)]));
-    const key = contentKey(['assess', versions.assess, modelSha256, samples.digest, calibration.rule, estimator, count, candidates]);
+    const key = contentKey(['assess', versions.assess, modelSha256, samples.digest, calibration.rule, estimator, count, candidates, saturates]);
     return this.#memo(key, 'assess', () =>
       assess(
         prepared,
@@ -211,6 +215,7 @@ export class Pipeline {
           samples: count,
           threads: this.#job.workThreads,
           kinds: ['weight', 'activation'],
+          saturates,
         },
         this.#ports,
         this.#signal,

@@ -59,17 +59,13 @@ export interface Comparison {
   readonly throttled: boolean;
 }
 
-/** What a profiled run costs beside the planned operators, in the target's counter. */
-export interface Conversions {
-  /** Rows by `conversionKey`. */
-  readonly rows: readonly LatencyRow[];
-}
-
 /** A machine that can measure and run quantized models. */
 export interface Target {
   readonly kind: 'ort';
   readonly counter: Counter;
   identity(): Promise<TargetIdentity>;
+  /** Whether its 8-bit kernels sum pairs of products in saturating 16 bits, so that weights must be kept small. */
+  saturates(): Promise<boolean>;
   /** Precisions at which this target can run an operator; always contains float on hosts. */
   precisionsOf(operator: Operator, weight: Tensor | null): readonly Precision[];
   /**

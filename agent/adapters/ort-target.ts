@@ -11,7 +11,7 @@ import { float, formatPrecision } from '../core/precision.js';
 import { canRunBlockwise } from '../core/quant/matmul-nbits.js';
 import { canRunInt8 } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
-import { median, minimum, spread } from '../core/statistics.js';
+import { median, minimum, spread, trimmedMean } from '../core/statistics.js';
 import type { Comparison, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
 import { identifyMachine } from './machine.js';
 import { withMeasuringLock } from './measuring-lock.js';
@@ -31,9 +31,6 @@ const comparisonRounds = { warmUp: 4, least: 15, most: 300, seconds: 2.5 };
 /** Bytes of activations and weights in one bundle. */
 const bundleBytes = 160 * 2 ** 20;
 
-/** ONNX Runtime's profiler reports whole microseconds, cut off: half a one is lost on average. */
-const profilerTruncationNs = 500;
-
 /** ONNX Runtime on this machine's CPU: QDQ models, profiled with its own profiler on micro-models. */
 export class OrtTarget implements Target {
   readonly kind = 'ort';
@@ -48,6 +45,11 @@ export class OrtTarget implements Target {
   identity(): Promise<TargetIdentity> {
     this.#identity ??= identifyMachine('ort', this.#threads, methodVersion);
     return this.#identity;
+  }
+
+  async saturates(): Promise<boolean> {
+    const { architecture, features } = await this.identity();
+    return architecture === 'x64' && !features.some((feature) => feature.endsWith('_vnni'));
   }
 
   precisionsOf(operator: Operator, weight: Tensor | null): readonly Precision[] {
@@ -66,13 +68,12 @@ export class OrtTarget implements Target {
     return withMeasuringLock(signal, async () => {
       progress(0, 'measuring overheads');
       const overheads = await this.#measureOverheads(signal);
-      const dispatchNs = overheads.find((row) => row.operatorKey === dispatchKey)!.median;
-      const rows = [...overheads];
+      const rows = [...overheads.rows];
       const groups = groupBySize(items);
       for (const [index, group] of groups.entries()) {
         signal.throwIfAborted();
         progress((index + 0.1) / groups.length, `timing ${group.length} operators`);
-        rows.push(...(await this.#measureGroup(group, precisions, dispatchNs, signal)));
+        rows.push(...(await this.#measureGroup(group, precisions, overheads.profilerNs, signal)));
         progress((index + 1) / groups.length, `timing ${group.length} operators`);
       }
       return rows;
@@ -105,13 +106,13 @@ export class OrtTarget implements Target {
   async #measureGroup(
     group: readonly BundleItem[],
     precisions: readonly Precision[],
-    dispatchNs: number,
+    profilerNs: number,
     signal: AbortSignal,
   ): Promise<LatencyRow[]> {
     const candidates = precisions
       .map((precision) => ({ precision, items: group.filter((item) => this.#canRun(item, precision)) }))
       .filter(({ items }) => items.length > 0)
-      .map(({ precision, items }) => ({ precision, items, bundle: buildBundle(items, 13) }));
+      .map(({ precision, items }) => ({ precision, items, bundle: buildBundle(items) }));
     const profiled = await profileInterleaved(
       candidates.map(({ bundle, precision }) => ({
         model: bundleAt(bundle, precision),
@@ -140,7 +141,7 @@ export class OrtTarget implements Target {
     const rows: LatencyRow[] = [];
     const conversions = new Map<string, number[]>();
     candidates.forEach(({ precision, items }, index) => {
-      const { branches, layout } = attribute(profiled.events[index]!, items.length, dispatchNs);
+      const { branches, layout } = attribute(profiled.events[index]!, items.length, profilerNs);
       items.forEach((item, branch) => {
         rows.push(row(item.operator.key, formatPrecision(precision), branches[branch]!));
       });
@@ -156,8 +157,11 @@ export class OrtTarget implements Target {
     return this.precisionsOf(operator, weight).some((candidate) => formatPrecision(candidate) === name);
   }
 
-  /** Per-run and per-node costs from chains of 1 and 65 nodes that do next to nothing. */
-  async #measureOverheads(signal: AbortSignal): Promise<LatencyRow[]> {
+  /**
+   * Per-run and per-node costs from chains of 1 and 65 nodes that do next to nothing. The profiler adds about a microsecond to
+   * what it times and cuts off fractions: the long chain, profiled, says how much more a node seems to take than it does.
+   */
+  async #measureOverheads(signal: AbortSignal): Promise<{ rows: LatencyRow[]; profilerNs: number }> {
     const lengths = [1, 65];
     const sessions: InferenceSession[] = [];
     const feeds: Feeds = new Map([['x', { dims: [1], data: Float32Array.of(1) }]]);
@@ -167,17 +171,21 @@ export class OrtTarget implements Target {
       const { timings, throttled } = await compareSessions(lengths.map(String), sessions, feeds, signal, () => {}, 400);
       const [one, many] = [timings[0]!, timings[1]!];
       const perNode = (many.median - one.median) / (lengths[1]! - lengths[0]!);
+      const profiled = await profileInterleaved([{ model: chain(lengths[1]!), feeds }], this.#threads, signal);
+      const profilerNs = trimmedMean(profiled.events[0]!.map((event) => event.dur * 1000)) - perNode;
       const measuredAt = new Date().toISOString();
       const common = { precision: 'float', spread: 0, repeats: one.samples, throttled, energyJoules: null, measuredAt };
-      return [
+      const atLeastZero = (nanoseconds: number) => Math.max(0, nanoseconds);
+      const rows = [
         {
           operatorKey: runOverheadKey,
-          minimum: Math.max(0, one.minimum - perNode),
-          median: Math.max(0, one.median - perNode),
+          minimum: atLeastZero(one.minimum - perNode),
+          median: atLeastZero(one.median - perNode),
           ...common,
         },
-        { operatorKey: dispatchKey, minimum: Math.max(0, perNode), median: Math.max(0, perNode), ...common },
+        { operatorKey: dispatchKey, minimum: atLeastZero(perNode), median: atLeastZero(perNode), ...common },
       ];
+      return { rows, profilerNs };
     } finally {
       for (const session of sessions) await session.release();
     }
@@ -292,13 +300,13 @@ async function readProfile(folder: string, prefix: string): Promise<ProfileEvent
 const layoutOps: ReadonlySet<string> = new Set(conversionOps);
 
 /**
- * Sums node times by branch and round, and collects the layout and quantize nodes by shape. Times are nanoseconds and include
- * the executor's cost per node.
+ * Sums node times by branch and round, and collects the layout and quantize nodes by shape. Times are nanoseconds, without
+ * what the profiler adds.
  */
 function attribute(
   events: readonly ProfileEvent[],
   branchCount: number,
-  dispatchNs: number,
+  profilerNs: number,
 ): { branches: number[][]; layout: Map<string, number[]> } {
   const occurrences = new Map<string, number>();
   const branches: number[][] = Array.from({ length: branchCount }, () => []);
@@ -307,7 +315,7 @@ function attribute(
     const round = occurrences.get(event.name) ?? 0;
     occurrences.set(event.name, round + 1);
     if (round < rounds.warmUp) continue;
-    const nanoseconds = event.dur * 1000 + profilerTruncationNs + dispatchNs;
+    const nanoseconds = Math.max(0, event.dur * 1000 - profilerNs);
     const op = event.args?.op_name ?? '';
     if (layoutOps.has(op)) {
       const key = layoutKey(op, event);

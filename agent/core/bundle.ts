@@ -4,7 +4,7 @@
  * warm input (a layout or quantize node has just written it), weights evicted by the other branches.
  */
 import type { Precision, Range } from '../../configs/contracts/plan.js';
-import type { AttributeValue, Model, Node, Operator, Shapes, Tensor } from './onnx/model.js';
+import type { Model, Node, Operator, Shapes, Tensor } from './onnx/model.js';
 import { makeTensor } from './onnx/tensor.js';
 import { formatPrecision } from './precision.js';
 import { emitQdq } from './quant/qdq.js';
@@ -47,15 +47,82 @@ export function itemBytes({ operator, model, shapes }: BundleItem): number {
 }
 
 /** Builds the float model of all branches. Weights are random: timing of dense kernels does not depend on values. */
-export function buildBundle(items: readonly BundleItem[], opset: number): Bundle {
-  const nodes: Node[] = [];
-  const initializers = new Map<string, Tensor>();
-  const inputs = new Map<string, readonly number[]>();
-  const outputs: { name: string; rank: number }[] = [];
-  const ranges = new Map<string, Range>();
-  const operators = items.map((item, index) => {
+export function buildBundle(items: readonly BundleItem[]): Bundle {
+  return new BundleBuilder().build(items);
+}
+
+class BundleBuilder {
+  readonly #operators: Operator[] = [];
+  readonly #initializers = new Map<string, Tensor>();
+  readonly #inputs = new Map<string, readonly number[]>();
+  readonly #ranges = new Map<string, Range>();
+  /** Untimed convolutions around operators without weights, by output. */
+  readonly #neighbours = new Map<string, Operator>();
+
+  build(items: readonly BundleItem[]): Bundle {
+    const branches = items.map((item, index) => this.#branch(item, index));
+    const feeders = [...this.#neighbours.values()];
+    const ends = branches.flatMap(({ operator, outputs }) =>
+      outputs.map(({ name, dims }) => ({
+        name: operator.weight === null && dims.length === 4 ? this.#convolved(name, dims) : name,
+        rank: dims.length,
+      })),
+    );
+    const followers = [...this.#neighbours.values()].slice(feeders.length);
+    const taps = ends.map(({ name, rank }) => this.#tap(name, rank));
+    const operators = [...feeders, ...branches.map(({ operator }) => operator), ...followers, ...taps];
+    const value = (name: string, shape: readonly number[] | null) => ({ name, type: 'float32' as const, shape });
+    return {
+      model: {
+        irVersion: 8,
+        opsets: items[0]?.model.opsets ?? new Map([['', 13]]),
+        producer: 'quantd',
+        metadata: new Map(),
+        graph: {
+          name: 'bundle',
+          nodes: operators.flatMap((operator) => operator.nodes),
+          initializers: this.#initializers,
+          inputs: [...this.#inputs].map(([name, shape]) => value(name, shape)),
+          outputs: taps.map((tap) => value(tap.outputs[0]!, null)),
+          valueInfo: new Map(),
+        },
+      },
+      inputs: [...this.#inputs].map(([name, dims]) => ({ name, dims })),
+      operators,
+      ranges: this.#ranges,
+    };
+  }
+
+  #branch({ operator, model, shapes }: BundleItem, index: number): { operator: Operator; outputs: { name: string; dims: readonly number[] }[] } {
     const tag = branchTag(index);
-    const { operator, model, shapes } = item;
+    const rename = this.#inputsOf(operator, shapes);
+    const nameIn = (name: string) => (name === '' ? '' : (rename.get(name) ?? `${tag}${name}`));
+    for (const name of operator.nodes.flatMap((node) => node.inputs)) {
+      const tensor = model.graph.initializers.get(name);
+      if (tensor !== undefined) this.#initializers.set(nameIn(name), standIn(nameIn(name), tensor, index));
+    }
+    const nodes = operator.nodes.map((node) => ({
+      ...node,
+      name: `${tag}${node.name}`,
+      inputs: node.inputs.map(nameIn),
+      outputs: node.outputs.map(nameIn),
+    }));
+    const outputs = operator.outputs.map((name) => ({ name: nameIn(name), dims: shapes.get(name)! }));
+    for (const { name } of outputs) this.#ranges.set(name, rangeAfter(operator));
+    const branch: Operator = {
+      ...operator,
+      name: nodes[0]!.name,
+      nodes,
+      inputs: operator.inputs.map(nameIn),
+      outputs: outputs.map(({ name }) => name),
+      weight: operator.weight === null ? null : { ...operator.weight, name: nameIn(operator.weight.name) },
+      bias: operator.bias === null ? null : nameIn(operator.bias),
+    };
+    return { operator: branch, outputs };
+  }
+
+  /** Graph inputs, shared by shape; operators without weights read images behind a convolution. */
+  #inputsOf(operator: Operator, shapes: Shapes): Map<string, string> {
     const rename = new Map<string, string>();
     const occurrences = new Map<string, number>();
     for (const name of operator.inputs) {
@@ -63,89 +130,71 @@ export function buildBundle(items: readonly BundleItem[], opset: number): Bundle
       const shape = dims.join('x');
       const occurrence = occurrences.get(shape) ?? 0;
       occurrences.set(shape, occurrence + 1);
-      const shared = `in${occurrence}_${shape}`;
-      inputs.set(shared, dims);
-      rename.set(name, shared);
-      ranges.set(shared, { minimum: -1, maximum: 1 });
+      const input = `in${occurrence}_${shape}`;
+      this.#inputs.set(input, dims);
+      this.#ranges.set(input, { minimum: -1, maximum: 1 });
+      rename.set(name, operator.weight === null && dims.length === 4 ? this.#convolved(input, dims) : input);
     }
-    const nameIn = (name: string) => (name === '' ? '' : (rename.get(name) ?? `${tag}${name}`));
-    for (const node of operator.nodes) {
-      for (const name of node.inputs) {
-        const tensor = model.graph.initializers.get(name);
-        if (tensor !== undefined) initializers.set(nameIn(name), standIn(nameIn(name), tensor, index));
-      }
-    }
-    const branchNodes = operator.nodes.map((node) => ({
-      ...node,
-      name: `${tag}${node.name}`,
-      inputs: node.inputs.map(nameIn),
-      outputs: node.outputs.map(nameIn),
-    }));
-    nodes.push(...branchNodes);
-    for (const name of operator.outputs) {
-      ranges.set(nameIn(name), operator.clamp === null ? { minimum: -1, maximum: 1 } : { minimum: 0, maximum: Math.min(6, operator.clamp[1]) });
-      outputs.push({ name: nameIn(name), rank: shapes.get(name)!.length });
-    }
-    return {
-      ...operator,
-      name: branchNodes[0]!.name,
-      nodes: branchNodes,
-      inputs: operator.inputs.map(nameIn),
-      outputs: operator.outputs.map(nameIn),
-      weight: operator.weight === null ? null : { ...operator.weight, name: nameIn(operator.weight.name) },
-      bias: operator.bias === null ? null : nameIn(operator.bias),
+    return rename;
+  }
+
+  /**
+   * The tensor behind a depthwise 1x1 convolution that is not timed. Operators without weights are put between two of them: that
+   * leaves images in the layout that convolutions use at this precision, which is what pools, concatenations and the like find
+   * in a real model, and what decides which of their kernels runs.
+   */
+  #convolved(input: string, dims: readonly number[]): string {
+    const output = `${input}_conv`;
+    if (this.#neighbours.has(output)) return output;
+    const channels = dims[1]!;
+    const values = new Float32Array(channels).fill(0.9);
+    const weight = makeTensor(`${output}_weight`, 'float32', [channels, 1, 1, 1], values);
+    this.#initializers.set(weight.name, weight);
+    this.#ranges.set(output, { minimum: -1, maximum: 1 });
+    const node: Node = {
+      name: `${output.replaceAll('~', '_')}_node`,
+      op: 'Conv',
+      domain: '',
+      inputs: [input, weight.name],
+      outputs: [output],
+      attributes: new Map([['group', { kind: 'int', value: channels }]]),
     };
-  });
-  const taps = outputs.flatMap(({ name, rank }, index) => tap(name, rank, index, initializers));
-  const tapOperators = taps.map((node) => tapOperator(node));
-  const float32 = 'float32' as const;
-  return {
-    model: {
-      irVersion: 8,
-      opsets: new Map([['', opset]]),
-      producer: 'quantd',
-      metadata: new Map(),
-      graph: {
-        name: 'bundle',
-        nodes: [...nodes, ...taps],
-        initializers,
-        inputs: [...inputs].map(([name, shape]) => ({ name, type: float32, shape })),
-        outputs: taps.map((node) => ({ name: node.outputs[0]!, type: float32, shape: null })),
-        valueInfo: new Map(),
-      },
-    },
-    inputs: [...inputs].map(([name, dims]) => ({ name, dims })),
-    operators: [...operators, ...tapOperators],
-    ranges,
-  };
+    const operator = untimed(node, [input]);
+    this.#neighbours.set(output, { ...operator, kind: 'weighted', weight: { name: weight.name, channelAxis: 0 } });
+    return output;
+  }
+
+  /** Keeps one element of a branch's output, so that the branch is not dead code and nothing big is copied out. */
+  #tap(name: string, rank: number): Operator {
+    const vector = (suffix: string, value: bigint) => {
+      const tensor = makeTensor(`tap_${suffix}_${rank}`, 'int64', [rank], new BigInt64Array(rank).fill(value));
+      this.#initializers.set(tensor.name, tensor);
+      return tensor.name;
+    };
+    const inputs = rank === 0 ? [name] : [name, vector('starts', 0n), vector('ends', 1n)];
+    const op = rank === 0 ? 'Identity' : 'Slice';
+    const outputs = [`tap_${name.replaceAll('~', '_')}`];
+    return untimed({ name: `${outputs[0]}_node`, op, domain: '', inputs, outputs, attributes: new Map() }, [name]);
+  }
 }
 
-/** The bundle at one precision, written by the same code that writes artifacts. */
+/** A helper of the bundle as an operator of one node. */
+function untimed(node: Node, inputs: readonly string[]): Operator {
+  const none = { clamp: null, weight: null, bias: null, macs: 0, parameters: 0 };
+  return { ...none, name: node.name, op: node.op, nodes: [node], inputs, outputs: node.outputs, kind: 'float', key: node.name };
+}
+
+function rangeAfter(operator: Operator): Range {
+  return operator.clamp === null ? { minimum: -1, maximum: 1 } : { minimum: 0, maximum: Math.min(6, operator.clamp[1]) };
+}
+
+/** The bundle at one precision, written by the same code that writes artifacts. The convolutions around it follow its format. */
 export function bundleAt(bundle: Bundle, precision: Precision): Model {
   if (formatPrecision(precision) === 'float') return bundle.model;
-  const timed = bundle.operators.filter((operator) => branchOf(operator.name) !== null);
-  const precisions = new Map(timed.map((operator) => [operator.name, precision]));
+  const follows = (operator: Operator) => operator.weight !== null && branchOf(operator.name) === null && precision.activationBits === 8;
+  const changed = bundle.operators.filter((operator) => branchOf(operator.name) !== null || follows(operator));
+  const precisions = new Map(changed.map((operator) => [operator.name, precision]));
   return emitQdq(bundle.model, bundle.operators, precisions, bundle.ranges, { variant: 'ort' });
-}
-
-/** Keeps one element of a branch's output, so that the branch is not dead code and nothing big is copied out. */
-function tap(name: string, rank: number, index: number, initializers: Map<string, Tensor>): Node[] {
-  if (rank === 0) return [];
-  const vector = (suffix: string, value: bigint) => {
-    const tensor = makeTensor(`tap_${suffix}_${rank}`, 'int64', [rank], new BigInt64Array(rank).fill(value));
-    initializers.set(tensor.name, tensor);
-    return tensor.name;
-  };
-  const attributes: ReadonlyMap<string, AttributeValue> = new Map();
-  const inputs = [name, vector('starts', 0n), vector('ends', 1n)];
-  return [{ name: `tap${index}`, op: 'Slice', domain: '', inputs, outputs: [`tap${index}_out`], attributes }];
-}
-
-function tapOperator(node: Node): Operator {
-  return {
-    name: node.name, op: 'Slice', nodes: [node], clamp: null, inputs: [node.inputs[0]!], outputs: node.outputs,
-    weight: null, bias: null, kind: 'float', macs: 0, parameters: 0, key: 'tap',
-  };
 }
 
 /** A tensor of the same shape: random weights instead of the model's, integers (shapes, axes) as they are. */

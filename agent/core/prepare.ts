@@ -1,5 +1,5 @@
 import type { ModelCard } from '../../configs/contracts/card.js';
-import type { BatchNormStatistics } from './onnx/fold.js';
+import type { BatchNormStatistics } from './onnx/fold-affine.js';
 import { fold } from './onnx/fold.js';
 import type { Model, Operator, Shapes } from './onnx/model.js';
 import { listOperators } from './onnx/operators.js';
@@ -31,7 +31,7 @@ export function prepare(source: Model, givenCard: ModelCard | null): PreparedMod
   const card = givenCard ?? inferCard(source);
   const inputShapes = new Map([[card.input.name, card.input.shape.map((dim) => dim ?? 1)]]);
   const upgraded = upgrade(source, inferShapes(source, inputShapes));
-  const { model: folded, batchNorms } = fold(upgraded);
+  const { model: folded, batchNorms } = fold(upgraded, inputShapes);
   const shapes = inferShapes(folded, inputShapes);
   const operators = listOperators(folded, shapes);
   // Nodes in operator order (still topological: an operator's later nodes depend on its earlier ones alone), so that a position

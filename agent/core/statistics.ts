@@ -14,6 +14,12 @@ export function quantile(values: readonly number[], q: number): number {
   return order[below]! + (order[above]! - order[below]!) * (position - below);
 }
 
+/** Mean of the smaller four fifths: finer than a median where values are whole numbers, deaf to interruptions all the same. */
+export function trimmedMean(values: readonly number[]): number {
+  const kept = sorted(values).slice(0, Math.ceil(values.length * 0.8));
+  return kept.reduce((a, b) => a + b, 0) / kept.length;
+}
+
 export function median(values: readonly number[]): number {
   return quantile(values, 0.5);
 }

@@ -7,7 +7,7 @@ import type { PreparedModel } from '../core/prepare.js';
 import { fakeQuantize, unsignedAffine } from '../core/quant/affine.js';
 import { quantizeBlockwise } from '../core/quant/matmul-nbits.js';
 import { keepsRange } from '../core/quant/qdq.js';
-import { dequantizeWeights, quantizeWeights } from '../core/quant/weights.js';
+import { deployedOptions, dequantizeWeights, quantizeWeights } from '../core/quant/weights.js';
 import { seedOf } from '../core/random.js';
 import { type Estimator, type EstimatorContext, errorEnergy, type Site } from '../core/sensitivity/estimator.js';
 import type { SensitivityDocument } from '../core/sensitivity/table.js';
@@ -23,6 +23,8 @@ export interface AssessRequest {
   readonly threads: number;
   /** Activations too, or weights alone (benchmarks of weight rankings). */
   readonly kinds: readonly Site['kind'][];
+  /** See `deployedOptions`. */
+  readonly saturates: boolean;
 }
 
 /** Samples worth running: 32 for small models, 16 and 8 where a pass is long. At softmax temperature 4, 8 are enough to rank. */
@@ -47,7 +49,7 @@ export async function assess(
   progress: Progress,
 ): Promise<SensitivityDocument> {
   const started = ports.clock.nanoseconds();
-  const walk = new Walk(prepared, Math.min(samples.count, request.samples), request.threads, ports.runtime);
+  const walk = new Walk(prepared, Math.min(samples.count, request.samples), request, ports.runtime);
   await walk.start(samples, signal);
   const weights: Record<string, Record<string, number>> = {};
   const activations: Record<string, Record<string, number>> = {};
@@ -119,6 +121,7 @@ class Walk {
   forwards = 0;
   readonly #prepared: PreparedModel;
   readonly #threads: number;
+  readonly #saturates: boolean;
   readonly #runtime: Runtime;
   readonly #outputs: readonly string[];
   readonly #offsets: readonly number[];
@@ -131,10 +134,11 @@ class Walk {
   #suffixShare = 0;
   #local: Session | null = null;
 
-  constructor(prepared: PreparedModel, samples: number, threads: number, runtime: Runtime) {
+  constructor(prepared: PreparedModel, samples: number, options: Pick<AssessRequest, 'threads' | 'saturates'>, runtime: Runtime) {
     this.#prepared = prepared;
     this.samples = samples;
-    this.#threads = threads;
+    this.#threads = options.threads;
+    this.#saturates = options.saturates;
     this.#runtime = runtime;
     this.#outputs = prepared.endsInSoftmax ? [prepared.logits] : prepared.model.graph.outputs.map((output) => output.name);
     const offsets = [0];
@@ -202,7 +206,8 @@ class Walk {
     const quantized = (bits: number) => {
       let result = cache.get(bits);
       if (result === undefined) {
-        result = dequantizeWeights(quantizeWeights(values, tensor.dims, channelAxis, bits, bits >= 8 ? 'absmax' : 'mse'), tensor.dims, channelAxis);
+        const codes = quantizeWeights(values, tensor.dims, channelAxis, bits, deployedOptions(tensor.dims, bits, this.#saturates));
+        result = dequantizeWeights(codes, tensor.dims, channelAxis);
         cache.set(bits, result);
       }
       return result;
@@ -257,8 +262,8 @@ class Walk {
     if (inside.length === 0) return concatenate(live, this.#outputs);
     if (this.#suffix === null) {
       const operator = this.#prepared.operators[this.#position]!;
-      const overridable = operator.weight === null ? [] : [operator.weight.name];
-      this.#suffix = await this.#open(this.#position, this.#prepared.operators.length, inside, overridable);
+      const fed = operator.weight === null ? [] : [operator.weight.name];
+      this.#suffix = await this.#open(this.#position, this.#prepared.operators.length, inside, fed);
       const rest = this.#prepared.operators.slice(this.#position).reduce((sum, item) => sum + item.macs, 0);
       this.#suffixShare = this.#prepared.macs > 0 ? rest / this.#prepared.macs : 1;
     }
@@ -276,7 +281,7 @@ class Walk {
     return concatenate(await this.#local.run(select(live, this.#local.inputNames)), operator.outputs);
   }
 
-  /** An overridable weight that is not under test is still an input of the session. */
+  /** A weight that is not under test is still an input of the session. */
   #keepWeight(live: Map<string, Feed>): void {
     const operator = this.#prepared.operators[this.#position]!;
     if (operator.weight === null) return;
@@ -284,9 +289,9 @@ class Walk {
     live.set(operator.weight.name, { dims: tensor.dims, data: readFloats(tensor) });
   }
 
-  async #open(from: number, to: number, outputs: readonly string[], overridable: readonly string[]): Promise<Session> {
+  async #open(from: number, to: number, outputs: readonly string[], fed: readonly string[]): Promise<Session> {
     const range = { from: this.#offsets[from]!, to: this.#offsets[to]! };
-    const part = slice(this.#prepared.model, range, { outputs: [...outputs], overridable: [...overridable], shapes: this.#prepared.shapes });
+    const part = slice(this.#prepared.model, range, { outputs: [...outputs], fed: [...fed], shapes: this.#prepared.shapes });
     return this.#runtime.open(encode(part), { threads: this.#threads });
   }
 

@@ -338,7 +338,7 @@ export class PlanSearch {
     const { job, assessed } = this.#context;
     const { prepared, variant } = job;
     const ranges = new Map(Object.entries(assessed.calibration.ranges['8'] ?? {}));
-    return encode(emitQdq(prepared.model, prepared.operators, precisionsOf(assessed.problem, plan), ranges, { variant }));
+    return encode(emitQdq(prepared.model, prepared.operators, precisionsOf(assessed.problem, plan), ranges, { variant, saturates: assessed.saturates }));
   }
 }
 

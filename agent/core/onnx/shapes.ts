@@ -66,7 +66,7 @@ export function propagate(
   let elementsLeft = limit.total;
   for (const node of graph.nodes) {
     const context = contextOf(node, opset, shapes, constantOf);
-    const inferred = applyRule(node, context);
+    const inferred = ifKnown(() => operatorRow(node)?.shapes(context) ?? null);
     node.outputs.forEach((output, position) => {
       const shape = inferred?.[position] ?? resolveDeclared(declared.get(output));
       if (output === '' || shape === null) return;
@@ -95,15 +95,13 @@ function evaluateWithin(
   const needsOnlyShape = node.op === 'Shape' || node.op === 'Size';
   const constants = needsOnlyShape ? [] : node.inputs.map((input) => (input === '' ? undefined : constantOf(input)));
   const isKnown = needsOnlyShape || node.inputs.every((input, position) => input === '' || constants[position]);
-  return isKnown ? evaluate({ ...context, constants, outputShapes }) : null;
+  return isKnown ? ifKnown(() => evaluate({ ...context, constants, outputShapes })) : null;
 }
 
-/** Output shapes by the registry's rule; null where there is no rule or it cannot know. */
-function applyRule(node: Node, context: RuleContext): readonly Shape[] | null {
-  const row = operatorRow(node);
-  if (row === undefined) return null;
+/** The result of a rule or evaluation; null where it needs something that is not known. */
+function ifKnown<Result>(compute: () => Result | null): Result | null {
   try {
-    return row.shapes(context);
+    return compute();
   } catch (error) {
     if (error instanceof NotInferable) return null;
     throw error;

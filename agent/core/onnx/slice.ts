@@ -5,8 +5,11 @@ import { elementTypes } from './types.js';
 export interface SliceOptions {
   /** Tensors to answer, made in the range or read by it; when absent, those that are read after it or are graph outputs. */
   readonly outputs?: readonly string[];
-  /** Initializers to list as graph inputs too, so that a session can feed other values for a run. */
-  readonly overridable?: readonly string[];
+  /**
+   * Initializers that become graph inputs, to be fed on every run: onnxruntime-node cannot feed an initializer that has a value of
+   * its own.
+   */
+  readonly fed?: readonly string[];
   readonly shapes: Shapes;
 }
 
@@ -40,9 +43,10 @@ export function slice(model: Model, range: { from: number; to: number }, options
   for (const name of outputs) {
     if (!made.has(name) && !inputs.has(name)) throw new RangeError(`${name} is not in the nodes [${from}, ${to})`);
   }
-  const overridable = (options.overridable ?? []).map((name): ValueInfo => {
+  const fed = (options.fed ?? []).map((name): ValueInfo => {
     const tensor = initializers.get(name);
     if (tensor === undefined) throw new RangeError(`${name} is not an initializer of the nodes [${from}, ${to})`);
+    initializers.delete(name);
     return { name, type: tensor.type, shape: tensor.dims };
   });
   return {
@@ -51,7 +55,7 @@ export function slice(model: Model, range: { from: number; to: number }, options
       name: graph.name,
       nodes,
       initializers,
-      inputs: [...[...inputs].map(describe), ...overridable],
+      inputs: [...[...inputs].map(describe), ...fed],
       outputs: outputs.map(describe),
       valueInfo: new Map([...graph.valueInfo].filter(([name]) => made.has(name))),
     },

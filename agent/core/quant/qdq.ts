@@ -4,7 +4,7 @@ import type { AttributeValue, Model, Node, Operator, Tensor } from '../onnx/mode
 import { makeTensor, readFloats } from '../onnx/tensor.js';
 import { type Affine, symmetricAffine, unsignedAffine } from './affine.js';
 import { blockBytes, matMulNBitsNode } from './matmul-nbits.js';
-import { type QuantizedWeights, quantizeWeights } from './weights.js';
+import { deployedOptions, type QuantizedWeights, quantizeWeights } from './weights.js';
 
 /** Which runtime the QDQ model is written for. */
 export interface QdqOptions {
@@ -13,6 +13,8 @@ export interface QdqOptions {
    * Runtime runs at int8 speed on x64 and arm64. 'tensorrt': signed symmetric activations, Relu kept.
    */
   readonly variant: 'ort' | 'tensorrt';
+  /** The machine's 8-bit kernels saturate sums of two products at 16 bits: keep weights out of reach. */
+  readonly saturates?: boolean;
   /** Corrections added to the float bias of an operator (by operator name), one value per output channel. */
   readonly biasCorrections?: ReadonlyMap<string, Float32Array>;
 }
@@ -151,7 +153,7 @@ class QdqWriter {
   #int8Constants(operator: Operator, node: Node, inputs: readonly string[], inputAffine: Affine): string[] {
     const { name, channelAxis } = operator.weight!;
     const tensor = this.#initializers.get(name)!;
-    const quantized = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 8, 'absmax');
+    const quantized = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 8, deployedOptions(tensor.dims, 8, this.#options.saturates ?? false));
     const prefix = operator.name;
     const rewritten = [...inputs];
     rewritten[1] = this.#dequantizedWeights(prefix, tensor, channelAxis, quantized);

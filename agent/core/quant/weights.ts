@@ -11,8 +11,36 @@ export interface QuantizedWeights {
   readonly errorEnergy: number;
 }
 
+/**
+ * Scales that keep an 8-bit channel out of reach of 16-bit saturation. x86 without VNNI multiplies pairs of unsigned activations
+ * and signed weights into saturating 16-bit sums (vpmaddubsw): 255 * (|w1| + |w2|) must stay within 32767 for any two weights of
+ * one sign that may meet. Which weights meet depends on the kernel's packing, so the two largest of each sign are taken.
+ */
+const largestPairSum = 128;
+
+function pairSafeScale(values: Float64Array, scale: number): number {
+  const top = { positive: [0, 0], negative: [0, 0] };
+  for (const value of values) {
+    const pair = value > 0 ? top.positive : top.negative;
+    const magnitude = Math.abs(value);
+    if (magnitude > pair[0]!) {
+      pair[1] = pair[0]!;
+      pair[0] = magnitude;
+    } else if (magnitude > pair[1]!) pair[1] = magnitude;
+  }
+  // One step less than the limit leaves room for rounding both codes up.
+  const needed = Math.max(top.positive[0]! + top.positive[1]!, top.negative[0]! + top.negative[1]!) / (largestPairSum - 1);
+  return Math.fround(Math.max(scale, needed));
+}
+
 /** How the clipping bound of a channel is chosen: its largest magnitude, or the bound of least squared error. */
 export type WeightClip = 'absmax' | 'mse';
+
+export interface WeightOptions {
+  readonly clip: WeightClip;
+  /** Keep 8-bit codes small enough for kernels that saturate at 16 bits. */
+  readonly pairSafe?: boolean;
+}
 
 /** Iterates a tensor of any layout by channel: flat index = outer * outerStride + channel * inner + k. */
 interface ChannelLayout {
@@ -36,7 +64,7 @@ const clipFactors = Array.from({ length: 41 }, (_, i) => 1 - i * 0.02);
  * @param axis axis of the output channels
  * @param bits 2 to 8; levels are -(2^(bits-1)-1) ... 2^(bits-1)-1, so 2 bits are ternary
  */
-export function quantizeWeights(values: Float32Array, dims: readonly number[], axis: number, bits: number, clip: WeightClip): QuantizedWeights {
+export function quantizeWeights(values: Float32Array, dims: readonly number[], axis: number, bits: number, options: WeightOptions): QuantizedWeights {
   const { channels, outer, inner } = channelLayout(dims, axis);
   const limit = 2 ** (bits - 1) - 1;
   const codes = new Int8Array(values.length);
@@ -53,7 +81,8 @@ export function quantizeWeights(values: Float32Array, dims: readonly number[], a
         bound = Math.max(bound, Math.abs(value));
       }
     }
-    const scale = channelScale(channelValues, bound, limit, clip);
+    const free = channelScale(channelValues, bound, limit, options.clip);
+    const scale = options.pairSafe && bits === 8 ? pairSafeScale(channelValues, free) : free;
     scales[channel] = scale;
     for (let o = 0, k = 0; o < outer; o++) {
       const start = (o * channels + channel) * inner;
@@ -105,4 +134,15 @@ export function dequantizeWeights(quantized: QuantizedWeights, dims: readonly nu
     }
   }
   return values;
+}
+
+/**
+ * How a weight is quantized when it is deployed; estimators and the artifact writer must agree on it.
+ *
+ * @param saturates whether the machine's 8-bit kernels sum pairs of products in saturating 16 bits (x86 without VNNI)
+ */
+export function deployedOptions(dims: readonly number[], bits: number, saturates: boolean): WeightOptions {
+  // Depthwise kernels have one input channel and accumulate in 32 bits everywhere.
+  const isDepthwise = dims.length === 4 && dims[1] === 1;
+  return { clip: bits >= 8 ? 'absmax' : 'mse', pairSafe: saturates && !isDepthwise };
 }
