@@ -1,6 +1,6 @@
 /**
- * Entry of the worker thread in which HiGHS (WebAssembly, synchronous) runs. One request in, one answer out. Nothing is caught:
- * after a fault inside WebAssembly its memory cannot be trusted, so the thread dies and the adapter starts another.
+ * Entry of the worker thread in which HiGHS (WebAssembly, synchronous) runs. One request in, one answer out. A fault is not caught:
+ * what is left of WebAssembly's memory cannot be trusted, so the thread dies and the adapter starts another.
  */
 import { parentPort } from 'node:worker_threads';
 import loadHighs, { type Highs, type Model, type ModelData } from 'highs';

@@ -3,6 +3,7 @@ import { EdgeError } from '../../../configs/contracts/errors.js';
 import { formulate } from './formulation.js';
 import type { LinearProgram, LinearSolution, LinearSolver } from './linear-program.js';
 import { type Assignment, evaluate, type Metric, type PlanCosts, type Problem } from './problem.js';
+import { isAssignment } from './units.js';
 
 /** Largest allowed value by metric, in the metric's unit. */
 export type Ceilings = Partial<Record<Metric, number>>;
@@ -12,7 +13,7 @@ export interface AllocateOptions {
   timeLimitSeconds?: number;
   /** Relative distance to the proven optimum that is good enough; 1e-6 when absent. */
   relativeGap?: number;
-  /** An assignment that is likely to meet the ceilings and be good, to start from. */
+  /** An assignment that may meet the ceilings and be good, such as that of a similar budget; ignored where it does not fit. */
   start?: Assignment;
 }
 
@@ -145,6 +146,7 @@ export class Search {
   }
 
   #given(start: Assignment, limits: readonly [Metric, number][]): Found | undefined {
+    if (!isAssignment(this.problem, start)) return undefined;
     const costs = evaluate(this.problem, start);
     if (exceededBy(costs, limits).length > 0 || !Number.isFinite(costs.latency)) return undefined;
     return { status: 'feasible', assignment: start, costs, gap: Number.POSITIVE_INFINITY };

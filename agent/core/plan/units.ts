@@ -1,6 +1,6 @@
 /** Units of decision: groups of operators that take the same precision, and which of their options a set of limits leaves. */
 import { EdgeError } from '../../../configs/contracts/errors.js';
-import type { Metric, Problem } from './problem.js';
+import type { Assignment, Metric, Problem } from './problem.js';
 
 /** Operators that take the same precision together. */
 export interface Unit {
@@ -39,6 +39,13 @@ export function unitsOf(problem: Problem): Unit[] {
     else groups.set(find(index), [index]);
   });
   return [...groups.values()].map((operators) => ({ operators, options: optionsOf(problem, operators) }));
+}
+
+/** Whether an assignment gives every operator a choice that it has, and tied operators the same precision. */
+export function isAssignment(problem: Problem, assignment: Assignment): boolean {
+  return unitsOf(problem).every(({ operators, options }) =>
+    options.some(({ choices }) => choices.every((choice, position) => assignment[operators[position]!] === choice)),
+  );
 }
 
 function optionsOf(problem: Problem, operators: readonly number[]): Option[] {

@@ -38,7 +38,8 @@ function least(costs: readonly PlanCosts[], metric: Metric): number {
 
 /** Compares one allocation with every assignment there is; returns what is wrong with it. */
 function faults(problem: Problem, objective: Metric, ceilings: Ceilings, allocation: Allocation): string[] {
-  const all = everyAssignment(problem).map(({ costs }) => costs);
+  const every = everyAssignment(problem);
+  const all = every.map(({ costs }) => costs);
   const allowed = all.filter((costs) => meets(costs, ceilings));
   const wrong: string[] = [];
   const expect = (holds: boolean, what: string) => holds || wrong.push(what);
@@ -65,7 +66,7 @@ function faults(problem: Problem, objective: Metric, ceilings: Ceilings, allocat
   expect(near(costs[objective]!, least(allowed, objective)), `${costs[objective]} is not ${least(allowed, objective)}`);
   expect(near(costs[second]!, least(rivals, second)), `tie: ${costs[second]} is not ${least(rivals, second)}`);
   expect(
-    everyAssignment(problem).some((one) => one.assignment.join() === assignment.join()),
+    every.some((one) => one.assignment.join() === assignment.join()),
     'ties or conversions',
   );
   return wrong;
@@ -246,6 +247,16 @@ t.test('tied operators without a common precision are refused by name', async (t
     code: 'budget/infeasible',
     subject: 'op0, op1',
   });
+});
+
+t.test('a start that breaks a tie, exceeds a ceiling or is no assignment is ignored', async (t) => {
+  const problem = { ...residualChain(4, 8, 2), ties: [[0, 1]] };
+  const float = problem.operators.map(() => 0);
+  const expected = await solve(problem, 'latency', { bytes: 2e6 });
+  for (const start of [[1, ...float.slice(1)], float, [], float.map(() => 9)]) {
+    const allocation = await allocate(problem, 'latency', { bytes: 2e6 }, solver, { start }, signal);
+    t.same({ ...allocation, seconds: 0 }, { ...expected, seconds: 0 });
+  }
 });
 
 t.test('names the ceilings that hold the objective back', async (t) => {
