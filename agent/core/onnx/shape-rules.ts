@@ -208,7 +208,9 @@ function sliceRange(node: Node, size: number, start: number, end: number, step: 
   const from = start < 0 ? start + size : start;
   const to = end < 0 ? end + size : end;
   const first = step > 0 ? clamp(from, 0, size) : clamp(from, 0, size - 1);
-  const last = step > 0 ? clamp(to, 0, size) : clamp(to, -1, size - 1);
+  // Not in the specification, but so in ONNX Runtime: the largest integers mean "to the end" backwards too.
+  const isEnd = end === 2 ** 31 - 1 || end === Number.MAX_SAFE_INTEGER;
+  const last = step > 0 ? clamp(to, 0, size) : isEnd ? -1 : clamp(to, -1, size - 1);
   return { start: first, step, count: Math.max(0, Math.ceil((last - first) / step)) };
 }
 

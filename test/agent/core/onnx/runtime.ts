@@ -42,9 +42,9 @@ export async function run(model: Model, feeds: Values): Promise<Values> {
       .map(([name, { dims, data }]) => [name, new ort.Tensor('float32', data, [...dims])] as const);
     const results = await session.run(Object.fromEntries(tensors));
     return new Map(
-      Object.entries(results).map(([name, tensor]) => [
+      Object.entries(results).map(([name, { dims, data }]) => [
         name,
-        { dims: tensor.dims, data: Float32Array.from(tensor.data as Iterable<number>, Number) },
+        { dims, data: data instanceof Float32Array ? data : Float32Array.from(data as Iterable<number>, Number) },
       ]),
     );
   } finally {
