@@ -43,17 +43,24 @@ t.test(
           t.ok(inputs.every((input) => made.has(input)));
           for (const output of outputs) made.add(output);
         }
-        t.ok(
-          operators.every(({ kind, op }) => kind !== 'float' || op === 'Softmax' || each !== nodes),
-          'nothing else is left float',
-        );
       }
     }
   },
 );
 
+t.test('of the folded sample models nothing but Softmax stays float', { skip: skipWithoutSamples }, async (t) => {
+  for (const path of sampleModels) {
+    const { model: folded } = fold(decode(readFileSync(path)));
+    const floating = listOperators(folded, inferShapes(folded)).filter(({ kind }) => kind === 'float');
+    t.ok(
+      floating.every(({ op }) => op === 'Softmax'),
+      basename(path),
+    );
+  }
+});
+
 t.test('multiply-accumulates of known networks', { skip: skipWithoutSamples }, async (t) => {
-  // MobileNetV2: 300 million, Sandler et al. 2018, table 4; the exact sums were counted by hand from the layer tables.
+  // MobileNetV2: 300 million (Sandler et al. 2018, table 4); ResNet-8 of MLPerf Tiny: 12.5 million. Pinned to the last digit.
   const known: Record<string, number> = { 'mobilenetv2-imagenet': 300_774_272, 'resnet8-cifar10': 12_501_632 };
   for (const [name, macs] of Object.entries(known)) {
     const path = sampleModels.find((candidate) => candidate.includes(name));
@@ -123,7 +130,7 @@ t.test('weights, their channel axis and their bias', async (t) => {
   ];
   for (const [nodes, initializers, shape, weight, bias] of cases) {
     const [operator, ...rest] = operatorsOf(nodes, initializers, shape);
-    t.same([rest.length, operator?.weight, operator?.bias], [0, weight, bias], nodes[0]?.op);
+    t.same([rest.length, operator?.weight, operator?.bias], [0, weight, bias], nodes[0]!.op);
     t.equal(operator?.kind, weight === null ? 'arithmetic' : 'weighted');
     t.same(operator?.inputs, ['x']);
   }
