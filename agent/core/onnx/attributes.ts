@@ -1,5 +1,5 @@
+import { malformed } from './malformed.js';
 import type { Node } from './model.js';
-import { malformed } from './tensor-codec.js';
 
 /** Attribute readers: the value, or the fallback where the attribute is absent; `model/malformed` where it is of another type. */
 export function intAttribute(node: Node, name: string, fallback: number): number {

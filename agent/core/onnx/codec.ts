@@ -1,5 +1,6 @@
 import { EdgeError } from '../../../configs/contracts/errors.js';
 import { reads, sortTopologically } from './graph.js';
+import { malformed } from './malformed.js';
 import type { AttributeValue, Graph, Model, Node, Tensor, ValueInfo } from './model.js';
 import {
   type AttributeProto,
@@ -19,7 +20,6 @@ import {
   encodeTensor,
   exactInteger,
   keepUnknown,
-  malformed,
   nearestInteger,
   type ReadExternal,
   restoreUnknown,

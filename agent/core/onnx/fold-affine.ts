@@ -1,8 +1,15 @@
 import { floatAttribute, intAttribute } from './attributes.js';
-import type { FoldedNode } from './fold.js';
 import { reads } from './graph.js';
 import type { Graph, Node, Shapes, Tensor } from './model.js';
 import { makeTensor, readFloats } from './tensor.js';
+
+/** One node that folding took out of the graph. */
+export interface FoldedNode {
+  readonly node: string;
+  readonly op: string;
+  /** Node that now does its work; null where it became a constant or did nothing. */
+  readonly into: string | null;
+}
 
 /**
  * What a BatchNormalization knew about its tensors, one value per channel. Its output has mean `beta` and standard deviation

@@ -1,20 +1,12 @@
 import { floatAttribute, intAttribute, stringAttribute } from './attributes.js';
-import { absorbAffine, type BatchNormStatistics } from './fold-affine.js';
+import { absorbAffine, type BatchNormStatistics, type FoldedNode } from './fold-affine.js';
 import { pruneUnused, redirectReads } from './graph.js';
 import type { Graph, Model, Node, Shapes, Tensor } from './model.js';
 import { padAmounts } from './shape-rules.js';
 import { propagate } from './shapes.js';
 import { readInts } from './tensor.js';
 
-export type { BatchNormStatistics } from './fold-affine.js';
-
-/** One node that folding took out of the graph. */
-export interface FoldedNode {
-  readonly node: string;
-  readonly op: string;
-  /** Node that now does its work; null where it became a constant or did nothing. */
-  readonly into: string | null;
-}
+export type { BatchNormStatistics, FoldedNode } from './fold-affine.js';
 
 export interface FoldResult {
   readonly model: Model;

@@ -1,6 +1,6 @@
 import { intAttribute, intsAttribute, stringAttribute } from './attributes.js';
+import { malformed } from './malformed.js';
 import type { Node } from './model.js';
-import { malformed } from './tensor-codec.js';
 
 /** How a kernel moves over the spatial axes of its input, with everything implied by the node spelled out. */
 export interface Geometry {

@@ -4,8 +4,8 @@
  */
 import { floatsAttribute, intAttribute, intsAttribute, stringAttribute } from './attributes.js';
 import { type Geometry, slidingGeometry, transposedGeometry } from './geometry.js';
+import { malformed } from './malformed.js';
 import type { Node } from './model.js';
-import { malformed } from './tensor-codec.js';
 
 export type Shape = readonly number[];
 

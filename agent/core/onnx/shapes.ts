@@ -1,11 +1,11 @@
 import { EdgeError } from '../../../configs/contracts/errors.js';
 import { evaluate, readNumbers } from './evaluate.js';
 import { graphInputs } from './graph.js';
+import { malformed } from './malformed.js';
 import type { Model, Node, Shapes, Tensor, ValueInfo } from './model.js';
 import { operatorRow } from './operator-table.js';
 import { NotInferable, type RuleContext, type Shape } from './shape-rules.js';
 import { elementCount } from './tensor.js';
-import { malformed } from './tensor-codec.js';
 
 /** Constants larger than this are never read as values while shapes are inferred: shapes, scales and indices are smaller. */
 const largestValue = 4096;

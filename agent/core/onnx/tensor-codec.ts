@@ -1,4 +1,5 @@
 import { EdgeError } from '../../../configs/contracts/errors.js';
+import { malformed } from './malformed.js';
 import type { ElementType, Tensor } from './model.js';
 import type { EntryProto, Int64, Message, TensorProto } from './schema.js';
 import { byteCount, type TypedArray, toSafeInteger } from './tensor.js';
@@ -54,10 +55,6 @@ export function toBigInt(value: Int64): bigint {
   if (typeof value === 'number') return BigInt(value);
   const high = BigInt(value.unsigned ? value.high >>> 0 : value.high);
   return (high << 32n) | BigInt(value.low >>> 0);
-}
-
-export function malformed(subject: string, message: string, cause?: unknown): EdgeError {
-  return new EdgeError('model/malformed', message, { subject, cause });
 }
 
 /**
