@@ -24,6 +24,7 @@ const stemChannels = 16;
 const blocks: readonly (readonly [outputs: number, stride: number])[] = [
   [32, 2],
   [32, 1],
+  [32, 1],
   [64, 2],
   [64, 1],
   [64, 1],

@@ -89,10 +89,10 @@ function isVisible(scene: Scene, opacity: Float32Array, colour: Colour): boolean
     squares += green[pixel]! * green[pixel]!;
     opacitySum += opacity[pixel]!;
   }
-  if (area < 360 || area > 2400) return false;
+  if (area < 480 || area > 2400) return false;
   const mean = sum / area;
   const roughness = Math.sqrt(Math.max(0, squares / area - mean * mean));
-  return (Math.abs(mean - colour[1]) * opacitySum) / area > 0.15 + 0.8 * roughness;
+  return (Math.abs(mean - colour[1]) * opacitySum) / area > 0.18 + 1.3 * roughness;
 }
 
 /**
@@ -104,17 +104,17 @@ export function paintSmoke(scene: Scene, light: number, source?: Vector): Float3
   const { random } = scene;
   for (let attempt = 0; attempt < 12; attempt++) {
     const plume: Plume = {
-      source: source ?? [random.between(10, 54), random.between(10, 54)],
+      source: source ?? [random.between(12, 52), random.between(12, 52)],
       wind: random.direction(),
       startWidth: random.between(2.4, 5.5),
       spread: random.between(0.2, 0.5),
       bend: random.between(-0.008, 0.008),
       reach: random.between(38, 95),
-      density: random.between(1.1, 3.2),
+      density: random.between(1.4, 3.2),
       turbulence: random.between(0.45, 1),
     };
     const opacity = plumeOpacity(scene, plume);
-    const grey = random.pick([0.2, 0.35, 0.5, 0.65, 0.78, 0.88, 0.96]) * (0.55 + 0.45 * light);
+    const grey = random.pick([0.1, 0.6, 0.7, 0.78, 0.85, 0.9, 0.95, 0.97]) * (0.55 + 0.45 * light);
     const warmth = random.between(-0.04, 0.08);
     const colour = vary(random, [grey * (1 + warmth), grey, grey * (1 - warmth)], 0.02);
     if (!isVisible(scene, opacity, colour)) continue;
@@ -147,8 +147,8 @@ export function paintClouds(scene: Scene, light: number): void {
   const size = random.between(10, 26);
   const ox = random.between(0, 64);
   const oy = random.between(0, 64);
-  const threshold = random.between(0.42, 0.58);
-  const softness = random.between(0.12, 0.35);
+  const threshold = random.between(0.34, 0.46);
+  const softness = random.between(0.2, 0.42);
   const thick = random.between(0.55, 1);
   const opacity = new Float32Array(pixelCount);
   for (let pixel = 0; pixel < pixelCount; pixel++) {
@@ -165,7 +165,7 @@ export function paintCloudShadow(scene: Scene): void {
   const { random, noise, picture } = scene;
   const size = random.between(20, 40);
   const ox = random.between(0, 64);
-  const depth = random.between(0.25, 0.5);
+  const depth = random.between(0.15, 0.32);
   for (let pixel = 0; pixel < pixelCount; pixel++) {
     const value = noise.fractal(ox + (pixel % tileSize) / size, Math.floor(pixel / tileSize) / size, 2);
     lighten(picture, pixel, 1 - depth * smoothStep(0.38, 0.68, value));
@@ -231,8 +231,8 @@ function heatOf(scene: Scene, lobes: readonly Lobe[]): Float32Array {
   const { random, noise } = scene;
   const ox = random.between(0, 64);
   const oy = random.between(0, 64);
-  const strength = random.between(1.25, 2.1);
-  const canopy = random.chance(0.45) ? random.between(0.5, 0.62) : 2;
+  const strength = random.between(1.4, 2.1);
+  const canopy = random.chance(0.35) ? random.between(0.5, 0.62) : 2;
   const heat = new Float32Array(pixelCount);
   for (let pixel = 0; pixel < pixelCount; pixel++) {
     const x = (pixel % tileSize) + 5 * (noise.at(ox + (pixel % tileSize) / 3, oy + pixel / (3 * tileSize)) - 0.5);
@@ -256,7 +256,7 @@ export function paintFire(scene: Scene, light: number, smokes: boolean): void {
   const { random, noise, picture } = scene;
   let lobes = placeLobes(scene);
   let heat = heatOf(scene, lobes);
-  while (heat.reduce((count, value) => count + (value > 0.45 ? 1 : 0), 0) < 32) {
+  while (heat.reduce((count, value) => count + (value > 0.45 ? 1 : 0), 0) < 45) {
     lobes = placeLobes(scene);
     heat = heatOf(scene, lobes);
   }

@@ -231,14 +231,14 @@ const paintRock: Painter = (scene) => {
   const { random, noise, picture, sun } = scene;
   const rock = vary(random, random.pick(rocks), 0.1);
   const snowLine = random.between(0.3, 0.75);
-  const size = random.between(8, 18);
+  const size = random.between(14, 28);
   const ox = random.between(0, 64);
   for (let pixel = 0; pixel < pixelCount; pixel++) {
     const x = ox + (pixel % tileSize) / size;
     const y = Math.floor(pixel / tileSize) / size;
     const height = noise.fractal(x, y, 4);
-    const slope = (noise.fractal(x + sun[0] * 0.12, y + sun[1] * 0.12, 4) - height) * 3;
-    const snow = smoothStep(snowLine - 0.04, snowLine + 0.04, height);
+    const slope = (noise.fractal(x + sun[0] * 0.12, y + sun[1] * 0.12, 4) - height) * 2.2;
+    const snow = smoothStep(snowLine - 0.09, snowLine + 0.09, height);
     cover(picture, pixel, scaled(mix(rock, [0.92, 0.94, 0.98], snow), 0.95 - slope), 1);
   }
 };

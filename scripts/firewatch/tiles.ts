@@ -43,11 +43,11 @@ export function makeTile(seed: number): Tile {
     paintGround(scene);
     paintDistractors(scene, label, light);
     applyDaylight(scene.picture, random, light);
-    if (random.chance(label === 0 ? 0.4 : 0.06)) paintClouds(scene, light);
+    if (random.chance(label === 0 ? 0.4 : 0.04)) paintClouds(scene, light);
     isShown = label !== 1 || paintSmoke(scene, light) !== undefined;
   } while (!isShown);
   if (label === 2) paintFire(scene, light, random.chance(0.6));
-  if (random.chance(label === 0 ? 0.3 : 0.1)) paintFog(scene, random.between(0.1, label === 0 ? 0.65 : 0.3), light);
+  if (random.chance(label === 0 ? 0.3 : 0.1)) paintFog(scene, random.between(0.1, label === 0 ? 0.65 : 0.22), light);
   return { pixels: develop(scene.picture, random), label };
 }
 
@@ -65,7 +65,7 @@ function paintDistractors(scene: Scene, label: number, light: number): void {
   const warm = label === 2 ? 0.12 : 0.3;
   if (random.chance(warm)) paintTents(scene);
   if (random.chance(warm)) paintAutumnTrees(scene);
-  if (random.chance(0.2)) paintCloudShadow(scene);
+  if (random.chance(0.15)) paintCloudShadow(scene);
 }
 
 /** The light of the hour: low sun is dim and warm. Flames and what they light are painted after this. */
@@ -82,12 +82,12 @@ function applyDaylight(picture: Picture, random: Random, light: number): void {
 /** The camera: blur, vignetting, exposure, white balance, contrast, sensor noise, eight bits. */
 function develop(picture: Picture, random: Random): Uint8Array {
   const pixels = new Uint8Array(pixelCount * 3);
-  const blur = random.chance(0.5) ? random.between(0, 0.2) : 0;
+  const blur = random.chance(0.5) ? random.between(0, 0.16) : 0;
   const vignette = random.between(0, 0.25);
   const exposure = random.between(0.85, 1.18);
   const balance = random.between(-0.09, 0.09);
   const contrast = random.between(-0.3, 0.2);
-  const noise = random.between(0.003, 0.03);
+  const noise = random.between(0.003, 0.022);
   [picture.red, picture.green, picture.blue].forEach((plane, channel) => {
     const gain = exposure * (1 + (channel === 0 ? balance : channel === 2 ? -balance : 0));
     for (let pixel = 0; pixel < pixelCount; pixel++) {

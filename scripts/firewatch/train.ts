@@ -1,11 +1,11 @@
 /**
- * Trains the bundled model from nothing, seeded: `node dist/scripts/firewatch/train.js OUT-FOLDER`. Takes about twenty
- * minutes on one core (two hours without a C compiler) and is no part of any test. Writes a checkpoint per version; `export.js`
+ * Trains the bundled model from nothing, seeded: `node dist/scripts/firewatch/train.js OUT-FOLDER [v1|v2]`. Takes about twenty
+ * minutes on one core (hours without a C compiler) and is no part of any test. Writes a checkpoint per version; `export.js`
  * makes the committed files from them. Two rounds, each with its own warm-up and cosine decay: the first gives v1; v2 continues
  * from it.
  */
 
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { compileKernels, kernels } from './kernels.js';
 import { type Parameter, recycleActivations } from './layers.js';
@@ -13,6 +13,7 @@ import {
   backward,
   crossEntropy,
   forward,
+  loadState,
   type Network,
   newNetwork,
   predictions,
@@ -24,6 +25,8 @@ import { classNames, makeTile, seedRanges, type Tile, tileSize } from './tiles.j
 
 const batchSize = 32;
 const validationTiles = 600;
+/** Each round has seeds of its own within the training range. */
+const seedsPerRound = 0x4000000;
 
 interface Round {
   readonly version: string;
@@ -32,8 +35,8 @@ interface Round {
 }
 
 const rounds: readonly Round[] = [
-  { version: 'v1', steps: 8000, peakRate: 4e-3 },
-  { version: 'v2', steps: 5000, peakRate: 2e-3 },
+  { version: 'v1', steps: 5000, peakRate: 4e-3 },
+  { version: 'v2', steps: 4000, peakRate: 2.5e-3 },
 ];
 
 /**
@@ -45,7 +48,11 @@ class TileFeed {
   static readonly capacity = 16384;
   readonly #random = new Random(99);
   readonly #kept: Tile[] = [];
-  #seed: number = seedRanges.training;
+  #seed: number;
+
+  constructor(firstSeed: number) {
+    this.#seed = firstSeed;
+  }
 
   next(size: number): Tile[] {
     const count = this.#kept.length < 512 ? size : TileFeed.newPerBatch;
@@ -145,15 +152,24 @@ export function accuracyOf(counts: readonly (readonly number[])[]): number {
   return correct / counts.flat().reduce((sum, count) => sum + count, 0);
 }
 
-function main(folder: string): void {
+/** Runs the rounds from `firstVersion` on; a later one than the first continues from the checkpoint of the one before. */
+function main(folder: string, firstVersion: string): void {
   mkdirSync(folder, { recursive: true });
   const network = newNetwork(1);
   const unseen = tilesFrom(seedRanges.validation, validationTiles);
-  const feed = new TileFeed();
   const compiled = compileKernels();
   if (compiled === undefined) console.log('no C compiler or Node headers: training with the plain kernels, slowly');
   else Object.assign(kernels, compiled);
-  for (const round of rounds) {
+  const first = rounds.findIndex((round) => round.version === firstVersion);
+  if (first < 0) throw new RangeError(`no version ${firstVersion}`);
+  const before = rounds[first - 1];
+  if (before !== undefined) {
+    const checkpoint = readFileSync(join(folder, `firewatch-${before.version}.state`));
+    loadState(network, new Float32Array(Uint8Array.from(checkpoint).buffer));
+  }
+  for (const [index, round] of rounds.entries()) {
+    if (index < first) continue;
+    const feed = new TileFeed(seedRanges.training + index * seedsPerRound);
     const optimizer = new AdamW(network.parameters);
     let loss = 0;
     for (let step = 0; step < round.steps; step++) {
@@ -178,4 +194,6 @@ function main(folder: string): void {
   }
 }
 
-if (process.argv[1]?.endsWith('firewatch/train.js')) main(process.argv[2] ?? 'firewatch-training');
+if (process.argv[1]?.endsWith('firewatch/train.js')) {
+  main(process.argv[2] ?? 'firewatch-training', process.argv[3] ?? 'v1');
+}
