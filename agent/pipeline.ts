@@ -16,7 +16,7 @@ import { encode } from './core/onnx/codec.js';
 import type { Operator } from './core/onnx/model.js';
 import { buildProblem } from './core/plan/build-problem.js';
 import { frontier } from './core/plan/frontier.js';
-import { type Plan, planOf } from './core/plan/plan.js';
+import { type Plan, planOf, restrict } from './core/plan/plan.js';
 import type { Problem } from './core/plan/problem.js';
 import { float, formatPrecision } from './core/precision.js';
 import type { PreparedModel } from './core/prepare.js';
@@ -24,19 +24,22 @@ import type { RangeRule } from './core/quant/observer.js';
 import { emitQdq } from './core/quant/qdq.js';
 import { findEstimator } from './core/sensitivity/registry.js';
 import { type SensitivityDocument, SensitivityTable } from './core/sensitivity/table.js';
-import { canonical, contentKey } from './digest.js';
+import { contentKey } from './digest.js';
 import type { Clock, Progress, Runtime, SampleSource, Solver, Store, Target, TargetIdentity } from './ports.js';
-import { assess, defaultSampleCount } from './steps/assess.js';
+import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import { type MeasuredPlan, type PlanOutcome, PlanSearch, type QualityReport } from './steps/plan-search.js';
 import type { SampleReader } from './steps/samples.js';
 import { syntheticSamples } from './steps/synthetic.js';
+import { type QuantizationRecipe, recipeOf, type TuningDocument, tune } from './steps/tune.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 1, assess: 1 } as const;
+const versions = { calibrate: 2, tune: 1, assess: 2 } as const;
 
 const frontierPoints = 10;
-const calibrationMost = 128;
+const calibrationMost = 64;
+/** Rules that 'auto' tries. */
+const candidateRules: readonly RangeRule[] = ['mse', 'percentile', 'minmax'];
 
 export interface Ports {
   readonly runtime: Runtime;
@@ -59,7 +62,8 @@ export interface Job {
   /** Cores for everything that is not timed. */
   readonly workThreads: number;
   readonly variant: 'ort' | 'tensorrt';
-  readonly rangeRule: RangeRule;
+  /** Rule for activation ranges; 'auto': whichever measures best on this model. */
+  readonly rangeRule: RangeRule | 'auto';
 }
 
 export interface StepSeconds {
@@ -74,12 +78,7 @@ export interface StepSeconds {
 /** Called as a step goes on: the share of the step that is done, in [0, 1], and what is being done. */
 export type StepProgress = (step: keyof StepSeconds, share: number, text: string) => void;
 
-export interface QuantizeResult {
-  readonly identity: TargetIdentity;
-  readonly table: LatencyTable;
-  readonly problem: Problem;
-  readonly calibration: CalibrationDocument;
-  readonly sensitivity: SensitivityDocument;
+export interface QuantizeResult extends Assessed {
   readonly frontier: readonly Plan[];
   readonly feasible: boolean;
   /** Why not, when infeasible. */
@@ -88,7 +87,6 @@ export interface QuantizeResult {
   readonly rounds: readonly Correction[];
   readonly solver: { status: string; gap: number; seconds: number };
   readonly quality: QualityReport | null;
-  readonly floatArtifactBytes: number;
   readonly seconds: StepSeconds;
 }
 
@@ -97,8 +95,13 @@ export interface Assessed {
   readonly identity: TargetIdentity;
   readonly table: LatencyTable;
   readonly calibration: CalibrationDocument;
+  readonly tuning: TuningDocument;
+  readonly recipe: QuantizationRecipe;
   readonly sensitivity: SensitivityDocument;
+  /** With every precision that was measured, float and int8 among them. */
   readonly problem: Problem;
+  /** The same with the precisions that plans may use. */
+  readonly candidates: Problem;
   readonly floatArtifactBytes: number;
   /** See `deployedOptions`. */
   readonly saturates: boolean;
@@ -109,7 +112,8 @@ export class Pipeline {
   readonly #ports: Ports;
   readonly #signal: AbortSignal;
   readonly #progress: (step: keyof StepSeconds) => Progress;
-  readonly #allowed: ReadonlyMap<string, readonly Precision[]>;
+  /** What the target can run, by operator name. */
+  readonly #possible: ReadonlyMap<string, readonly Precision[]>;
   readonly #seconds: StepSeconds = { profile: 0, calibrate: 0, assess: 0, plan: 0, apply: 0, verify: 0 };
   #samples: SampleReader | null = null;
 
@@ -118,19 +122,28 @@ export class Pipeline {
     this.#ports = ports;
     this.#signal = signal;
     this.#progress = (step) => (share, text) => progress(step, share, text);
-    this.#allowed = this.#allowedPrecisions();
+    this.#possible = this.#possiblePrecisions();
   }
 
   /** Profile, calibrate and assess; only what is missing is done. */
   async assess(): Promise<Assessed> {
     const { prepared } = this.#job;
     const { identity, table } = await this.profile();
-    const calibration = await this.#timed('calibrate', () => this.#calibrate());
-    const sensitivity = await this.#timed('assess', () => this.#assess(calibration));
-    const floatArtifactBytes = encode(emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' })).length;
-    const problem = buildProblem(prepared, (operator) => this.#precisionsOf(operator), table, new SensitivityTable(sensitivity), floatArtifactBytes);
     const saturates = await this.#ports.target.saturates();
-    return { identity, table, calibration, sensitivity, problem, floatArtifactBytes, saturates };
+    const calibration = await this.#timed('calibrate', () => this.#calibrate());
+    const tuning = await this.#timed('calibrate', () => this.#tune(calibration, saturates));
+    const sensitivity = await this.#timed('assess', () => this.#assess(calibration, tuning, saturates));
+    const floatArtifactBytes = encode(emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' })).length;
+    const problem = buildProblem(
+      prepared,
+      (operator) => this.#precisionsOf(operator),
+      table,
+      new SensitivityTable(sensitivity),
+      floatArtifactBytes,
+    );
+    const recipe = recipeOf(prepared, calibration, tuning, saturates);
+    const candidates = restrict(problem, this.#job.precisions?.map(formatPrecision) ?? null);
+    return { identity, table, calibration, tuning, recipe, sensitivity, problem, candidates, floatArtifactBytes, saturates };
   }
 
   /** Latency rows of every distinct operator at every precision it may get; measured where the store has none. */
@@ -149,8 +162,7 @@ export class Pipeline {
         ({ operator }) => !this.#precisionsOf(operator).every((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined),
       );
       if (missing.length > 0 || table.get(runOverheadKey, 'float') === undefined) {
-        const precisions = this.#job.precisions ?? allPrecisions(this.#allowed);
-        const rows = await target.measure(missing, withFloat(precisions), this.#signal, this.#progress('profile'));
+        const rows = await target.measure(missing, allPrecisions(this.#possible), this.#signal, this.#progress('profile'));
         store.putLatencyRows(identityDigest, identity, rows);
         table.add(rows);
       }
@@ -164,9 +176,9 @@ export class Pipeline {
     return this.#timed('plan', async () => {
       const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, []);
       this.#progress('plan')(0, 'solving for the frontier');
-      const points = await frontier(assessed.problem, this.#ports.solver, { points: frontierPoints, ceilings }, this.#signal);
+      const points = await frontier(assessed.candidates, this.#ports.solver, { points: frontierPoints, ceilings }, this.#signal);
       this.#progress('plan')(1, `${points.length} points on the frontier`);
-      return points.map(({ assignment }) => planOf(assessed.problem, assignment));
+      return points.map(({ assignment }) => planOf(assessed.candidates, assignment));
     });
   }
 
@@ -190,29 +202,49 @@ export class Pipeline {
   }
 
   async #calibrate(): Promise<CalibrationDocument> {
-    const { prepared, modelSha256, rangeRule } = this.#job;
+    const { prepared, modelSha256, workThreads } = this.#job;
     const samples = await this.#calibrationSamples();
-    const options = { rule: rangeRule, bits: [8, 4], threads: this.#job.workThreads, most: calibrationMost };
-    const key = contentKey(['calibrate', versions.calibrate, modelSha256, samples.digest, { ...options, threads: null }]);
-    return this.#memo(key, 'calibrate', () => calibrate(prepared, samples, options, this.#ports.runtime, this.#signal, this.#progress('calibrate')));
+    const options = { rules: this.#rules(), bits: [8, 4], most: calibrationMost };
+    const key = contentKey(['calibrate', versions.calibrate, modelSha256, prepared.card, samples.digest, options]);
+    return this.#memo(key, 'calibrate', () =>
+      calibrate(prepared, samples, { ...options, threads: workThreads }, this.#ports.runtime, this.#signal, this.#progress('calibrate')),
+    );
   }
 
-  async #assess(calibration: CalibrationDocument): Promise<SensitivityDocument> {
+  async #tune(calibration: CalibrationDocument, saturates: boolean): Promise<TuningDocument> {
+    const { prepared, modelSha256, workThreads } = this.#job;
+    const samples = await this.#calibrationSamples();
+    const rules = this.#rules();
+    const int8 = new Map([...this.#possible].flatMap(([name, list]) => list.filter((p) => p.activationBits === 8).map((p) => [name, p] as const)));
+    const key = contentKey(['tune', versions.tune, modelSha256, prepared.card, samples.digest, rules, saturates, calibrationMost]);
+    return this.#memo(key, 'tune', () =>
+      tune(
+        prepared,
+        samples,
+        calibration,
+        { rules, int8, saturates, threads: workThreads },
+        this.#ports.runtime,
+        this.#signal,
+        this.#progress('calibrate'),
+      ),
+    );
+  }
+
+  async #assess(calibration: CalibrationDocument, tuning: TuningDocument, saturates: boolean): Promise<SensitivityDocument> {
     const { prepared, modelSha256, estimator } = this.#job;
     const samples = await this.#calibrationSamples();
-    const count = defaultSampleCount(prepared.macs);
-    const saturates = await this.#ports.target.saturates();
-    const candidates = canonical([...this.#allowed].map(([name, list]) => [name, list.map(formatPrecision)]));
-    const key = contentKey(['assess', versions.assess, modelSha256, samples.digest, calibration.rule, estimator, count, candidates, saturates]);
+    const counts = defaultSampleCounts(prepared.macs);
+    const key = contentKey(['assess', versions.assess, modelSha256, prepared.card, samples.digest, tuning.rule, estimator, counts, saturates]);
     return this.#memo(key, 'assess', () =>
       assess(
         prepared,
         samples,
-        calibration,
+        calibration.ranges[tuning.rule]!,
         findEstimator(estimator),
         {
           precisionsOf: (index) => this.#precisionsOf(prepared.operators[index]!),
-          samples: count,
+          samples: counts.weights,
+          activationSamples: counts.activations,
           threads: this.#job.workThreads,
           kinds: ['weight', 'activation'],
           saturates,
@@ -222,6 +254,10 @@ export class Pipeline {
         this.#progress('assess'),
       ),
     );
+  }
+
+  #rules(): readonly RangeRule[] {
+    return this.#job.rangeRule === 'auto' ? candidateRules : [this.#job.rangeRule];
   }
 
   async #calibrationSamples(): Promise<SampleReader> {
@@ -244,19 +280,17 @@ export class Pipeline {
   }
 
   #precisionsOf(operator: Operator): readonly Precision[] {
-    return this.#allowed.get(operator.name) ?? [float];
+    return this.#possible.get(operator.name) ?? [float];
   }
 
-  /** Candidates of each operator: what the target can run of what was asked for; float where nothing is left. */
-  #allowedPrecisions(): Map<string, readonly Precision[]> {
-    const { prepared, precisions } = this.#job;
-    const wanted = precisions === null ? null : new Set(precisions.map(formatPrecision));
+  #possiblePrecisions(): Map<string, readonly Precision[]> {
+    const { prepared } = this.#job;
+    const tail = outputTail(prepared);
     return new Map(
       prepared.operators.map((operator) => {
         const weight = operator.weight === null ? null : (prepared.model.graph.initializers.get(operator.weight.name) ?? null);
-        const possible = canBeTimed(operator, prepared) ? this.#ports.target.precisionsOf(operator, weight) : [float];
-        const allowed = wanted === null ? possible : possible.filter((precision) => wanted.has(formatPrecision(precision)));
-        return [operator.name, allowed.length > 0 ? allowed : [float]];
+        const isFree = canBeTimed(operator, prepared) && !tail.has(operator);
+        return [operator.name, isFree ? this.#ports.target.precisionsOf(operator, weight) : [float]];
       }),
     );
   }
@@ -293,8 +327,19 @@ function allPrecisions(allowed: ReadonlyMap<string, readonly Precision[]>): Prec
   return [...byName.values()];
 }
 
-function withFloat(precisions: readonly Precision[]): readonly Precision[] {
-  return precisions.some((precision) => formatPrecision(precision) === 'float') ? precisions : [float, ...precisions];
+/**
+ * Operators without weights between the last weighted ones and the graph outputs. They stay float: they are cheap, and rounding
+ * what leaves the model (scores, boxes) to 8 bits is the costliest rounding there is.
+ */
+function outputTail(prepared: PreparedModel): Set<Operator> {
+  const tail = new Set<Operator>();
+  const outputs = new Set(prepared.model.graph.outputs.map((output) => output.name));
+  for (const operator of [...prepared.operators].reverse()) {
+    const readers = prepared.operators.filter((reader) => reader.inputs.some((name) => operator.outputs.includes(name)));
+    const endsHere = operator.outputs.some((name) => outputs.has(name)) || readers.length > 0;
+    if (operator.weight === null && endsHere && readers.every((reader) => tail.has(reader))) tail.add(operator);
+  }
+  return tail;
 }
 
 function wantedKeys(prepared: PreparedModel): Set<string> {

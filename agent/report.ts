@@ -24,13 +24,13 @@ export interface FrontierDocument {
   averageWeightBits: number;
 }
 
-export function frontierDocument(job: Job, assessed: Assessed, points: readonly Plan[]): FrontierDocument[] {
+export function frontierDocument(job: Job, points: readonly Plan[]): FrontierDocument[] {
   return points.map((plan) => ({
     latency: toMs(plan.costs.latency),
     sensitivity: round(plan.costs.sensitivity),
     sizeBytes: plan.costs.bytes,
     ramBytes: plan.costs.ramBytes,
-    averageWeightBits: round(averageBits(job.prepared, precisionsOf(assessed.problem, plan)).weights, 4),
+    averageWeightBits: round(averageBits(job.prepared, precisionsOf(plan)).weights, 4),
   }));
 }
 
@@ -39,13 +39,13 @@ export function modelDocument(job: Job, path: string) {
   return { path, sha256: job.modelSha256, macs, parameters, operators: operators.length };
 }
 
-export function planDocument(job: Job, assessed: Assessed, plan: Plan, solver: QuantizeResult['solver']) {
+export function planDocument(job: Job, plan: Plan, solver: QuantizeResult['solver']) {
   const { prepared } = job;
-  const precisions = precisionsOf(assessed.problem, plan);
+  const precisions = precisionsOf(plan);
   const bits = tensorBits(prepared, precisions);
   const averages = averageBits(prepared, precisions);
   const operators = prepared.operators.map((operator, index) => {
-    const choice = assessed.problem.operators[index]!.choices[plan.assignment[index]!]!;
+    const choice = plan.problem.operators[index]!.choices[plan.assignment[index]!]!;
     const precision = precisions.get(operator.name)!;
     const inputBits = precision.activationBits;
     return {
@@ -84,8 +84,8 @@ export function quantizeDocument(job: Job, result: QuantizeResult, paths: { mode
       ...shortfall,
       ...(shortfall.metric === 'latency' && { ceiling: toMs(shortfall.ceiling), minimum: shortfall.minimum === null ? null : toMs(shortfall.minimum), unit }),
     })),
-    frontier: frontierDocument(job, result, result.frontier),
-    plan: chosen === null ? null : planDocument(job, result, chosen.plan, result.solver),
+    frontier: frontierDocument(job, result.frontier),
+    plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver),
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
     ram: { peakBytes: chosen?.plan.costs.ramBytes ?? null },
     quality: {
@@ -120,7 +120,9 @@ export function quantizeDocument(job: Job, result: QuantizeResult, paths: { mode
     calibration: {
       source: result.calibration.source,
       samples: result.calibration.samples,
-      rule: result.calibration.rule,
+      rule: result.tuning.rule,
+      hasBiasCorrection: result.tuning.hasBiasCorrection,
+      divergences: result.tuning.divergences,
       hasTestSet: test !== null,
       hasCalibrationSet: calibration !== null,
     },

@@ -60,13 +60,13 @@ export function addJobOptions(command: Command, environment: NodeJS.ProcessEnv):
     .option('--data <dir>', 'sample set: calibration.npy or calibration/*, optional test.npy or test/* with labels.csv (default: data-free)')
     .option('--budget <budget>', `comma list of ${budgetForms}; relative latency is a share of uniform int8's`)
     .option('--estimator <name>', 'sensitivity estimator, see below', defaultEstimator)
-    .addOption(new Option('--range <rule>', 'rule for activation ranges').choices([...rangeRules]).default('mse'))
+    .addOption(new Option('--range <rule>', 'rule for activation ranges; auto measures which suits the model').choices(['auto', ...rangeRules]).default('auto'))
     .addOption(new Option('--variant <variant>', 'form of the QDQ model').choices(['ort', 'tensorrt']).default('ort'))
     .addHelpText('after', `\nSensitivity estimators:\n${names}`);
 }
 
 export function jobOptions(model: string, flags: JobFlags): JobOptions {
-  const { target, card, data, budget, precisions, estimator = defaultEstimator, threads, variant = 'ort', range = 'mse', state } = flags;
+  const { target, card, data, budget, precisions, estimator = defaultEstimator, threads, variant = 'ort', range = 'auto', state } = flags;
   return { model, target, card, data, budget, precisions, estimator, threads, variant, range, state };
 }
 

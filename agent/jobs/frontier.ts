@@ -14,7 +14,7 @@ export async function frontierJob(options: JobOptions, ports: Ports, signal: Abo
     target: { kind: assessed.identity.kind, identity: assessed.identity, counter: 'nanoseconds' },
     unit,
     uniform: uniformPredictions(assessed),
-    frontier: frontierDocument(job, assessed, points),
+    frontier: frontierDocument(job, points),
   };
 }
 export type FrontierReport = Awaited<ReturnType<typeof frontierJob>>;

@@ -12,14 +12,18 @@ import { seedOf } from '../core/random.js';
 import { type Estimator, type EstimatorContext, errorEnergy, type Site } from '../core/sensitivity/estimator.js';
 import type { SensitivityDocument } from '../core/sensitivity/table.js';
 import type { Clock, Feed, Progress, Runtime, Session } from '../ports.js';
-import type { CalibrationDocument } from './calibrate.js';
 import type { SampleReader } from './samples.js';
+
+/** Activation ranges by bit-width, then tensor. */
+export type RangesByBits = Readonly<Record<string, Readonly<Record<string, Range>>>>;
 
 /** Which tensors are assessed at which bit-widths. */
 export interface AssessRequest {
   /** Precisions each operator may get. */
   readonly precisionsOf: (operatorIndex: number) => readonly Precision[];
   readonly samples: number;
+  /** Activations need fewer: their errors are larger and alike from sample to sample. */
+  readonly activationSamples: number;
   readonly threads: number;
   /** Activations too, or weights alone (benchmarks of weight rankings). */
   readonly kinds: readonly Site['kind'][];
@@ -27,10 +31,13 @@ export interface AssessRequest {
   readonly saturates: boolean;
 }
 
-/** Samples worth running: 32 for small models, 16 and 8 where a pass is long. At softmax temperature 4, 8 are enough to rank. */
-export function defaultSampleCount(macs: number): number {
-  if (macs <= 60e6) return 32;
-  return macs <= 450e6 ? 16 : 8;
+/**
+ * Samples worth running. Weights: 32 for small models, 16 and 4 where a pass is long (at softmax temperature 4, 8 samples rank
+ * nearly as well as 32, 4 somewhat less). Activations: at most 8.
+ */
+export function defaultSampleCounts(macs: number): { weights: number; activations: number } {
+  if (macs <= 60e6) return { weights: 32, activations: 8 };
+  return macs <= 450e6 ? { weights: 16, activations: 8 } : { weights: 4, activations: 4 };
 }
 
 /**
@@ -41,7 +48,7 @@ export function defaultSampleCount(macs: number): number {
 export async function assess(
   prepared: PreparedModel,
   samples: SampleReader,
-  calibration: CalibrationDocument,
+  ranges: RangesByBits,
   estimator: Estimator,
   request: AssessRequest,
   ports: { runtime: Runtime; clock: Clock },
@@ -62,15 +69,15 @@ export async function assess(
       const weight = request.kinds.includes('weight') ? walk.weightSite() : null;
       const weightBits = [...new Set(precisions.filter((p) => p.weightBits < 32).map((p) => p.weightBits))];
       if (weight !== null && weightBits.length > 0) {
-        const estimate = await estimator.estimate(weight, walk.context(weightBits));
+        const estimate = await estimator.estimate(weight, walk.context(weightBits, walk.samples));
         weights[weight.name] = { ...Object.fromEntries(estimate), ...blockwiseColumn(prepared, index, precisions, weight, estimate) };
       }
       if (!request.kinds.includes('activation')) continue;
       for (const tensor of walk.newTensors()) {
         const bits = activationBits(prepared, request, tensor);
         if (bits.length === 0) continue;
-        const site = walk.activationSite(tensor, calibration.ranges);
-        activations[tensor] = Object.fromEntries(await estimator.estimate(site, walk.context(bits)));
+        const site = walk.activationSite(tensor, ranges);
+        activations[tensor] = Object.fromEntries(await estimator.estimate(site, walk.context(bits, Math.min(walk.samples, request.activationSamples))));
       }
     }
   } finally {
@@ -206,7 +213,7 @@ class Walk {
     const quantized = (bits: number) => {
       let result = cache.get(bits);
       if (result === undefined) {
-        const codes = quantizeWeights(values, tensor.dims, channelAxis, bits, deployedOptions(tensor.dims, bits, this.#saturates));
+        const codes = quantizeWeights(values, tensor.dims, channelAxis, bits, deployedOptions(operator, bits, this.#saturates));
         result = dequantizeWeights(codes, tensor.dims, channelAxis);
         cache.set(bits, result);
       }
@@ -225,7 +232,7 @@ class Walk {
   }
 
   /** A live activation tensor as a site. */
-  activationSite(name: string, ranges: CalibrationDocument['ranges']): Site {
+  activationSite(name: string, ranges: RangesByBits): Site {
     const dims = this.#prepared.shapes.get(name)!;
     const values = (sample: number) => this.#live[sample]!.get(name)!.data as Float32Array;
     return {
@@ -239,10 +246,10 @@ class Walk {
     };
   }
 
-  context(bits: readonly number[]): EstimatorContext {
+  context(bits: readonly number[], samples: number): EstimatorContext {
     const isSoftmax = this.#prepared.endsInSoftmax || this.#prepared.card.task === 'classification';
     return {
-      samples: this.samples,
+      samples,
       bits,
       divergence: (sample, output, temperature) =>
         isSoftmax
@@ -324,7 +331,7 @@ function concatenate(values: ReadonlyMap<string, Feed>, names: readonly string[]
   return result;
 }
 
-function rangeAt(ranges: CalibrationDocument['ranges'], bits: number, tensor: string): Range {
+function rangeAt(ranges: RangesByBits, bits: number, tensor: string): Range {
   return ranges[bits]?.[tensor] ?? ranges['8']?.[tensor] ?? { minimum: 0, maximum: 0 };
 }
 

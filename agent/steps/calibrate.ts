@@ -2,16 +2,18 @@ import type { Range } from '../../configs/contracts/plan.js';
 import { encode } from '../core/onnx/codec.js';
 import type { PreparedModel } from '../core/prepare.js';
 import { Observer, type RangeRule } from '../core/quant/observer.js';
+import { usefulRange } from '../core/quant/ranges.js';
 import type { Progress, Runtime } from '../ports.js';
 import type { SampleReader } from './samples.js';
 
-/** Ranges of every activation tensor, by bit-width. */
+/** What the calibration samples showed of every activation tensor. */
 export interface CalibrationDocument {
   readonly samples: number;
   readonly source: 'samples' | 'batch-norm' | 'prior';
-  readonly rule: RangeRule;
-  /** By bit-width, then tensor. */
-  readonly ranges: Readonly<Record<string, Readonly<Record<string, Range>>>>;
+  /** By rule, then bit-width, then tensor. */
+  readonly ranges: Readonly<Record<string, Readonly<Record<string, Readonly<Record<string, Range>>>>>>;
+  /** Mean of each channel (axis 1) of the tensors that weighted operators read. */
+  readonly channelMeans: Readonly<Record<string, readonly number[]>>;
 }
 
 /** Bytes of activations fetched from one run: more tensors are fetched in several runs of the same sample. */
@@ -36,13 +38,14 @@ export function activationTensors(prepared: PreparedModel): string[] {
 export async function calibrate(
   prepared: PreparedModel,
   samples: SampleReader,
-  options: { rule: RangeRule; bits: readonly number[]; threads: number; most: number },
+  options: { rules: readonly RangeRule[]; bits: readonly number[]; threads: number; most: number },
   runtime: Runtime,
   signal: AbortSignal,
   progress: Progress,
 ): Promise<CalibrationDocument> {
   const tensors = activationTensors(prepared);
   const observers = new Map(tensors.map((name) => [name, new Observer()]));
+  const means = new ChannelMeans(prepared);
   const inputs = new Set(prepared.model.graph.inputs.map((input) => input.name));
   const fetched = tensors.filter((name) => !inputs.has(name));
   const session = await runtime.open(encode(withOutputs(prepared, fetched)), { threads: options.threads });
@@ -54,16 +57,16 @@ export async function calibrate(
       const data = await samples.read(index);
       const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data }]]);
       observers.get(prepared.card.input.name)?.add(data);
+      means.add(prepared.card.input.name, data);
       for (const group of groups) {
-        for (const [name, value] of await session.run(feeds, group)) observers.get(name)!.add(value.data as Float32Array);
+        for (const [name, value] of await session.run(feeds, group)) {
+          observers.get(name)!.add(value.data as Float32Array);
+          means.add(name, value.data as Float32Array);
+        }
       }
       progress((index + 1) / count, `calibrating, sample ${index + 1} of ${count}`);
     }
-    const ranges: Record<string, Record<string, Range>> = {};
-    for (const bits of options.bits) {
-      ranges[bits] = Object.fromEntries([...observers].map(([name, observer]) => [name, observer.range(options.rule, bits)]));
-    }
-    return { samples: count, source: samples.source, rule: options.rule, ranges };
+    return { samples: count, source: samples.source, ranges: rangesOf(prepared, observers, options), channelMeans: means.result() };
   } finally {
     await session.close();
   }
@@ -87,4 +90,50 @@ function groupByBytes(prepared: PreparedModel, names: readonly string[]): string
     bytes += size;
   }
   return groups;
+}
+
+function rangesOf(
+  prepared: PreparedModel,
+  observers: ReadonlyMap<string, Observer>,
+  options: { rules: readonly RangeRule[]; bits: readonly number[] },
+): CalibrationDocument['ranges'] {
+  const ranges: Record<string, Record<string, Record<string, Range>>> = {};
+  for (const rule of options.rules) {
+    ranges[rule] = {};
+    for (const bits of options.bits) {
+      const entries = [...observers].map(([name, observer]) => [name, usefulRange(prepared, name, observer.range(rule, bits))] as const);
+      ranges[rule][bits] = Object.fromEntries(entries);
+    }
+  }
+  return ranges;
+}
+
+/** Per-channel means of the inputs of weighted operators, over the spatial positions and samples. */
+class ChannelMeans {
+  readonly #sums = new Map<string, Float64Array>();
+  readonly #samples = new Map<string, number>();
+
+  constructor(prepared: PreparedModel) {
+    for (const operator of prepared.operators) {
+      const input = operator.weight === null ? undefined : operator.inputs[0];
+      const dims = input === undefined ? undefined : prepared.shapes.get(input);
+      if (input !== undefined && dims !== undefined && dims.length >= 2) this.#sums.set(input, new Float64Array(dims[1]!));
+    }
+  }
+
+  add(name: string, values: Float32Array): void {
+    const sums = this.#sums.get(name);
+    if (sums === undefined) return;
+    const size = values.length / sums.length;
+    for (let channel = 0; channel < sums.length; channel++) {
+      let sum = 0;
+      for (let i = channel * size; i < (channel + 1) * size; i++) sum += values[i]!;
+      sums[channel]! += sum / size;
+    }
+    this.#samples.set(name, (this.#samples.get(name) ?? 0) + 1);
+  }
+
+  result(): Record<string, number[]> {
+    return Object.fromEntries([...this.#sums].map(([name, sums]) => [name, [...sums].map((sum) => sum / Math.max(1, this.#samples.get(name) ?? 0))]));
+  }
 }

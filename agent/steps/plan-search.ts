@@ -1,7 +1,8 @@
 import { type Correction, ceilingsOf, latencyCeiling } from '../core/budget.js';
 import { encode } from '../core/onnx/codec.js';
 import { allocate, type Shortfall } from '../core/plan/allocate.js';
-import { type Plan, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
+import type { Choice } from '../core/plan/problem.js';
+import { type Plan, planKey, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
 import { emitQdq } from '../core/quant/qdq.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
 import type { Feeds, Progress, SampleSource, Session } from '../ports.js';
@@ -113,7 +114,7 @@ export class PlanSearch {
     for (let round = 0; round < rounds; round++) {
       const ceilings = ceilingsOf(job.budget, this.#ends.int8.costs.latency, this.#corrections);
       this.#progress('plan')(round / rounds, `solving, round ${round + 1}`);
-      const allocation = await this.#timed('plan', () => allocate(assessed.problem, 'sensitivity', ceilings, ports.solver, {}, signal));
+      const allocation = await this.#timed('plan', () => allocate(assessed.candidates, 'sensitivity', ceilings, ports.solver, {}, signal));
       this.#solver.seconds += allocation.seconds;
       if (allocation.status === 'infeasible') {
         shortfalls = allocation.infeasible;
@@ -122,7 +123,7 @@ export class PlanSearch {
       } else {
         this.#solver.status = allocation.status;
         this.#solver.gap = allocation.gap;
-        const plan = planOf(assessed.problem, allocation.assignment);
+        const plan = planOf(assessed.candidates, allocation.assignment);
         if (this.#alreadyMeasured(plan)) break;
         await this.#measure([plan]);
       }
@@ -137,12 +138,12 @@ export class PlanSearch {
   /** The fastest plan of all, by measurement against both uniform ends. */
   async #fastest(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
     const { assessed, ports, signal } = this.#context;
-    const allocation = await this.#timed('plan', () => allocate(assessed.problem, 'latency', {}, ports.solver, {}, signal));
+    const allocation = await this.#timed('plan', () => allocate(assessed.candidates, 'latency', {}, ports.solver, {}, signal));
     this.#solver.seconds += allocation.seconds;
     if (allocation.status === 'infeasible') return { chosen: null, shortfalls: allocation.infeasible };
     this.#solver.status = allocation.status;
     this.#solver.gap = allocation.gap;
-    await this.#measure([planOf(assessed.problem, allocation.assignment)]);
+    await this.#measure([planOf(assessed.candidates, allocation.assignment)]);
     return { chosen: best(this.#pool, (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity), shortfalls: [] };
   }
 
@@ -164,13 +165,13 @@ export class PlanSearch {
     const first = await this.#firstGoodEnough(points);
     if (first === null) return null;
     const worse = first === 0 ? failed.plan : points[first - 1]!;
-    const steps = between(worse, points[first]!, assessed.problem.operators.map((_, index) => index), (index) => sensitivityGain(assessed.problem, worse, points[first]!, index));
-    const refined = steps.map((assignment) => planOf(assessed.problem, assignment)).filter((plan) => plan.costs.latency <= ceiling);
+    const steps = between(worse, points[first]!, (index) => choiceAt(worse, index).costs.sensitivity - choiceAt(points[first]!, index).costs.sensitivity);
+    const refined = steps.map((assignment) => planOf(assessed.candidates, assignment)).filter((plan) => plan.costs.latency <= ceiling);
     const firstRefined = await this.#firstGoodEnough(refined);
     const wanted = firstRefined === null ? [points[first]!] : [refined[firstRefined]!, points[first]!];
     await this.#measure(wanted);
-    const holding = this.#pool.filter((candidate) => this.#holds(candidate) && this.#qualities.has(keyOf(candidate.plan)));
-    const good = holding.filter((candidate) => this.#isGoodEnoughQuality(this.#qualities.get(keyOf(candidate.plan))!));
+    const holding = this.#pool.filter((candidate) => this.#holds(candidate) && this.#qualities.has(planKey(candidate.plan)));
+    const good = holding.filter((candidate) => this.#isGoodEnoughQuality(this.#qualities.get(planKey(candidate.plan))!));
     return best(good, (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity);
   }
 
@@ -251,7 +252,7 @@ export class PlanSearch {
   }
 
   #alreadyMeasured(plan: Plan): boolean {
-    return this.#pool.some((candidate) => keyOf(candidate.plan) === keyOf(plan));
+    return this.#pool.some((candidate) => planKey(candidate.plan) === planKey(plan));
   }
 
   /** Quality of a measured plan and of the int8 end on the best samples there are. */
@@ -263,7 +264,7 @@ export class PlanSearch {
   }
 
   async #qualityOf(plan: Plan): Promise<Quality> {
-    const known = this.#qualities.get(keyOf(plan));
+    const known = this.#qualities.get(planKey(plan));
     if (known !== undefined) return known;
     return this.#timed('verify', async () => {
       const { job, signal } = this.#context;
@@ -271,7 +272,7 @@ export class PlanSearch {
       try {
         if (this.#reference === null) return await this.#firstQuality(plan, session);
         const quality = await scoreAgainst(job.prepared, this.#reference.samples, this.#reference.float, session, signal);
-        this.#qualities.set(keyOf(plan), quality);
+        this.#qualities.set(planKey(plan), quality);
         return quality;
       } finally {
         await session.close();
@@ -288,8 +289,8 @@ export class PlanSearch {
     try {
       const { reference, qualities } = await assessQuality(job.prepared, samples, float, [session, int8], signal, this.#progress('verify'));
       this.#reference = { samples, source, float: reference };
-      this.#qualities.set(keyOf(plan), qualities[0]!);
-      this.#qualities.set(keyOf(this.#ends.int8), qualities[1]!);
+      this.#qualities.set(planKey(plan), qualities[0]!);
+      this.#qualities.set(planKey(this.#ends.int8), qualities[1]!);
       return qualities[0]!;
     } finally {
       await float.close();
@@ -337,13 +338,10 @@ export class PlanSearch {
   #apply(plan: Plan): Uint8Array {
     const { job, assessed } = this.#context;
     const { prepared, variant } = job;
-    const ranges = new Map(Object.entries(assessed.calibration.ranges['8'] ?? {}));
-    return encode(emitQdq(prepared.model, prepared.operators, precisionsOf(assessed.problem, plan), ranges, { variant, saturates: assessed.saturates }));
+    const { ranges, biasCorrections } = assessed.recipe;
+    const settings = { variant, saturates: assessed.saturates, biasCorrections };
+    return encode(emitQdq(prepared.model, prepared.operators, precisionsOf(plan), ranges, settings));
   }
-}
-
-function keyOf(plan: Plan): string {
-  return plan.assignment.join(',');
 }
 
 /** The element of least `first`, then least `second`; null of none. */
@@ -355,14 +353,16 @@ function best<T>(items: readonly T[], first: (item: T) => number, second: (item:
   return chosen;
 }
 
-function sensitivityGain(problem: Assessed['problem'], worse: Plan, better: Plan, index: number): number {
-  const choices = problem.operators[index]!.choices;
-  return choices[worse.assignment[index]!]!.costs.sensitivity - choices[better.assignment[index]!]!.costs.sensitivity;
+function choiceAt({ problem, assignment }: Plan, index: number): Choice {
+  return problem.operators[index]!.choices[assignment[index]!]!;
 }
 
 /** Assignments on the way from one plan to another, one differing operator at a time, largest gain first. */
-function between(worse: Plan, better: Plan, indices: readonly number[], gain: (index: number) => number): number[][] {
-  const differing = indices.filter((index) => worse.assignment[index] !== better.assignment[index]).sort((a, b) => gain(b) - gain(a));
+function between(worse: Plan, better: Plan, gain: (index: number) => number): number[][] {
+  const differing = worse.assignment
+    .map((_, index) => index)
+    .filter((index) => worse.assignment[index] !== better.assignment[index])
+    .sort((a, b) => gain(b) - gain(a));
   const assignments: number[][] = [];
   const current = [...worse.assignment];
   for (const index of differing) {

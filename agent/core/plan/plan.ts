@@ -6,13 +6,15 @@ import type { PreparedModel } from '../prepare.js';
 import { type Assignment, evaluate, type PlanCosts, type Problem } from './problem.js';
 
 export interface Plan {
+  /** What the assignment refers to. */
+  readonly problem: Problem;
   readonly assignment: Assignment;
   /** Predicted, from the tables. */
   readonly costs: PlanCosts;
 }
 
 export function planOf(problem: Problem, assignment: Assignment): Plan {
-  return { assignment, costs: evaluate(problem, assignment) };
+  return { problem, assignment, costs: evaluate(problem, assignment) };
 }
 
 /** The plan in which every operator that can has the given precision, and the others are float. */
@@ -29,14 +31,25 @@ export function uniformPlan(problem: Problem, precision: string): Plan {
   return planOf(problem, assignment);
 }
 
+/** A problem with only some of the choices; an operator that has none of them keeps float. */
+export function restrict(problem: Problem, precisions: readonly string[] | null): Problem {
+  if (precisions === null) return problem;
+  const operators = problem.operators.map((operator) => {
+    const wanted = operator.choices.filter((choice) => precisions.includes(choice.precision));
+    const choices = wanted.length > 0 ? wanted : operator.choices.filter((choice) => choice.precision === 'float');
+    return { ...operator, choices };
+  });
+  return { ...problem, operators };
+}
+
 /** Precision of every operator, by operator name. */
-export function precisionsOf(problem: Problem, plan: Plan): Map<string, Precision> {
-  return new Map(
-    problem.operators.map((operator, index) => [
-      operator.name,
-      parsePrecision(operator.choices[plan.assignment[index]!]!.precision),
-    ]),
-  );
+export function precisionsOf({ problem, assignment }: Plan): Map<string, Precision> {
+  return new Map(problem.operators.map((operator, index) => [operator.name, parsePrecision(operator.choices[assignment[index]!]!.precision)]));
+}
+
+/** Equal for plans that give every operator the same precision. */
+export function planKey({ problem, assignment }: Plan): string {
+  return problem.operators.map((operator, index) => operator.choices[assignment[index]!]!.precision).join(',');
 }
 
 /** Bits of weights averaged over parameters, and of activations averaged over the values that operators write. */

@@ -71,6 +71,8 @@ class QdqWriter {
   readonly #initializers: Map<string, Tensor>;
   readonly #tensors = new Map<string, Availability>();
   readonly #graphOutputs: ReadonlySet<string>;
+  /** Tensors that some 8-bit operator reads. */
+  readonly #readAsCodes = new Set<string>();
   #usesContrib = false;
 
   constructor(model: Model, ranges: ReadonlyMap<string, Range>, options: QdqOptions) {
@@ -83,6 +85,9 @@ class QdqWriter {
   }
 
   write(operators: readonly Operator[], precisions: ReadonlyMap<string, Precision>): Model {
+    for (const operator of operators) {
+      if (precisions.get(operator.name)?.activationBits === 8) for (const name of operator.inputs) this.#readAsCodes.add(name);
+    }
     for (const operator of operators) {
       const precision = precisions.get(operator.name);
       if (precision === undefined || precision.weightBits === 32) this.#writeFloat(operator);
@@ -121,7 +126,9 @@ class QdqWriter {
     const inputs = new Map(operator.inputs.map((name) => [name, this.#dequantized(name, operator.name)]));
     const firstInput = this.#tensors.get(operator.inputs[0]!)!;
     const affine = keepsRange(operator) ? firstInput.affine! : this.#affineOf(output, operator.clamp);
-    const raw = `${output}_raw`;
+    // A Gemm that nothing reads as codes need not round its output: its kernel writes float as well.
+    const isBare = operator.op === 'Gemm' && operator.clamp === null && !this.#readAsCodes.has(output);
+    const raw = isBare ? output : `${output}_raw`;
     const nodes = this.#dropsClamp(operator, affine) ? operator.nodes.slice(0, -1) : operator.nodes;
     const last = nodes[nodes.length - 1]!;
     const rename = new Map(inputs);
@@ -136,8 +143,8 @@ class QdqWriter {
         rename.set(inner, this.#quantizeDequantize(inner, this.#affineFor({ minimum: 0, maximum: 1 })));
       }
     });
-    const codes = this.#quantize(raw, `${output}_q`, affine);
-    this.#tensors.set(output, { float: null, codes, affine });
+    if (isBare) this.#tensors.set(output, { float: output, codes: null, affine: null });
+    else this.#tensors.set(output, { float: null, codes: this.#quantize(raw, `${output}_q`, affine), affine });
   }
 
   /** An 8-bit code range that already ends where the clamp does makes the clamping node redundant. */
@@ -153,7 +160,7 @@ class QdqWriter {
   #int8Constants(operator: Operator, node: Node, inputs: readonly string[], inputAffine: Affine): string[] {
     const { name, channelAxis } = operator.weight!;
     const tensor = this.#initializers.get(name)!;
-    const quantized = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 8, deployedOptions(tensor.dims, 8, this.#options.saturates ?? false));
+    const quantized = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 8, deployedOptions(operator, 8, this.#options.saturates ?? false));
     const prefix = operator.name;
     const rewritten = [...inputs];
     rewritten[1] = this.#dequantizedWeights(prefix, tensor, channelAxis, quantized);

@@ -1,3 +1,4 @@
+import type { Operator } from '../onnx/model.js';
 import { roundHalfEven } from './affine.js';
 
 /** Weights quantized per output channel: real = scales[channel] * code, codes symmetric in [-limit, limit]. */
@@ -141,8 +142,9 @@ export function dequantizeWeights(quantized: QuantizedWeights, dims: readonly nu
  *
  * @param saturates whether the machine's 8-bit kernels sum pairs of products in saturating 16 bits (x86 without VNNI)
  */
-export function deployedOptions(dims: readonly number[], bits: number, saturates: boolean): WeightOptions {
-  // Depthwise kernels have one input channel and accumulate in 32 bits everywhere.
-  const isDepthwise = dims.length === 4 && dims[1] === 1;
+export function deployedOptions(operator: Operator, bits: number, saturates: boolean): WeightOptions {
+  // Depthwise kernels accumulate in 32 bits everywhere.
+  const groups = operator.nodes[0]?.attributes.get('group');
+  const isDepthwise = groups?.kind === 'int' && groups.value > 1;
   return { clip: bits >= 8 ? 'absmax' : 'mse', pairSafe: saturates && !isDepthwise };
 }

@@ -1,0 +1,96 @@
+import type { Precision, Range } from '../../configs/contracts/plan.js';
+import { klDivergence, normalizedSquaredDistance } from '../core/divergence.js';
+import { encode } from '../core/onnx/codec.js';
+import type { PreparedModel } from '../core/prepare.js';
+import { biasCorrections } from '../core/quant/bias.js';
+import type { RangeRule } from '../core/quant/observer.js';
+import { emitQdq } from '../core/quant/qdq.js';
+import type { Feed, Progress, Runtime, Session } from '../ports.js';
+import type { CalibrationDocument } from './calibrate.js';
+import { isClassifier } from './quality.js';
+import type { SampleReader } from './samples.js';
+
+/** The recipe that suited this model best, and what each one measured. */
+export interface TuningDocument {
+  readonly rule: RangeRule;
+  readonly hasBiasCorrection: boolean;
+  /** Mean divergence of uniform int8 from float, by recipe. */
+  readonly divergences: Readonly<Record<string, number>>;
+}
+
+/** Everything that the artifact writer needs beside the plan. */
+export interface QuantizationRecipe {
+  readonly ranges: ReadonlyMap<string, Range>;
+  readonly biasCorrections: ReadonlyMap<string, Float32Array>;
+}
+
+/** Samples that decide between recipes: the differences are large, the runs are whole models. */
+const samplesMost = 24;
+
+/**
+ * Which range rule, and whether correcting biases, suits this model: each candidate is written as uniform int8 and run on
+ * calibration samples on the machine's own kernels; the one nearest to float is taken. No rule is best for all models, and bias
+ * correction, which mostly helps, can hurt; so neither is believed without being measured.
+ */
+export async function tune(
+  prepared: PreparedModel,
+  samples: SampleReader,
+  calibration: CalibrationDocument,
+  options: { rules: readonly RangeRule[]; int8: ReadonlyMap<string, Precision>; saturates: boolean; threads: number },
+  runtime: Runtime,
+  signal: AbortSignal,
+  progress: Progress,
+): Promise<TuningDocument> {
+  const recipes = options.rules.flatMap((rule) => [false, true].map((hasBiasCorrection) => ({ rule, hasBiasCorrection })));
+  const open = (bytes: Uint8Array) => runtime.open(bytes, { threads: options.threads });
+  const sessions: Session[] = [];
+  try {
+    const float = await open(encode(emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' })));
+    sessions.push(float);
+    for (const recipe of recipes) {
+      const { ranges, biasCorrections } = recipeOf(prepared, calibration, recipe, options.saturates);
+      const settings = { variant: 'ort' as const, saturates: options.saturates, biasCorrections };
+      sessions.push(await open(encode(emitQdq(prepared.model, prepared.operators, options.int8, ranges, settings))));
+    }
+    const divergences = new Array<number>(recipes.length).fill(0);
+    const count = Math.min(samples.count, samplesMost);
+    for (let index = 0; index < count; index++) {
+      signal.throwIfAborted();
+      const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data: await samples.read(index) }]]);
+      const reference = firstOutput(prepared, await float.run(feeds));
+      for (const [candidate, session] of sessions.slice(1).entries()) {
+        const output = firstOutput(prepared, await session.run(feeds));
+        divergences[candidate]! += divergenceOf(prepared, reference, output) / count;
+      }
+      progress((index + 1) / count, 'choosing ranges');
+    }
+    const best = divergences.indexOf(Math.min(...divergences));
+    const nameOf = (recipe: (typeof recipes)[number]) => `${recipe.rule}${recipe.hasBiasCorrection ? ', bias corrected' : ''}`;
+    return { ...recipes[best]!, divergences: Object.fromEntries(recipes.map((recipe, index) => [nameOf(recipe), divergences[index]!])) };
+  } finally {
+    for (const session of sessions) await session.close();
+  }
+}
+
+/** The ranges and corrections of a recipe. */
+export function recipeOf(
+  prepared: PreparedModel,
+  calibration: CalibrationDocument,
+  recipe: Pick<TuningDocument, 'rule' | 'hasBiasCorrection'>,
+  saturates: boolean,
+): QuantizationRecipe {
+  return {
+    ranges: new Map(Object.entries(calibration.ranges[recipe.rule]?.['8'] ?? {})),
+    biasCorrections: recipe.hasBiasCorrection ? biasCorrections(prepared, calibration.channelMeans, saturates) : new Map(),
+  };
+}
+
+function divergenceOf(prepared: PreparedModel, reference: Float32Array, output: Float32Array): number {
+  if (!isClassifier(prepared)) return normalizedSquaredDistance(reference, output);
+  const asLogits = (values: Float32Array) => (prepared.endsInSoftmax ? values.map((value) => Math.log(Math.max(value, 1e-30))) : values);
+  return klDivergence(asLogits(reference), asLogits(output));
+}
+
+function firstOutput(prepared: PreparedModel, results: ReadonlyMap<string, Feed>): Float32Array {
+  return results.get(prepared.model.graph.outputs[0]!.name)!.data as Float32Array;
+}
