@@ -43,10 +43,12 @@ export function fold(model: Model, inputShapes?: ReadonlyMap<string, readonly nu
   graph = removeIdentities(graph, folded);
   graph = mergePads(graph, shapes, model.opsets.get('') ?? 0, folded);
   const absorbed = absorbAffine(graph, shapes, folded);
+  graph = pruneUnused(absorbed.graph);
+  const made = new Set(graph.nodes.flatMap((node) => node.outputs));
   return {
-    model: { ...model, graph: pruneUnused(absorbed.graph) },
+    model: { ...model, graph },
     report: { folded },
-    batchNorms: absorbed.batchNorms,
+    batchNorms: absorbed.batchNorms.filter(({ tensor }) => made.has(tensor)),
   };
 }
 

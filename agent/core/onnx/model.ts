@@ -109,11 +109,11 @@ export interface Operator {
   /** 'Conv', 'Gemm', 'MatMul', 'Add', 'Concat', 'MaxPool', 'Silu', 'HardSwish', ...; an unknown operator keeps its own type. */
   readonly op: string;
   readonly nodes: readonly Node[];
-  /** The activation fused at the end, as bounds: Relu is [0, Infinity], Relu6/Clip [0, 6]. null: none. */
+  /** The activation fused at the end, as bounds: Relu is [0, Infinity], Relu6/Clip [0, 6]; also of a Relu or Clip alone. null: none. */
   readonly clamp: readonly [number, number] | null;
   /** Activation tensors read (constants excluded), without repeats, in order of first use. */
   readonly inputs: readonly string[];
-  /** Activation tensors produced; all but unknown operators have exactly one. */
+  /** Activation tensors produced that anything reads, the first one always; all but Split and unknown operators have exactly one. */
   readonly outputs: readonly string[];
   /** Constant weight of Conv / Gemm / MatMul / ConvTranspose: initializer name, and the axis of its output channels. */
   readonly weight: { readonly name: string; readonly channelAxis: number } | null;
