@@ -36,8 +36,10 @@ import { type QuantizationRecipe, recipeOf, type TuningDocument, tune } from './
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
 const versions = { calibrate: 2, tune: 1, assess: 2 } as const;
 
-const frontierPoints = 10;
-const calibrationMost = 64;
+const frontierPoints = 8;
+const frontierSeconds = 6;
+/** Samples that calibration looks at: fewer where a pass, and the activations to look at, are large. */
+const calibrationSamples = (macs: number) => (macs <= 100e6 ? 64 : 32);
 /** Rules that 'auto' tries. */
 const candidateRules: readonly RangeRule[] = ['mse', 'percentile', 'minmax'];
 
@@ -176,7 +178,7 @@ export class Pipeline {
     return this.#timed('plan', async () => {
       const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, []);
       this.#progress('plan')(0, 'solving for the frontier');
-      const points = await frontier(assessed.candidates, this.#ports.solver, { points: frontierPoints, ceilings }, this.#signal);
+      const points = await frontier(assessed.candidates, this.#ports.solver, { points: frontierPoints, ceilings, timeLimitSeconds: frontierSeconds }, this.#signal);
       this.#progress('plan')(1, `${points.length} points on the frontier`);
       return points.map(({ assignment }) => planOf(assessed.candidates, assignment));
     });
@@ -204,7 +206,7 @@ export class Pipeline {
   async #calibrate(): Promise<CalibrationDocument> {
     const { prepared, modelSha256, workThreads } = this.#job;
     const samples = await this.#calibrationSamples();
-    const options = { rules: this.#rules(), bits: [8, 4], most: calibrationMost };
+    const options = { rules: this.#rules(), bits: [8, 4], most: calibrationSamples(prepared.macs) };
     const key = contentKey(['calibrate', versions.calibrate, modelSha256, prepared.card, samples.digest, options]);
     return this.#memo(key, 'calibrate', () =>
       calibrate(prepared, samples, { ...options, threads: workThreads }, this.#ports.runtime, this.#signal, this.#progress('calibrate')),
@@ -216,7 +218,7 @@ export class Pipeline {
     const samples = await this.#calibrationSamples();
     const rules = this.#rules();
     const int8 = new Map([...this.#possible].flatMap(([name, list]) => list.filter((p) => p.activationBits === 8).map((p) => [name, p] as const)));
-    const key = contentKey(['tune', versions.tune, modelSha256, prepared.card, samples.digest, rules, saturates, calibrationMost]);
+    const key = contentKey(['tune', versions.tune, modelSha256, prepared.card, samples.digest, rules, saturates, calibrationSamples(prepared.macs)]);
     return this.#memo(key, 'tune', () =>
       tune(
         prepared,

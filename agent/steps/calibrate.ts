@@ -4,7 +4,7 @@ import type { PreparedModel } from '../core/prepare.js';
 import { Observer, type RangeRule } from '../core/quant/observer.js';
 import { usefulRange } from '../core/quant/ranges.js';
 import type { Progress, Runtime } from '../ports.js';
-import type { SampleReader } from './samples.js';
+import { readAhead, type SampleReader } from './samples.js';
 
 /** What the calibration samples showed of every activation tensor. */
 export interface CalibrationDocument {
@@ -52,9 +52,10 @@ export async function calibrate(
   try {
     const groups = groupByBytes(prepared, fetched);
     const count = Math.min(samples.count, options.most);
-    for (let index = 0; index < count; index++) {
+    let index = -1;
+    for await (const data of readAhead(samples, count)) {
+      index++;
       signal.throwIfAborted();
-      const data = await samples.read(index);
       const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data }]]);
       observers.get(prepared.card.input.name)?.add(data);
       means.add(prepared.card.input.name, data);

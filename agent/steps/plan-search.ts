@@ -118,8 +118,7 @@ export class PlanSearch {
       this.#solver.seconds += allocation.seconds;
       if (allocation.status === 'infeasible') {
         shortfalls = allocation.infeasible;
-        // The tables may be a few percent off: the fastest plan is worth a measurement before giving up.
-        if (!(await this.#tryFastest())) break;
+        break;
       } else {
         this.#solver.status = allocation.status;
         this.#solver.gap = allocation.gap;
@@ -127,11 +126,11 @@ export class PlanSearch {
         if (this.#alreadyMeasured(plan)) break;
         await this.#measure([plan]);
       }
-      if (this.#pool.some((candidate) => this.#holds(candidate))) break;
-      if (allocation.status === 'infeasible') break;
+      if (this.#eligible().length > 0) break;
     }
-    const holding = this.#pool.filter((candidate) => this.#holds(candidate));
-    const chosen = best(holding, (candidate) => candidate.plan.costs.sensitivity, (candidate) => candidate.latency);
+    // The tables may be a few percent off: the fastest plan is worth a measurement before giving up.
+    if (this.#eligible().length === 0) await this.#tryFastest();
+    const chosen = best(this.#eligible(), (candidate) => candidate.plan.costs.sensitivity, (candidate) => candidate.latency);
     return { chosen, shortfalls: chosen === null && shortfalls.length === 0 ? this.#missedCeilings() : shortfalls };
   }
 
@@ -144,14 +143,12 @@ export class PlanSearch {
     this.#solver.status = allocation.status;
     this.#solver.gap = allocation.gap;
     await this.#measure([planOf(assessed.candidates, allocation.assignment)]);
-    return { chosen: best(this.#pool, (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity), shortfalls: [] };
+    return { chosen: best(this.#eligible(), (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity), shortfalls: [] };
   }
 
-  async #tryFastest(): Promise<boolean> {
+  async #tryFastest(): Promise<void> {
     const plan = this.#context.frontier[0];
-    if (plan === undefined || this.#alreadyMeasured(plan)) return false;
-    await this.#measure([plan]);
-    return true;
+    if (plan !== undefined && !this.#alreadyMeasured(plan)) await this.#measure([plan]);
   }
 
   /**
@@ -170,8 +167,7 @@ export class PlanSearch {
     const firstRefined = await this.#firstGoodEnough(refined);
     const wanted = firstRefined === null ? [points[first]!] : [refined[firstRefined]!, points[first]!];
     await this.#measure(wanted);
-    const holding = this.#pool.filter((candidate) => this.#holds(candidate) && this.#qualities.has(planKey(candidate.plan)));
-    const good = holding.filter((candidate) => this.#isGoodEnoughQuality(this.#qualities.get(planKey(candidate.plan))!));
+    const good = this.#eligible().filter((candidate) => this.#qualities.has(planKey(candidate.plan))).filter((candidate) => this.#isGoodEnoughQuality(this.#qualities.get(planKey(candidate.plan))!));
     return best(good, (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity);
   }
 
@@ -191,8 +187,11 @@ export class PlanSearch {
   /** Times plans against both uniform ends and records what was predicted and measured. */
   async #measure(plans: readonly Plan[]): Promise<void> {
     const { ports, signal, calibrationSamples, job } = this.#context;
-    const candidates = [this.#ends.float, this.#ends.int8, ...plans];
-    const artifacts = await this.#timed('apply', async () => plans.map((plan) => this.#apply(plan)));
+    // A plan that is one of the uniform ends is the same artifact: it is timed once.
+    const ends = [planKey(this.#ends.float), planKey(this.#ends.int8)];
+    const others = plans.filter((plan) => !ends.includes(planKey(plan)));
+    const candidates = [this.#ends.float, this.#ends.int8, ...others];
+    const artifacts = await this.#timed('apply', async () => others.map((plan) => this.#apply(plan)));
     const bytes = [this.#endBytes.float, this.#endBytes.int8, ...artifacts];
     const data = await calibrationSamples.read(0);
     const feeds: Feeds = new Map([[job.prepared.card.input.name, { dims: job.prepared.inputDims, data }]]);
@@ -215,7 +214,7 @@ export class PlanSearch {
         int8Latency: comparison.timings[1]!.median,
         throttled: comparison.throttled,
       });
-      if (index < 2) return;
+      if (!plans.some((other) => planKey(other) === planKey(plan))) return;
       this.#corrections.push({
         predictedLatency: plan.costs.latency,
         measuredLatency: this.#comparableLatency(timing.median, comparison.timings[1]!.median),
@@ -242,6 +241,14 @@ export class PlanSearch {
       ramBytes <= (budget.ramBytes ?? Number.POSITIVE_INFINITY) &&
       (energy === null ? joules === Number.POSITIVE_INFINITY : energy <= joules)
     );
+  }
+
+  /** What was measured, holds the budget, and uses no precision that was not asked for. */
+  #eligible(): MeasuredPlan[] {
+    const allowed = this.#context.assessed.candidates.operators.map((operator) => operator.choices.map((choice) => choice.precision));
+    const isCandidate = ({ problem, assignment }: Plan) =>
+      problem.operators.every((operator, index) => allowed[index]!.includes(operator.choices[assignment[index]!]!.precision));
+    return this.#pool.filter((candidate) => this.#holds(candidate) && isCandidate(candidate.plan));
   }
 
   #missedCeilings(): Shortfall[] {
@@ -286,12 +293,14 @@ export class PlanSearch {
     const { samples, source } = this.#qualitySource();
     const float = await this.#open(this.#endBytes.float);
     const int8 = await this.#open(this.#endBytes.int8);
+    const isEnd = planKey(plan) === planKey(this.#ends.int8);
     try {
-      const { reference, qualities } = await assessQuality(job.prepared, samples, float, [session, int8], signal, this.#progress('verify'));
+      const others = isEnd ? [int8] : [int8, session];
+      const { reference, qualities } = await assessQuality(job.prepared, samples, float, others, signal, this.#progress('verify'));
       this.#reference = { samples, source, float: reference };
-      this.#qualities.set(planKey(plan), qualities[0]!);
-      this.#qualities.set(planKey(this.#ends.int8), qualities[1]!);
-      return qualities[0]!;
+      this.#qualities.set(planKey(this.#ends.int8), qualities[0]!);
+      this.#qualities.set(planKey(plan), qualities[others.length - 1]!);
+      return qualities[others.length - 1]!;
     } finally {
       await float.close();
       await int8.close();

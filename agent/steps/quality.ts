@@ -1,5 +1,6 @@
 import { argmax, energies, klDivergence, normalizedSquaredDistance, sqnrDb } from '../core/divergence.js';
 import type { PreparedModel } from '../core/prepare.js';
+import { readAhead } from './samples.js';
 import type { Feed, Progress, SampleSource, Session } from '../ports.js';
 
 /** Quality of one model against the float model, over the same samples. */
@@ -54,9 +55,11 @@ export async function assessQuality(
   const outputs: Float32Array[] = [];
   let right = 0;
   const scores = others.map(() => new Score(isClassifier(prepared)));
-  for (let index = 0; index < count; index++) {
+  let index = -1;
+  for await (const sample of readAhead(source, count)) {
+    index++;
     signal.throwIfAborted();
-    const feeds = feedsOf(prepared, await source.read(index));
+    const feeds = feedsOf(prepared, sample);
     const reference = flatten(await float.run(feeds), prepared);
     outputs.push(reference);
     const label = labels?.[index] ?? null;
@@ -80,10 +83,12 @@ export async function scoreAgainst(
 ): Promise<Quality> {
   const labels = isClassifier(prepared) ? source.labels : null;
   const score = new Score(isClassifier(prepared));
-  for (const [index, expected] of reference.outputs.entries()) {
+  let index = -1;
+  for await (const sample of readAhead(source, reference.outputs.length)) {
+    index++;
     signal.throwIfAborted();
-    const output = flatten(await session.run(feedsOf(prepared, await source.read(index))), prepared);
-    score.add(expected, output, labels?.[index] ?? null);
+    const output = flatten(await session.run(feedsOf(prepared, sample)), prepared);
+    score.add(reference.outputs[index]!, output, labels?.[index] ?? null);
   }
   return score.result(labels !== null);
 }
