@@ -1,0 +1,73 @@
+/**
+ * Benchmarks: `npm run bench -- NAME [--out FILE] [MODEL...]`. Prints a table; with --out also writes JSON with machine and
+ * commit. Models are those of the data folder and the bundled one, or those whose names begin with MODEL.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { HighsSolver } from '../agent/adapters/highs-solver.js';
+import { OrtRuntime } from '../agent/adapters/ort-runtime.js';
+import { OrtTarget } from '../agent/adapters/ort-target.js';
+import { SqliteStore } from '../agent/adapters/sqlite-store.js';
+import type { Ports } from '../agent/pipeline.js';
+import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
+import { plansBench } from './bench/plans.js';
+import { predictionBench } from './bench/prediction.js';
+import { sensitivityBench } from './bench/sensitivity.js';
+
+type Benchmark = (models: readonly BenchModel[], ports: Ports, signal: AbortSignal) => Promise<unknown> | unknown;
+
+const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> = {
+  prediction: {
+    run: predictionBench,
+    summary: 'predicted against measured latency of three plans a model, before feedback',
+  },
+  sensitivity: {
+    run: sensitivityBench,
+    summary: 'estimators against the exact KL on held-out samples (Spearman), passes and seconds',
+  },
+  plans: {
+    run: plansBench,
+    summary: 'mixed plans against float and int8, a midpoint budget, an impossible budget, wall time',
+  },
+};
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { out: { type: 'string' }, help: { type: 'boolean' } },
+});
+const [name = '', ...only] = positionals;
+const benchmark = benchmarks[name];
+if (benchmark === undefined || values.help) {
+  const list = Object.entries(benchmarks).map(([key, { summary }]) => `  ${key.padEnd(12)} ${summary}`);
+  process.stderr.write(`npm run bench -- NAME [--out FILE] [MODEL...]\n${list.join('\n')}\n`);
+  process.exit(values.help ? 0 : 2);
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'quantd-bench-'));
+const store = new SqliteStore(join(folder, 'state.db'));
+const solver = new HighsSolver();
+const target = new OrtTarget({ threads: 1 });
+const clock = { nanoseconds: () => process.hrtime.bigint(), now: () => new Date().toISOString() };
+try {
+  const ports: Ports = { runtime: new OrtRuntime(), target, solver, store, clock };
+  const results = await benchmark.run(benchModels(process.env, only), ports, new AbortController().signal);
+  if (values.out !== undefined) {
+    const commit = execFileSync('git', ['rev-parse', 'HEAD'], { cwd: packageRoot, encoding: 'utf8' }).trim();
+    const document = {
+      benchmark: name,
+      commit,
+      measuredAt: clock.now(),
+      counter: 'nanoseconds',
+      machine: await target.identity(),
+      results,
+    };
+    writeFileSync(values.out, `${JSON.stringify(document, null, 2)}\n`);
+  }
+} finally {
+  await solver.close();
+  store.close();
+  rmSync(folder, { recursive: true, force: true });
+}
