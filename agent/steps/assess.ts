@@ -213,7 +213,7 @@ class Walk {
     const quantized = (bits: number) => {
       let result = cache.get(bits);
       if (result === undefined) {
-        const codes = quantizeWeights(values, tensor.dims, channelAxis, bits, deployedOptions(operator, bits, this.#saturates));
+        const codes = quantizeWeights(values, tensor.dims, channelAxis, bits, deployedOptions(operator, tensor.dims, bits, this.#saturates));
         result = dequantizeWeights(codes, tensor.dims, channelAxis);
         cache.set(bits, result);
       }

@@ -22,7 +22,7 @@ export function biasCorrections(
     const { channelAxis } = operator.weight;
     const weights = readFloats(tensor);
     const rounded = dequantizeWeights(
-      quantizeWeights(weights, tensor.dims, channelAxis, 8, deployedOptions(operator, 8, saturates)),
+      quantizeWeights(weights, tensor.dims, channelAxis, 8, deployedOptions(operator, tensor.dims, 8, saturates)),
       tensor.dims,
       channelAxis,
     );

@@ -160,7 +160,7 @@ class QdqWriter {
   #int8Constants(operator: Operator, node: Node, inputs: readonly string[], inputAffine: Affine): string[] {
     const { name, channelAxis } = operator.weight!;
     const tensor = this.#initializers.get(name)!;
-    const quantized = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 8, deployedOptions(operator, 8, this.#options.saturates ?? false));
+    const quantized = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 8, deployedOptions(operator, tensor.dims, 8, this.#options.saturates ?? false));
     const prefix = operator.name;
     const rewritten = [...inputs];
     rewritten[1] = this.#dequantizedWeights(prefix, tensor, channelAxis, quantized);

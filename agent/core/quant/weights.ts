@@ -140,11 +140,13 @@ export function dequantizeWeights(quantized: QuantizedWeights, dims: readonly nu
 /**
  * How a weight is quantized when it is deployed; estimators and the artifact writer must agree on it.
  *
+ * @param dims of the weight
  * @param saturates whether the machine's 8-bit kernels sum pairs of products in saturating 16 bits (x86 without VNNI)
  */
-export function deployedOptions(operator: Operator, bits: number, saturates: boolean): WeightOptions {
-  // Depthwise kernels accumulate in 32 bits everywhere.
-  const groups = operator.nodes[0]?.attributes.get('group');
-  const isDepthwise = groups?.kind === 'int' && groups.value > 1;
+export function deployedOptions(operator: Operator, dims: readonly number[], bits: number, saturates: boolean): WeightOptions {
+  const group = operator.nodes[0]?.attributes.get('group');
+  const groups = group?.kind === 'int' ? group.value : 1;
+  // Depthwise kernels accumulate in 32 bits everywhere; convolutions in groups of several channels run on the ordinary ones.
+  const isDepthwise = groups > 1 && dims[0] === groups && dims[1] === 1;
   return { clip: bits >= 8 ? 'absmax' : 'mse', pairSafe: saturates && !isDepthwise };
 }
