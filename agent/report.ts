@@ -80,10 +80,7 @@ export function quantizeDocument(job: Job, result: QuantizeResult, paths: { mode
     target: { kind: result.identity.kind, identity: result.identity, counter: 'nanoseconds' },
     budget: job.budget,
     feasible: result.feasible,
-    infeasible: result.shortfalls.map((shortfall) => ({
-      ...shortfall,
-      ...(shortfall.metric === 'latency' && { ceiling: toMs(shortfall.ceiling), minimum: shortfall.minimum === null ? null : toMs(shortfall.minimum), unit }),
-    })),
+    infeasible: result.shortfalls.map((shortfall) => shortfallDocument(shortfall)),
     frontier: frontierDocument(job, result.frontier),
     plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver),
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
@@ -134,6 +131,19 @@ export function quantizeDocument(job: Job, result: QuantizeResult, paths: { mode
       sha256: chosen === null ? null : sha256(chosen.bytes),
       format: paths.format,
     },
+  };
+}
+
+/** A ceiling or floor that cannot be met, in the units of the document. */
+function shortfallDocument(shortfall: QuantizeResult['shortfalls'][number]) {
+  const isLatency = shortfall.metric === 'latency';
+  const convert = (value: number) => (isLatency ? toMs(value) : value);
+  return {
+    metric: shortfall.metric as string,
+    ceiling: convert(shortfall.ceiling),
+    minimum: shortfall.minimum === null ? null : convert(shortfall.minimum),
+    unit: isLatency ? unit : shortfall.metric.endsWith('ytes') ? 'bytes' : null,
+    alone: shortfall.alone,
   };
 }
 

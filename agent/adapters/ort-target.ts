@@ -1,31 +1,28 @@
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import type { InferenceSession } from 'onnxruntime-node';
 import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
-import { type BundleItem, branchOf, buildBundle, bundleAt, itemBytes } from '../core/bundle.js';
-import { conversionKey, conversionOps, dispatchKey, runOverheadKey } from '../core/latency.js';
+import { type BundleItem, buildBundle, bundleAt, itemBytes } from '../core/bundle.js';
+import { dispatchKey, runOverheadKey } from '../core/latency.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Model, Node, Operator, Tensor } from '../core/onnx/model.js';
+import { makeTensor } from '../core/onnx/tensor.js';
 import { float, formatPrecision } from '../core/precision.js';
 import { canRunBlockwise } from '../core/quant/matmul-nbits.js';
 import { canRunInt8 } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
-import { median, minimum, spread, trimmedMean } from '../core/statistics.js';
+import { median, minimum, spread } from '../core/statistics.js';
 import type { Comparison, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
 import { identifyMachine } from './machine.js';
 import { withMeasuringLock } from './measuring-lock.js';
+import { attribute, ProfilerCost, profileInterleaved } from './ort-profile.js';
 import { createSession, sessionOptions, toTensors } from './ort-runtime.js';
 import { SpeedReference } from './speed-reference.js';
 
 /** Version of the measuring code: part of the identity, so that a change of method never mixes with old rows. */
-const methodVersion = 1;
+const methodVersion = 2;
 
 const int8: Precision = { weightBits: 8, activationBits: 8 };
 const blockwise: Precision = { weightBits: 4, activationBits: 32 };
 
-/** Profiled rounds per group of operators: at least and at most so many, within a time that keeps a profile short. */
-const rounds = { warmUp: 4, least: 12, most: 48, seconds: 2.5 };
 /** End-to-end comparisons, likewise. */
 const comparisonRounds = { warmUp: 4, least: 15, most: 300, seconds: 2.5 };
 /** Bytes of activations and weights in one bundle. */
@@ -73,7 +70,7 @@ export class OrtTarget implements Target {
       for (const [index, group] of groups.entries()) {
         signal.throwIfAborted();
         progress((index + 0.1) / groups.length, `timing ${group.length} operators`);
-        rows.push(...(await this.#measureGroup(group, precisions, overheads.profilerNs, signal)));
+        rows.push(...(await this.#measureGroup(group, precisions, overheads.profiler, signal)));
         progress((index + 1) / groups.length, `timing ${group.length} operators`);
       }
       return rows;
@@ -93,7 +90,7 @@ export class OrtTarget implements Target {
         return await compareSessions(
           models.map((model) => model.name),
           sessions,
-          feeds,
+          models.map(() => feeds),
           signal,
           progress,
         );
@@ -106,7 +103,7 @@ export class OrtTarget implements Target {
   async #measureGroup(
     group: readonly BundleItem[],
     precisions: readonly Precision[],
-    profilerNs: number,
+    profiler: ProfilerCost,
     signal: AbortSignal,
   ): Promise<LatencyRow[]> {
     const candidates = precisions
@@ -141,7 +138,7 @@ export class OrtTarget implements Target {
     const rows: LatencyRow[] = [];
     const conversions = new Map<string, number[]>();
     candidates.forEach(({ precision, items }, index) => {
-      const { branches, layout } = attribute(profiled.events[index]!, items.length, profilerNs);
+      const { branches, layout } = attribute(profiled.events[index]!, items.length, profiler);
       items.forEach((item, branch) => {
         rows.push(row(item.operator.key, formatPrecision(precision), branches[branch]!));
       });
@@ -158,34 +155,54 @@ export class OrtTarget implements Target {
   }
 
   /**
-   * Per-run and per-node costs from chains of 1 and 65 nodes that do next to nothing. The profiler adds about a microsecond to
-   * what it times and cuts off fractions: the long chain, profiled, says how much more a node seems to take than it does.
+   * Per-run and per-node costs from chains of 1 and 65 nodes that do next to nothing, and what the profiler adds to a node: the
+   * long chains, profiled, against what their nodes take without it.
    */
-  async #measureOverheads(signal: AbortSignal): Promise<{ rows: LatencyRow[]; profilerNs: number }> {
-    const lengths = [1, 65];
+  async #measureOverheads(signal: AbortSignal): Promise<{ rows: LatencyRow[]; profiler: ProfilerCost }> {
+    const lengths = [1, 65] as const;
+    const kinds = [scalarChain, imageChain];
+    const models = kinds.flatMap((kind) => lengths.map((length) => kind(length)));
     const sessions: InferenceSession[] = [];
-    const feeds: Feeds = new Map([['x', { dims: [1], data: Float32Array.of(1) }]]);
     try {
-      for (const length of lengths)
-        sessions.push(await createSession(encode(chain(length)), sessionOptions(this.#threads)));
-      const { timings, throttled } = await compareSessions(lengths.map(String), sessions, feeds, signal, () => {}, 400);
-      const [one, many] = [timings[0]!, timings[1]!];
-      const perNode = (many.median - one.median) / (lengths[1]! - lengths[0]!);
-      const profiled = await profileInterleaved([{ model: chain(lengths[1]!), feeds }], this.#threads, signal);
-      const profilerNs = trimmedMean(profiled.events[0]!.map((event) => event.dur * 1000)) - perNode;
+      for (const { model } of models) sessions.push(await createSession(encode(model), sessionOptions(this.#threads)));
+      const comparison = await compareSessions(
+        models.map((_, index) => String(index)),
+        sessions,
+        models.map(({ feeds }) => feeds),
+        signal,
+        () => {},
+        300,
+      );
+      const perNode = kinds.map((_, index) => {
+        const [short, long] = [comparison.timings[2 * index]!, comparison.timings[2 * index + 1]!];
+        return Math.max(0, (long.median - short.median) / (lengths[1] - lengths[0]));
+      });
+      const profiled = await profileInterleaved(
+        kinds.map((_, index) => models[2 * index + 1]!),
+        this.#threads,
+        signal,
+      );
+      const profiler = ProfilerCost.fit(profiled.events, perNode);
       const measuredAt = new Date().toISOString();
-      const common = { precision: 'float', spread: 0, repeats: one.samples, throttled, energyJoules: null, measuredAt };
-      const atLeastZero = (nanoseconds: number) => Math.max(0, nanoseconds);
+      const [run] = comparison.timings;
+      const common = {
+        precision: 'float',
+        spread: 0,
+        repeats: run!.samples,
+        throttled: comparison.throttled,
+        energyJoules: null,
+        measuredAt,
+      };
       const rows = [
         {
           operatorKey: runOverheadKey,
-          minimum: atLeastZero(one.minimum - perNode),
-          median: atLeastZero(one.median - perNode),
+          minimum: Math.max(0, run!.minimum - perNode[0]!),
+          median: Math.max(0, run!.median - perNode[0]!),
           ...common,
         },
-        { operatorKey: dispatchKey, minimum: atLeastZero(perNode), median: atLeastZero(perNode), ...common },
+        { operatorKey: dispatchKey, minimum: perNode[0]!, median: perNode[0]!, ...common },
       ];
-      return { rows, profilerNs };
+      return { rows, profiler };
     } finally {
       for (const session of sessions) await session.release();
     }
@@ -217,143 +234,58 @@ function randomFeeds(inputs: readonly { name: string; dims: readonly number[] }[
   );
 }
 
+/** A model and what to feed it. */
+interface FedModel {
+  readonly model: Model;
+  readonly feeds: Feeds;
+}
+
 /** A chain of square roots of one number: nothing a runtime fuses, nothing that takes time. */
-function chain(length: number): Model {
+function scalarChain(length: number): FedModel {
+  return chainOf(length, [1], 'Sqrt', []);
+}
+
+/** A chain of 1x1 convolutions of one pixel of eight channels: next to no work, but described at length as real ones are. */
+function imageChain(length: number): FedModel {
+  const weight = makeTensor('w', 'float32', [8, 8, 1, 1], new Float32Array(64).fill(0.125));
+  const bias = makeTensor('b', 'float32', [8], new Float32Array(8));
+  return chainOf(length, [1, 8, 1, 1], 'Conv', [weight, bias]);
+}
+
+function chainOf(length: number, dims: readonly number[], op: string, constants: readonly Tensor[]): FedModel {
   const nodes: Node[] = Array.from({ length }, (_, index) => ({
     name: `n${index}`,
-    op: 'Sqrt',
+    op,
     domain: '',
-    inputs: [index === 0 ? 'x' : `t${index - 1}`],
+    inputs: [index === 0 ? 'x' : `t${index - 1}`, ...constants.map((tensor) => tensor.name)],
     outputs: [index === length - 1 ? 'y' : `t${index}`],
     attributes: new Map(),
   }));
-  const value = (name: string) => ({ name, type: 'float32' as const, shape: [1] });
+  const value = (name: string) => ({ name, type: 'float32' as const, shape: dims });
+  const initializers = new Map(constants.map((tensor) => [tensor.name, tensor]));
   const graph = {
     name: 'chain',
     nodes,
-    initializers: new Map(),
+    initializers,
     inputs: [value('x')],
     outputs: [value('y')],
     valueInfo: new Map(),
   };
-  return { irVersion: 8, opsets: new Map([['', 13]]), producer: 'quantd', metadata: new Map(), graph };
-}
-
-/** One node of one run, as ONNX Runtime's profiler writes it. */
-interface ProfileEvent {
-  cat: string;
-  name: string;
-  dur: number;
-  args?: {
-    op_name?: string;
-    input_type_shape?: Record<string, number[]>[];
-    output_type_shape?: Record<string, number[]>[];
-  };
-}
-
-/** Runs the models in turn with the profiler on, and answers their node events of all rounds but the warm-up. */
-async function profileInterleaved(
-  models: readonly { model: Model; feeds: Feeds }[],
-  threads: number,
-  signal: AbortSignal,
-): Promise<{ events: ProfileEvent[][]; throttled: boolean }> {
-  const folder = await mkdtemp(join(tmpdir(), 'quantd-profile-'));
-  const sessions: InferenceSession[] = [];
-  try {
-    for (const [index, { model }] of models.entries()) {
-      const options = {
-        ...sessionOptions(threads),
-        enableProfiling: true,
-        profileFilePrefix: join(folder, `m${index}`),
-      };
-      sessions.push(await createSession(encode(model), options));
-    }
-    const feeds = models.map((entry) => toTensors(entry.feeds));
-    const reference = new SpeedReference();
-    let started = performance.now();
-    for (let round = 0; round < rounds.warmUp + rounds.most; round++) {
-      if (round === rounds.warmUp) started = performance.now();
-      if (round >= rounds.warmUp + rounds.least && performance.now() - started > rounds.seconds * 1000) break;
-      for (const [index, session] of sessions.entries()) {
-        signal.throwIfAborted();
-        await session.run(feeds[index]!);
-      }
-      reference.sample();
-    }
-    for (const session of sessions) session.endProfiling();
-    const events: ProfileEvent[][] = [];
-    for (const index of sessions.keys()) events.push(await readProfile(folder, `m${index}_`));
-    return { events, throttled: reference.hasSlowedDown() };
-  } finally {
-    for (const session of sessions) await session.release();
-    await rm(folder, { recursive: true, force: true });
-  }
-}
-
-async function readProfile(folder: string, prefix: string): Promise<ProfileEvent[]> {
-  const name = (await readdir(folder)).find((file) => file.startsWith(prefix));
-  if (name === undefined) return [];
-  const all = JSON.parse(await readFile(join(folder, name), 'utf8')) as ProfileEvent[];
-  return all.filter((event) => event.cat === 'Node' && event.name.endsWith('_kernel_time'));
-}
-
-const layoutOps: ReadonlySet<string> = new Set(conversionOps);
-
-/**
- * Sums node times by branch and round, and collects the layout and quantize nodes by shape. Times are nanoseconds, without
- * what the profiler adds.
- */
-function attribute(
-  events: readonly ProfileEvent[],
-  branchCount: number,
-  profilerNs: number,
-): { branches: number[][]; layout: Map<string, number[]> } {
-  const occurrences = new Map<string, number>();
-  const branches: number[][] = Array.from({ length: branchCount }, () => []);
-  const layout = new Map<string, number[]>();
-  for (const event of events) {
-    const round = occurrences.get(event.name) ?? 0;
-    occurrences.set(event.name, round + 1);
-    if (round < rounds.warmUp) continue;
-    const nanoseconds = Math.max(0, event.dur * 1000 - profilerNs);
-    const op = event.args?.op_name ?? '';
-    if (layoutOps.has(op)) {
-      const key = layoutKey(op, event);
-      if (key !== null) layout.set(key, [...(layout.get(key) ?? []), nanoseconds]);
-      continue;
-    }
-    const branch = branchOf(event.name);
-    if (branch === null || branch >= branchCount) continue;
-    const times = branches[branch]!;
-    times[round - rounds.warmUp] = (times[round - rounds.warmUp] ?? 0) + nanoseconds;
-  }
-  // A branch without nodes of its own was absorbed by a neighbour or optimised away: it costs nothing.
-  return { branches: branches.map((times) => (times.length === 0 ? [0] : times)), layout };
-}
-
-function layoutKey(op: string, event: ProfileEvent): string | null {
-  const input = Object.entries(event.args?.input_type_shape?.[0] ?? {})[0];
-  const output = Object.values(event.args?.output_type_shape?.[0] ?? {})[0];
-  if (input === undefined || output === undefined) return null;
-  const [type, dims] = input;
-  const name = op as (typeof conversionOps)[number];
-  if (name !== 'Transpose') return conversionKey(name, dims);
-  if (type === 'float' || dims.length !== 4) return null;
-  const [n, c, h, w] = dims as [number, number, number, number];
-  const toChannelsLast = [n, h, w, c].every((size, axis) => size === output[axis]);
-  return conversionKey(name, toChannelsLast ? dims : output);
+  const model = { irVersion: 8, opsets: new Map([['', 13]]), producer: 'quantd', metadata: new Map(), graph };
+  const data = new Float32Array(dims.reduce((a, b) => a * b, 1)).fill(1);
+  return { model, feeds: new Map([['x', { dims, data }]]) };
 }
 
 /** Times sessions round by round in rotating order. `most` bounds the rounds. */
 async function compareSessions(
   names: readonly string[],
   sessions: readonly InferenceSession[],
-  feeds: Feeds,
+  feeds: readonly Feeds[],
   signal: AbortSignal,
   progress: Progress,
   most = comparisonRounds.most,
 ): Promise<Comparison> {
-  const tensors = toTensors(feeds);
+  const tensors = feeds.map((entry) => toTensors(entry));
   const times: number[][] = sessions.map(() => []);
   const reference = new SpeedReference();
   let started = performance.now();
@@ -365,7 +297,7 @@ async function compareSessions(
       signal.throwIfAborted();
       const index = (turn + round) % sessions.length;
       const start = process.hrtime.bigint();
-      await sessions[index]!.run(tensors);
+      await sessions[index]!.run(tensors[index]!);
       const nanoseconds = Number(process.hrtime.bigint() - start);
       if (round >= comparisonRounds.warmUp) times[index]!.push(nanoseconds);
     }

@@ -35,7 +35,8 @@ export function printQuantize(document: QuantizeDocument): void {
   if (document.plan === null || !document.feasible) {
     print(bold('No plan holds the budget.'));
     for (const shortfall of document.infeasible) {
-      print(`  ${shortfall.metric}: the ceiling is ${shortfall.ceiling}, the best that can be had is ${shortfall.minimum ?? 'unknown'}`);
+      const value = (number: number | null) => (number === null ? 'unknown' : `${number}${shortfall.unit === null ? '' : ` ${shortfall.unit}`}`);
+      print(`  ${shortfall.metric}: asked for ${value(shortfall.ceiling)}, the best that can be had is ${value(shortfall.minimum)}`);
     }
     print('\nThe frontier, to choose a budget from:');
     printFrontier(document.frontier);

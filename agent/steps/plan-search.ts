@@ -325,9 +325,11 @@ export class PlanSearch {
     return isDropOk && (agreement === undefined || quality.agreement >= agreement - 1e-9);
   }
 
+  /** What the best of the plans that hold the ceilings reaches, where that is not enough. */
   #qualityShortfalls(quality: QualityReport): QualityShortfall[] {
     const { drop, agreement } = this.#context.job.budget;
-    const qualities = [...this.#qualities.values()];
+    const reached = this.#eligible().flatMap(({ plan }) => this.#qualities.get(planKey(plan)) ?? []);
+    const qualities = reached.length > 0 ? reached : [quality.plan];
     const shortfalls: QualityShortfall[] = [];
     if (drop !== undefined && quality.floatTop1 !== null) {
       const least = Math.min(...qualities.map((other) => quality.floatTop1! - (other.top1 ?? 0)));
