@@ -61,7 +61,10 @@ export function readTapOutput(text: string): TapOutput {
     const [, count] = /^1\.\.(\d+)/.exec(line) ?? [];
     if (count !== undefined) planned = Number(count);
     else if (/^# (?!Subtest|time=|\{ total)/.test(line)) comments.push(line);
-    else if ((indent === undefined || failed !== undefined) && !/^ *(# Subtest.*|1\.\.\d+.*)?$/.test(line))
+    else if (
+      (indent === undefined || failed !== undefined) &&
+      !/^ *(TAP version.*|# Subtest.*|1\.\.\d+.*)?$/.test(line)
+    )
       block.push(line);
   }
   return { passed, failures, skipped, isComplete: planned === results, comments };
