@@ -28,7 +28,7 @@ export async function benchJob(options: BenchOptions, ports: Ports, signal: Abor
       return [operator.name, possible.find((precision) => formatPrecision(precision) === 'W8A8') ?? float];
     }),
   );
-  const write = (precisions: typeof int8) => encode(emitQdq(prepared.model, prepared.operators, precisions, ranges, { variant: 'ort' }));
+  const write = (precisions: typeof int8) => encode(emitQdq(prepared.model, prepared.operators, precisions, ranges, { variant: 'ort', shapes: prepared.shapes }));
   const models = [
     { name: 'ort-float', bytes: write(new Map()) },
     { name: 'ort-int8', bytes: write(int8) },

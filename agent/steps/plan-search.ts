@@ -350,7 +350,7 @@ export class PlanSearch {
     const { job, assessed } = this.#context;
     const { prepared, variant } = job;
     const { ranges, biasCorrections } = assessed.recipe;
-    const settings = { variant, saturates: assessed.saturates, biasCorrections };
+    const settings = { variant, saturates: assessed.saturates, biasCorrections, shapes: prepared.shapes };
     return encode(emitQdq(prepared.model, prepared.operators, precisionsOf(plan), ranges, settings));
   }
 }

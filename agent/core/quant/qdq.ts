@@ -1,6 +1,7 @@
 import { EdgeError } from '../../../configs/contracts/errors.js';
 import type { Precision, Range } from '../../../configs/contracts/plan.js';
-import type { AttributeValue, Model, Node, Operator, Tensor } from '../onnx/model.js';
+import type { AttributeValue, Model, Node, Operator, Shapes, Tensor } from '../onnx/model.js';
+import { inferShapes } from '../onnx/shapes.js';
 import { makeTensor, readFloats } from '../onnx/tensor.js';
 import { type Affine, symmetricAffine, unsignedAffine } from './affine.js';
 import { blockBytes, matMulNBitsNode } from './matmul-nbits.js';
@@ -17,6 +18,8 @@ export interface QdqOptions {
   readonly saturates?: boolean;
   /** Corrections added to the float bias of an operator (by operator name), one value per output channel. */
   readonly biasCorrections?: ReadonlyMap<string, Float32Array>;
+  /** Shapes of the model's tensors; inferred from the model alone when absent. */
+  readonly shapes?: Shapes;
 }
 
 /** Operators that ONNX Runtime's CPU provider runs on 8-bit codes when surrounded by Q/DQ pairs. */
@@ -39,11 +42,17 @@ export function keepsRange(operator: Operator): boolean {
   return operator.kind === 'passThrough' && operator.inputs.length === 1 && operator.clamp === null;
 }
 
-/** How one tensor is available while the model is written: under a float name, as codes, or both. */
+/** How one tensor is available while the model is written: under float names, as codes, or both. */
 interface Availability {
   float: string | null;
+  /** Float too, in a form from which the runtime does not quantize the reader on its own; see `#needsShield`. */
+  shielded: string | null;
   codes: string | null;
   affine: Affine | null;
+}
+
+function availableAsFloat(name: string): Availability {
+  return { float: name, shielded: name, codes: null, affine: null };
 }
 
 /**
@@ -73,6 +82,7 @@ class QdqWriter {
   readonly #graphOutputs: ReadonlySet<string>;
   /** Tensors that some 8-bit operator reads. */
   readonly #readAsCodes = new Set<string>();
+  #shapes: Shapes | null = null;
   #usesContrib = false;
 
   constructor(model: Model, ranges: ReadonlyMap<string, Range>, options: QdqOptions) {
@@ -81,7 +91,7 @@ class QdqWriter {
     this.#options = options;
     this.#initializers = new Map(model.graph.initializers);
     this.#graphOutputs = new Set(model.graph.outputs.map((output) => output.name));
-    for (const input of model.graph.inputs) this.#tensors.set(input.name, { float: input.name, codes: null, affine: null });
+    for (const input of model.graph.inputs) this.#tensors.set(input.name, availableAsFloat(input.name));
   }
 
   write(operators: readonly Operator[], precisions: ReadonlyMap<string, Precision>): Model {
@@ -113,12 +123,13 @@ class QdqWriter {
   }
 
   #writeFloat(operator: Operator): void {
-    const renamed = new Map(operator.inputs.map((name) => [name, this.#floatNameOf(name)]));
+    const form = this.#needsShield(operator) ? 'shielded' : 'float';
+    const renamed = new Map(operator.inputs.map((name) => [name, this.#floatNameOf(name, form)]));
     for (const node of operator.nodes) {
       // Inputs hidden in subgraphs or outside `operator.inputs` still resolve through the tensor table.
       this.#nodes.push({ ...node, inputs: node.inputs.map((name) => renamed.get(name) ?? name) });
     }
-    for (const name of operator.outputs) this.#tensors.set(name, { float: name, codes: null, affine: null });
+    for (const name of operator.outputs) this.#tensors.set(name, availableAsFloat(name));
   }
 
   #writeInt8(operator: Operator): void {
@@ -143,8 +154,8 @@ class QdqWriter {
         rename.set(inner, this.#quantizeDequantize(inner, this.#affineFor({ minimum: 0, maximum: 1 })));
       }
     });
-    if (isBare) this.#tensors.set(output, { float: output, codes: null, affine: null });
-    else this.#tensors.set(output, { float: null, codes: this.#quantize(raw, `${output}_q`, affine), affine });
+    if (isBare) this.#tensors.set(output, availableAsFloat(output));
+    else this.#tensors.set(output, { float: null, shielded: null, codes: this.#quantize(raw, `${output}_q`, affine), affine });
   }
 
   /** An 8-bit code range that already ends where the clamp does makes the clamping node redundant. */
@@ -212,18 +223,39 @@ class QdqWriter {
     for (const constant of constants) this.#constant(constant);
     this.#nodes.push(...nodes, ...rest);
     this.#usesContrib = true;
-    for (const name of operator.outputs) this.#tensors.set(name, { float: name, codes: null, affine: null });
+    for (const name of operator.outputs) this.#tensors.set(name, availableAsFloat(name));
   }
 
   /** The float name of a tensor, dequantized once and shared by all float readers when it exists only as codes. */
-  #floatNameOf(name: string): string {
+  #floatNameOf(name: string, form: 'float' | 'shielded' = 'float'): string {
     const tensor = this.#tensors.get(name);
     if (tensor === undefined) return name;
-    if (tensor.float === null) {
-      this.#dequantize(tensor.codes!, name, tensor.affine!);
-      tensor.float = name;
+    if (tensor[form] === null) {
+      tensor[form] = form === 'float' ? name : `${name}_shielded`;
+      if (form === 'float') this.#dequantize(tensor.codes!, tensor[form], tensor.affine!);
+      else this.#dequantizeByChannel(tensor.codes!, name, tensor[form], tensor.affine!);
     }
-    return tensor.float;
+    return tensor[form];
+  }
+
+  /**
+   * ONNX Runtime quantizes the weights of a float Conv or Gemm between a DQ and a Q (its WeightBiasQuantization: one scale for
+   * all channels), and moves a DQ behind pools and reshapes to find more of them. Both look for a DQ of one scale: behind one
+   * with a scale for each channel, all of them equal, what the plan says is float stays float.
+   */
+  #needsShield(operator: Operator): boolean {
+    return this.#options.variant === 'ort' && (operator.weight !== null || operator.kind === 'passThrough');
+  }
+
+  #dequantizeByChannel(codes: string, name: string, output: string, affine: Affine): void {
+    this.#shapes ??= this.#options.shapes ?? inferShapes(this.#model);
+    const dims = this.#shapes.get(name) ?? [];
+    const axis = (dims[1] ?? 1) > 1 ? 1 : dims.findIndex((size) => size > 1);
+    if (axis < 0) return this.#dequantize(codes, output, affine);
+    const size = dims[axis]!;
+    const scale = this.#constant(makeTensor(`${output}_scale`, 'float32', [size], new Float32Array(size).fill(affine.scale)));
+    const zero = this.#constant(makeTensor(`${output}_zero`, 'uint8', [size], new Uint8Array(size).fill(affine.zeroPoint)));
+    this.#push('DequantizeLinear', [codes, scale, zero], output, new Map([['axis', int(axis)]]));
   }
 
   /** A DQ of the tensor's codes for one reader alone, as ONNX Runtime's node groups want it. */
