@@ -42,6 +42,21 @@ export interface TargetIdentity {
   readonly runtime: string;
   /** Vector extensions that choose kernels. */
   readonly features: readonly string[];
+  /** What energy is read from; null where rows have none. */
+  readonly energyMeter: string | null;
+}
+
+/** Reads the energy that the machine, or the part of it with sensors, uses: everything that runs on it, idle power included. */
+export interface EnergyMeter {
+  /** What it reads, for reports: `RAPL package-0`, `INA3221 VDD_IN`. */
+  readonly name: string;
+  /** Begins a measurement; several may run at once. */
+  start(): EnergyMeasurement;
+}
+
+export interface EnergyMeasurement {
+  /** Joules since the start; null where a sensor could not be read in between. To be called once. */
+  stop(): number | null;
 }
 
 /** One timed model of an end-to-end comparison; times are in the target's counter. */

@@ -7,6 +7,7 @@ import { EdgeError, type ErrorDocument } from '../configs/contracts/errors.js';
 import { HighsSolver } from './adapters/highs-solver.js';
 import { OrtRuntime } from './adapters/ort-runtime.js';
 import { OrtTarget } from './adapters/ort-target.js';
+import { openEnergyMeter } from './adapters/power.js';
 import { SqliteStore } from './adapters/sqlite-store.js';
 import { type JobName, type OptionsOf, type ReportOf, runJob } from './jobs/index.js';
 import type { StepSeconds } from './pipeline.js';
@@ -27,9 +28,11 @@ async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
   const store = new SqliteStore(join(request.state, 'quantd.db'));
   const solver = new HighsSolver();
   const abort = new AbortController();
-  process.on('SIGTERM', () => abort.abort(new EdgeError('job/aborted', 'the job was interrupted', { subject: request.job })));
+  process.on('SIGTERM', () =>
+    abort.abort(new EdgeError('job/aborted', 'the job was interrupted', { subject: request.job })),
+  );
   try {
-    const target = new OrtTarget({ threads: request.threads });
+    const target = new OrtTarget({ threads: request.threads, meter: await openEnergyMeter() });
     const ports = {
       runtime: new OrtRuntime(),
       target,
@@ -37,7 +40,9 @@ async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
       store,
       clock: { nanoseconds: () => process.hrtime.bigint(), now: () => new Date().toISOString() },
     };
-    return await runJob(request.job, request.options, ports, abort.signal, (step, share, text) => send({ kind: 'progress', step, share, text }));
+    return await runJob(request.job, request.options, ports, abort.signal, (step, share, text) =>
+      send({ kind: 'progress', step, share, text }),
+    );
   } finally {
     await solver.close();
     store.close();

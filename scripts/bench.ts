@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import { HighsSolver } from '../agent/adapters/highs-solver.js';
 import { OrtRuntime } from '../agent/adapters/ort-runtime.js';
 import { OrtTarget } from '../agent/adapters/ort-target.js';
+import { openEnergyMeter } from '../agent/adapters/power.js';
 import { SqliteStore } from '../agent/adapters/sqlite-store.js';
 import type { Ports } from '../agent/pipeline.js';
 import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
@@ -49,7 +50,7 @@ if (benchmark === undefined || values.help) {
 const folder = mkdtempSync(join(tmpdir(), 'quantd-bench-'));
 const store = new SqliteStore(join(folder, 'state.db'));
 const solver = new HighsSolver();
-const target = new OrtTarget({ threads: 1 });
+const target = new OrtTarget({ threads: 1, meter: await openEnergyMeter() });
 const clock = { nanoseconds: () => process.hrtime.bigint(), now: () => new Date().toISOString() };
 try {
   const ports: Ports = { runtime: new OrtRuntime(), target, solver, store, clock };

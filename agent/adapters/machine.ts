@@ -19,8 +19,17 @@ const relevantFeatures = [
   'bf16',
 ];
 
-/** The identity of this machine as a measuring target; the one place where it is put together. */
-export async function identifyMachine(kind: string, threads: number, methodVersion: number): Promise<TargetIdentity> {
+/**
+ * The identity of this machine as a measuring target; the one place where it is put together.
+ *
+ * @param energyMeter name of the meter that rows' energy is read from
+ */
+export async function identifyMachine(
+  kind: string,
+  threads: number,
+  methodVersion: number,
+  energyMeter: string | null,
+): Promise<TargetIdentity> {
   const cpuInfo = await text('/proc/cpuinfo');
   const flags = new Set((/^(?:flags|Features)\s*:\s*(.*)$/m.exec(cpuInfo)?.[1] ?? '').split(/\s+/));
   const { version } = createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string };
@@ -34,6 +43,7 @@ export async function identifyMachine(kind: string, threads: number, methodVersi
     powerMode: await powerMode(),
     runtime: `onnxruntime ${version}, method ${methodVersion}`,
     features: relevantFeatures.filter((feature) => flags.has(feature)),
+    energyMeter,
   };
 }
 

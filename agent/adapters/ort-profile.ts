@@ -8,7 +8,7 @@ import { conversionKey, conversionOps } from '../core/latency.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Model } from '../core/onnx/model.js';
 import { trimmedMean } from '../core/statistics.js';
-import type { Feeds } from '../ports.js';
+import type { EnergyMeter, Feeds } from '../ports.js';
 import { createSession, sessionOptions, toTensors } from './ort-runtime.js';
 import { SpeedReference } from './speed-reference.js';
 
@@ -24,12 +24,24 @@ export interface ProfileEvent {
   };
 }
 
-/** Runs the models in turn with the profiler on, and answers their node events of all rounds but the warm-up. */
+/** What a profile of several models has found; `events` and `watts` are by model. */
+export interface Profile {
+  readonly events: ProfileEvent[][];
+  /** Mean power of the machine while the model runs; null without a meter, or where it could not be read. */
+  readonly watts: (number | null)[];
+  readonly throttled: boolean;
+}
+
+/**
+ * Runs the models in turn with the profiler on, and answers their node events of all rounds but the warm-up. With a meter, each
+ * then runs alone for its power, the profiler off, so that neither reading sensors nor writing events counts as the model's.
+ */
 export async function profileInterleaved(
   models: readonly { model: Model; feeds: Feeds }[],
   threads: number,
+  meter: EnergyMeter | null,
   signal: AbortSignal,
-): Promise<{ events: ProfileEvent[][]; throttled: boolean }> {
+): Promise<Profile> {
   const folder = await mkdtemp(join(tmpdir(), 'quantd-profile-'));
   const sessions: InferenceSession[] = [];
   try {
@@ -54,13 +66,44 @@ export async function profileInterleaved(
       reference.sample();
     }
     for (const session of sessions) session.endProfiling();
+    const watts: (number | null)[] = [];
+    for (const [index, session] of sessions.entries()) {
+      watts.push(meter && (await meanWatts(() => session.run(feeds[index]!), meter, signal)));
+    }
     const events: ProfileEvent[][] = [];
     for (const index of sessions.keys()) events.push(await readProfile(folder, `m${index}_`));
-    return { events, throttled: reference.hasSlowedDown() };
+    return { events, watts, throttled: reference.hasSlowedDown() };
   } finally {
     for (const session of sessions) await session.release();
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/** Mean power while something runs over and over: long enough for a dozen samples of a slow sensor. */
+async function meanWatts(run: () => Promise<unknown>, meter: EnergyMeter, signal: AbortSignal): Promise<number | null> {
+  // The sensor's own averaging window, and the clock of the processor, get used to the load first.
+  await runFor(meteredSeconds / 4, run, signal);
+  const measurement = meter.start();
+  let joules: number | null = null;
+  let seconds = 0;
+  try {
+    seconds = await runFor(meteredSeconds, run, signal);
+  } finally {
+    joules = measurement.stop();
+  }
+  return joules === null ? null : joules / seconds;
+}
+
+/** Runs at least once and at least for so long; answers how long it took. */
+async function runFor(seconds: number, run: () => Promise<unknown>, signal: AbortSignal): Promise<number> {
+  const started = performance.now();
+  let elapsed = 0;
+  while (elapsed < seconds) {
+    signal.throwIfAborted();
+    await run();
+    elapsed = (performance.now() - started) / 1000;
+  }
+  return elapsed;
 }
 
 async function readProfile(folder: string, prefix: string): Promise<ProfileEvent[]> {
@@ -111,6 +154,8 @@ function describedCharacters(event: ProfileEvent): number {
 
 /** How often bundles are run: at least and at most so many rounds, within a time that keeps a profile short. */
 const rounds = { warmUp: 4, least: 12, most: 48, seconds: 2.5 };
+
+const meteredSeconds = 0.3;
 
 const layoutOps: ReadonlySet<string> = new Set(conversionOps);
 

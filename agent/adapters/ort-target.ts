@@ -10,7 +10,7 @@ import { canRunBlockwise } from '../core/quant/matmul-nbits.js';
 import { canRunInt8 } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
 import { median, minimum, spread } from '../core/statistics.js';
-import type { Comparison, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
+import type { Comparison, EnergyMeter, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
 import { identifyMachine } from './machine.js';
 import { withMeasuringLock } from './measuring-lock.js';
 import { attribute, ProfilerCost, profileInterleaved } from './ort-profile.js';
@@ -28,19 +28,27 @@ const comparisonRounds = { warmUp: 4, least: 15, most: 300, seconds: 2.5 };
 /** Bytes of activations and weights in one bundle. */
 const bundleBytes = 160 * 2 ** 20;
 
-/** ONNX Runtime on this machine's CPU: QDQ models, profiled with its own profiler on micro-models. */
+/**
+ * ONNX Runtime on this machine's CPU: QDQ models, profiled with its own profiler on micro-models.
+ *
+ * The energy of a row is no reading of its operator: no sensor is that fast. It is the machine's mean power while the whole
+ * micro-model runs, times the operator's own time; operators of one micro-model differ in energy only as they do in time.
+ */
 export class OrtTarget implements Target {
   readonly kind = 'ort';
   readonly counter = 'nanoseconds';
   readonly #threads: number;
+  readonly #meter: EnergyMeter | null;
   #identity: Promise<TargetIdentity> | undefined;
 
-  constructor(options: { threads: number }) {
+  /** Without a meter, rows have no energy. */
+  constructor(options: { threads: number; meter?: EnergyMeter | null }) {
     this.#threads = options.threads;
+    this.#meter = options.meter ?? null;
   }
 
   identity(): Promise<TargetIdentity> {
-    this.#identity ??= identifyMachine('ort', this.#threads, methodVersion);
+    this.#identity ??= identifyMachine('ort', this.#threads, methodVersion, this.#meter?.name ?? null);
     return this.#identity;
   }
 
@@ -116,6 +124,7 @@ export class OrtTarget implements Target {
         feeds: randomFeeds(bundle.inputs),
       })),
       this.#threads,
+      this.#meter,
       signal,
     );
     const measuredAt = new Date().toISOString();
@@ -123,7 +132,7 @@ export class OrtTarget implements Target {
       operatorKey: string,
       precision: string,
       times: readonly number[],
-      energyJoules: number | null = null,
+      watts: number | null,
     ): LatencyRow => ({
       operatorKey,
       precision,
@@ -132,19 +141,27 @@ export class OrtTarget implements Target {
       spread: spread(times),
       repeats: times.length,
       throttled: profiled.throttled,
-      energyJoules,
+      energyJoules: joulesOf(watts, median(times)),
       measuredAt,
     });
     const rows: LatencyRow[] = [];
-    const conversions = new Map<string, number[]>();
+    const conversions = new Map<string, { times: number[]; watts: number | null }>();
     candidates.forEach(({ precision, items }, index) => {
       const { branches, layout } = attribute(profiled.events[index]!, items.length, profiler);
+      const watts = profiled.watts[index]!;
       items.forEach((item, branch) => {
-        rows.push(row(item.operator.key, formatPrecision(precision), branches[branch]!));
+        rows.push(row(item.operator.key, formatPrecision(precision), branches[branch]!, watts));
       });
-      for (const [key, times] of layout) conversions.set(key, [...(conversions.get(key) ?? []), ...times]);
+      // The same conversion in two micro-models is one row; its power is that of the first.
+      for (const [key, times] of layout) {
+        const known = conversions.get(key);
+        conversions.set(key, {
+          times: [...(known?.times ?? []), ...times],
+          watts: known === undefined ? watts : known.watts,
+        });
+      }
     });
-    for (const [key, times] of conversions) rows.push(row(key, 'float', times));
+    for (const [key, { times, watts }] of conversions) rows.push(row(key, 'float', times, watts));
     return rows;
   }
 
@@ -180,33 +197,36 @@ export class OrtTarget implements Target {
       const profiled = await profileInterleaved(
         kinds.map((_, index) => models[2 * index + 1]!),
         this.#threads,
+        this.#meter,
         signal,
       );
       const profiler = ProfilerCost.fit(profiled.events, perNode);
       const measuredAt = new Date().toISOString();
       const [run] = comparison.timings;
-      const common = {
+      const row = (operatorKey: string, minimum: number, median: number): LatencyRow => ({
+        operatorKey,
         precision: 'float',
+        minimum,
+        median,
         spread: 0,
         repeats: run!.samples,
         throttled: comparison.throttled,
-        energyJoules: null,
+        energyJoules: joulesOf(profiled.watts[0]!, median),
         measuredAt,
-      };
+      });
       const rows = [
-        {
-          operatorKey: runOverheadKey,
-          minimum: Math.max(0, run!.minimum - perNode[0]!),
-          median: Math.max(0, run!.median - perNode[0]!),
-          ...common,
-        },
-        { operatorKey: dispatchKey, minimum: perNode[0]!, median: perNode[0]!, ...common },
+        row(runOverheadKey, Math.max(0, run!.minimum - perNode[0]!), Math.max(0, run!.median - perNode[0]!)),
+        row(dispatchKey, perNode[0]!, perNode[0]!),
       ];
       return { rows, profiler };
     } finally {
       for (const session of sessions) await session.release();
     }
   }
+}
+
+function joulesOf(watts: number | null, nanoseconds: number): number | null {
+  return watts === null ? null : watts * nanoseconds * 1e-9;
 }
 
 function groupBySize(items: readonly BundleItem[]): BundleItem[][] {

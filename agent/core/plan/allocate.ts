@@ -139,4 +139,5 @@ export function requireEnergy(problem: Problem): void {
       if (energy === null) fail(`converting ${tensor} from ${from} to ${to}`);
     }
   }
+  if (problem.fixed.energy === null) fail('what every run costs on top of its operators');
 }

@@ -1,6 +1,6 @@
 /** From measured tables to a planning problem for ONNX Runtime: what each operator costs at each precision, and each change between them. */
-import type { Precision } from '../../../configs/contracts/plan.js';
-import { conversionKey, dispatchKey, type LatencyTable, runOverheadKey } from '../latency.js';
+import type { LatencyRow, Precision } from '../../../configs/contracts/plan.js';
+import { type ConversionOp, conversionKey, dispatchKey, type LatencyTable, runOverheadKey } from '../latency.js';
 import type { Operator } from '../onnx/model.js';
 import { formatPrecision } from '../precision.js';
 import type { PreparedModel } from '../prepare.js';
@@ -46,6 +46,7 @@ export function buildProblem(
     ties: [],
     fixed: {
       latency: table.median(runOverheadKey, 'float', 0),
+      energy: table.get(runOverheadKey, 'float')?.energyJoules ?? null,
       bytes: Math.max(0, floatArtifactBytes - floatBytes),
       ramBytes: 0,
     },
@@ -121,23 +122,39 @@ function conversionsOf(
   table: LatencyTable,
   sensitivity: SensitivityTable,
 ): Conversion[] {
-  const time = (op: Parameters<typeof conversionKey>[0]) => table.median(conversionKey(op, dims), 'float', Number.NaN);
-  const dispatch = table.median(dispatchKey, 'float', 0);
-  const orElse = (value: number, fallback: number) => (Number.isNaN(value) ? fallback : value);
-  const transpose = dims.length === 4 ? orElse(time('Transpose'), 0) : 0;
-  const quantize =
-    orElse(time('QuantizeLinear'), dispatch) + transpose + (isSource ? 0 : orElse(time('ReorderOutput'), 0));
-  const dequantize =
-    orElse(time('DequantizeLinear'), dispatch) + transpose + (isSink ? 0 : orElse(time('ReorderInput'), 0));
-  return [
-    {
-      from: 'f32',
-      to: 'u8',
-      latency: quantize,
-      sensitivity: sensitivity.activation(tensor, 8),
-      energy: null,
-      bytes: 0,
-    },
-    { from: 'u8', to: 'f32', latency: dequantize, sensitivity: 0, energy: null, bytes: 0 },
+  const free = { latency: 0, energy: 0 };
+  const row = (op: ConversionOp) => table.get(conversionKey(op, dims), 'float');
+  const dispatch = timeAndEnergy(table.get(dispatchKey, 'float'), { latency: 0, energy: null });
+  const transpose = dims.length === 4 ? timeAndEnergy(row('Transpose'), free) : free;
+  const quantize = [
+    timeAndEnergy(row('QuantizeLinear'), dispatch),
+    transpose,
+    isSource ? free : timeAndEnergy(row('ReorderOutput'), free),
   ];
+  const dequantize = [
+    timeAndEnergy(row('DequantizeLinear'), dispatch),
+    transpose,
+    isSink ? free : timeAndEnergy(row('ReorderInput'), free),
+  ];
+  return [
+    { from: 'f32', to: 'u8', ...sum(quantize), sensitivity: sensitivity.activation(tensor, 8), bytes: 0 },
+    { from: 'u8', to: 'f32', ...sum(dequantize), sensitivity: 0, bytes: 0 },
+  ];
+}
+
+/** Time in the target's counter and energy in joules, null where it is not known. */
+type TimeAndEnergy = Pick<Conversion, 'latency' | 'energy'>;
+
+/** What a row says; what stands in for a row that was never measured. */
+function timeAndEnergy(row: LatencyRow | undefined, otherwise: TimeAndEnergy): TimeAndEnergy {
+  return row === undefined ? otherwise : { latency: row.median, energy: row.energyJoules };
+}
+
+function sum(parts: readonly TimeAndEnergy[]): TimeAndEnergy {
+  const latency = parts.reduce((total, part) => total + part.latency, 0);
+  const energy = parts.reduce<number | null>(
+    (total, part) => (total === null || part.energy === null ? null : total + part.energy),
+    0,
+  );
+  return { latency, energy };
 }

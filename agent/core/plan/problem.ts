@@ -70,7 +70,13 @@ export interface Problem {
   /** Groups of operator indices that must take the same precision. */
   ties: readonly (readonly number[])[];
   /** What every solution costs on top: overhead per run, stored bytes and memory that no choice changes. */
-  fixed: { latency: number; bytes: number; ramBytes: number };
+  fixed: {
+    latency: number;
+    bytes: number;
+    ramBytes: number;
+    /** null: not known on this target; 0 when absent. */
+    energy?: number | null;
+  };
 }
 
 /** For every operator, the index of its choice. */
@@ -90,7 +96,7 @@ export type Metric = keyof PlanCosts;
  */
 export function evaluate(problem: Problem, assignment: Assignment): PlanCosts {
   const total = { sensitivity: 0, latency: problem.fixed.latency, bytes: problem.fixed.bytes, bitOps: 0 };
-  let energy: number | null = 0;
+  let energy: number | null = problem.fixed.energy === undefined ? 0 : problem.fixed.energy;
   const add = (costs: Omit<Costs, 'bitOps'>) => {
     total.sensitivity += costs.sensitivity;
     total.latency += costs.latency;
@@ -147,7 +153,8 @@ export function validateProblem(problem: Problem): void {
   for (const index of problem.ties.flat()) {
     if (!problem.operators[index]) throw new TypeError(`a tie names operator ${index}, which does not exist`);
   }
-  requireFinite(Object.values(problem.fixed), 'fixed costs');
+  const { latency, bytes, ramBytes, energy = 0 } = problem.fixed;
+  requireFinite([latency, bytes, ramBytes, energy], 'fixed costs');
 }
 
 function validateOperator({ name, choices }: PlanOperator): void {

@@ -95,7 +95,7 @@ export function prune(problem: Problem, units: Unit[], limits: readonly Limit[])
 
 /** What a ceiling leaves to spend above the units' minima, rounding in the caller's favour. */
 export function spareOf(problem: Problem, units: readonly Unit[], metric: AdditiveMetric, ceiling: number): number {
-  const fixed = metric === 'latency' || metric === 'bytes' ? problem.fixed[metric] : 0;
+  const fixed = metric === 'sensitivity' || metric === 'bitOps' ? 0 : (problem.fixed[metric] ?? 0);
   const minima = units.map((unit) => minimumOf(unit, metric));
   const base = minima.reduce((total, minimum) => total + minimum, fixed);
   const size = minima.reduce((total, minimum) => total + Math.abs(minimum), Math.abs(fixed) + Math.abs(ceiling));
