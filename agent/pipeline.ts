@@ -8,6 +8,7 @@
  * 2. A plan is accepted on measurements alone; predictions only choose what to measure.
  * 3. Of everything measured, the chosen plan is never beaten in its own objective by another that also holds the budget.
  */
+import { EdgeError } from '../configs/contracts/errors.js';
 import type { Budget, LatencyRow, Precision } from '../configs/contracts/plan.js';
 import { type Correction, ceilingsOf } from './core/budget.js';
 import type { BundleItem } from './core/bundle.js';
@@ -130,6 +131,7 @@ export class Pipeline {
   /** Profile, calibrate and assess; only what is missing is done. */
   async assess(): Promise<Assessed> {
     const { prepared } = this.#job;
+    await this.#requireEnergyMeter();
     const { identity, table } = await this.profile();
     const saturates = await this.#ports.target.saturates();
     const calibration = await this.#timed('calibrate', () => this.#calibrate());
@@ -168,7 +170,7 @@ export class Pipeline {
         store.putLatencyRows(identityDigest, identity, rows);
         table.add(rows);
       }
-      for (const operator of prepared.operators) if (!items.has(operator.key)) table.add([freeRow(operator, this.#ports.clock)]);
+      for (const operator of prepared.operators) if (!items.has(operator.key)) table.add([freeRow(operator, identity, this.#ports.clock)]);
       return { identity, table };
     });
   }
@@ -196,6 +198,16 @@ export class Pipeline {
     );
     const outcome = await search.run();
     return { ...assessed, frontier: points, ...outcome, seconds: this.#seconds };
+  }
+
+  /** A budget that cannot be judged is refused before anything long begins. */
+  async #requireEnergyMeter(): Promise<void> {
+    const { energyMeter } = await this.#ports.target.identity();
+    if (this.#job.budget.energyMj === undefined || energyMeter !== null) return;
+    throw new EdgeError('budget/invalid', 'the budget limits energy, but this machine has no energy meter that can be read', {
+      subject: 'energy',
+      hint: 'Leave energy out of the budget, or run as root if the machine has RAPL counters. `quantd doctor` shows the meter.',
+    });
   }
 
   #storedRows(identityDigest: string): LatencyRow[] {
@@ -319,8 +331,9 @@ function isSelfContained(operator: Operator, prepared: PreparedModel): boolean {
   return operator.nodes.every((node) => node.inputs.every((name) => name === '' || known.has(name) || prepared.model.graph.initializers.has(name)));
 }
 
-function freeRow(operator: Operator, clock: Clock): LatencyRow {
-  const common = { precision: 'float', minimum: 0, median: 0, spread: 0, repeats: 1, throttled: false, energyJoules: null };
+function freeRow(operator: Operator, { energyMeter }: TargetIdentity, clock: Clock): LatencyRow {
+  const energyJoules = energyMeter === null ? null : 0;
+  const common = { precision: 'float', minimum: 0, median: 0, spread: 0, repeats: 1, throttled: false, energyJoules };
   return { operatorKey: operator.key, ...common, measuredAt: clock.now() };
 }
 
