@@ -40,7 +40,7 @@ const versions = { calibrate: 2, tune: 1, assess: 2 } as const;
 const frontierPoints = 8;
 const frontierSeconds = 6;
 /** Samples that calibration looks at: fewer where a pass, and the activations to look at, are large. */
-const calibrationSamples = (macs: number) => (macs <= 100e6 ? 64 : 32);
+const calibrationSamples = (macs: number) => (macs <= 450e6 ? 64 : 32);
 /** Rules that 'auto' tries. */
 const candidateRules: readonly RangeRule[] = ['mse', 'percentile', 'minmax'];
 

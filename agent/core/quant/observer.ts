@@ -6,6 +6,9 @@ export type RangeRule = (typeof rangeRules)[number];
 
 const binCount = 2048;
 
+/** Values of one sample, about, that go into the histogram. */
+const sampledValues = 65536;
+
 /**
  * Watches one activation tensor over a calibration set in bounded memory: exact minimum and maximum, and a histogram of 2048
  * bins over [-bound, bound] whose bound doubles (neighbouring bins merged) whenever a value falls outside. No sample is kept.
@@ -19,12 +22,15 @@ export class Observer {
   /** Exact zeros, which every grid represents without error; they are also in the middle bin. */
   #zeros = 0;
 
-  /** Number of values seen. */
+  /** Number of values in the histogram. */
   get count(): number {
     return this.#count;
   }
 
-  /** Adds the values of one sample. NaN and infinities are ignored. */
+  /**
+   * Adds the values of one sample. NaN and infinities are ignored. Minimum and maximum see every value; the histogram of a large
+   * tensor takes every k-th, tens of thousands a sample, which is far more than a range rule can tell apart.
+   */
   add(values: Float32Array): void {
     let minimum = this.#minimum;
     let maximum = this.#maximum;
@@ -42,7 +48,9 @@ export class Observer {
     const half = binCount / 2;
     let seen = 0;
     let zeros = 0;
-    for (let i = 0; i < values.length; i++) {
+    // An odd stride does not fall into step with rows or channels, whose sizes are mostly even.
+    const stride = Math.floor(values.length / sampledValues) | 1;
+    for (let i = 0; i < values.length; i += stride) {
       const value = values[i]!;
       if (value === 0) zeros++;
       const position = value * perUnit + half;
