@@ -236,6 +236,9 @@ t.test('a ceiling no assignment meets is named with the least there is', async (
 t.test('a ceiling on energy needs the energy of everything', async (t) => {
   const problem = residualChain(3, 4, 2);
   await t.rejects(solve(problem, 'sensitivity', { energy: 1 }), { code: 'budget/invalid', subject: 'op0 at float' });
+  const known = randomProblem(5, { operators: 3, choices: 2, decades: 3, ties: false, forbidden: 0 });
+  const overhead = { ...known, fixed: { ...known.fixed, energy: null } };
+  await t.rejects(solve(overhead, 'sensitivity', { energy: 1 }), { code: 'budget/invalid', subject: /every run/ });
 });
 
 t.test('tied operators without a common precision are refused by name', async (t) => {

@@ -78,7 +78,7 @@ export function randomProblem(seed: number, options: RandomProblemOptions): Prob
           [pick(count), pick(count), pick(count)],
         ]
       : [];
-  return { operators, edges, ties, fixed: { latency: cost(), bytes: pick(100), ramBytes: pick(100) } };
+  return { operators, edges, ties, fixed: { latency: cost(), bytes: pick(100), ramBytes: pick(100), energy: cost() } };
 }
 
 /** Every assignment that keeps the ties and needs no forbidden conversion, with its costs. */
