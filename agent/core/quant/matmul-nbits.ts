@@ -80,7 +80,7 @@ export function quantizeBlockwise(operator: Operator, tensor: Tensor): Blockwise
   return { packed, scales, values, errorEnergy };
 }
 
-/** The contrib node that replaces the Gemm or MatMul `operator.nodes[0]`, with its constants; a bias becomes an Add. */
+/** The contrib node that replaces the Gemm or MatMul `operator.nodes[0]`, with its constants; the bias of a Gemm becomes an Add. */
 export function matMulNBitsNode(operator: Operator, tensor: Tensor, input: string, output: string): { nodes: Node[]; constants: Tensor[] } {
   const { innerCount, outputCount } = matrixView(operator, tensor);
   const blocks = Math.ceil(innerCount / blockSize);
@@ -95,12 +95,14 @@ export function matMulNBitsNode(operator: Operator, tensor: Tensor, input: strin
     // 4: the kernel may round activations to int8 per block; several times faster than float accumulation
     ['accuracy_level', { kind: 'int', value: 4 }],
   ]);
-  const product = operator.bias === null ? output : `${output}_product`;
+  // A Gemm has its bias inside; that of a MatMul is the Add behind it, which stays.
+  const bias = operator.op === 'Gemm' ? operator.bias : null;
+  const product = bias === null ? output : `${output}_product`;
   const nodes: Node[] = [
     { name: `${operator.name}_w4`, op: 'MatMulNBits', domain: 'com.microsoft', inputs: [input, codes.name, scale.name], outputs: [product], attributes },
   ];
-  if (operator.bias !== null) {
-    nodes.push({ name: `${operator.name}_bias`, op: 'Add', domain: '', inputs: [product, operator.bias], outputs: [output], attributes: new Map() });
+  if (bias !== null) {
+    nodes.push({ name: `${operator.name}_bias`, op: 'Add', domain: '', inputs: [product, bias], outputs: [output], attributes: new Map() });
   }
   return { nodes, constants: [codes, scale] };
 }

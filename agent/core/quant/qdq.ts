@@ -142,7 +142,7 @@ class QdqWriter {
     const raw = isBare ? output : `${output}_raw`;
     const nodes = this.#dropsClamp(operator, affine) ? operator.nodes.slice(0, -1) : operator.nodes;
     const last = nodes[nodes.length - 1]!;
-    const rename = new Map(inputs);
+    const rename = new Map([...inputs, ...this.#correctedAddend(operator)]);
     nodes.forEach((node, index) => {
       const isLast = node === last;
       let nodeInputs = node.inputs.map((name) => rename.get(name) ?? name);
@@ -158,13 +158,16 @@ class QdqWriter {
     else this.#tensors.set(output, { float: null, shielded: null, codes: this.#quantize(raw, `${output}_q`, affine), affine });
   }
 
-  /** An 8-bit code range that already ends where the clamp does makes the clamping node redundant. */
+  /**
+   * A code range that ends within half a step of the clamp does the same as the clamping node: what is clamped rounds to the
+   * outermost code. ONNX Runtime has to be spared such nodes; it fails on some of them when it fuses.
+   */
   #dropsClamp(operator: Operator, affine: Affine): boolean {
     if (this.#options.variant !== 'ort' || operator.clamp === null || operator.nodes.length < 2) return false;
     const [low, high] = operator.clamp;
     const lowest = (affine.codeMinimum - affine.zeroPoint) * affine.scale;
     const highest = (affine.codeMaximum - affine.zeroPoint) * affine.scale;
-    return lowest >= low - affine.scale * 1e-3 && highest <= high + affine.scale * 1e-3;
+    return lowest >= low - affine.scale / 2 && highest <= high + affine.scale / 2;
   }
 
   /** Weight and bias of a weighted operator as DQ of int8 and int32 initializers; answers the node's new inputs. */
@@ -175,10 +178,19 @@ class QdqWriter {
     const prefix = operator.name;
     const rewritten = [...inputs];
     rewritten[1] = this.#dequantizedWeights(prefix, tensor, channelAxis, quantized);
-    const bias = this.#int32Bias(operator, quantized, inputAffine);
+    const bias = node.op === 'MatMul' ? null : this.#int32Bias(operator, quantized, inputAffine);
     if (bias !== null) rewritten[2] = bias;
     else if (node.inputs.length > 2 && node.inputs[2] === '') rewritten.length = 2;
     return rewritten;
+  }
+
+  /** The bias of a MatMul is a float Add behind it; one without bias cannot be corrected. */
+  #correctedAddend(operator: Operator): [string, string][] {
+    const correction = this.#options.biasCorrections?.get(operator.name);
+    if (operator.op !== 'MatMul' || operator.bias === null || correction === undefined) return [];
+    const bias = this.#initializers.get(operator.bias)!;
+    const corrected = readFloats(bias).map((value, channel) => value + correction[channel]!);
+    return [[operator.bias, this.#constant(makeTensor(`${operator.name}_corrected`, 'float32', bias.dims, corrected))]];
   }
 
   #dequantizedWeights(prefix: string, tensor: Tensor, axis: number, quantized: QuantizedWeights): string {
@@ -330,8 +342,9 @@ export function constantBytes(operator: Operator, weight: Tensor | null, precisi
   const count = weight.dims.reduce((a, b) => a * b, 1);
   const channels = weight.dims[operator.weight.channelAxis] ?? 1;
   const bias = operator.bias === null ? 0 : channels * 4;
+  const int8Bias = operator.op === 'MatMul' ? bias : bias * 3;
   if (precision.weightBits === 32) return count * 4 + bias;
   if (precision.activationBits === 32) return blockBytes(operator, weight) + bias;
   // int8 codes, and per channel: weight scale and zero point, bias scale and zero point
-  return count + channels * 5 + (operator.bias === null ? 0 : bias * 3);
+  return count + channels * 5 + int8Bias;
 }
