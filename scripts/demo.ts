@@ -1,6 +1,6 @@
 /**
  * `npm run demo`: the pipeline on the bundled model, on this machine, with nothing downloaded. Version 1 is quantized for speed,
- * then planned again under a budget half the size of the float model, then version 2 is rolled over it under the same budget. The
+ * then planned again under a budget of 60 % of the float model's size, then version 2 is rolled over it under the same budget. The
  * tables of measured latencies are kept in between, so only the first run times operators; that is checked, not assumed.
  *
  *   npm run demo [-- --once] [--json]        --json: one JSON document on stdout; progress goes to stderr either way
@@ -34,6 +34,8 @@ const fromRoot = (path: string) => fileURLToPath(new URL(`../../${path}`, import
 const quantd = fromRoot('dist/agent/main.js');
 const models = fromRoot('scripts/firewatch/model');
 const samples = join(models, 'samples');
+/** Of the float model's size, in the tightened budget: uniform int8 needs 43 %, so there is something to choose. */
+const sizeShare = 0.6;
 let child: ChildProcess | null = null;
 
 function say(text: string): void {
@@ -81,7 +83,7 @@ async function quantize(version: string, budget: string | null, folder: string):
 async function demonstrate(folder: string): Promise<DemoRun[]> {
   say('1/3  firewatch v1, no budget: profiles every operator on this machine, then takes the fastest plan');
   const first = await quantize('v1', null, folder);
-  const budget = `size=${Math.round(first.size.floatBytes / 2 / 1024)}KB`;
+  const budget = `size=${Math.round((first.size.floatBytes * sizeShare) / 1024)}KB`;
   say(`2/3  firewatch v1, ${budget}: plans again from the stored tables`);
   const tightened = await quantize('v1', budget, folder);
   say(`3/3  firewatch v2, ${budget}: new weights, the same operators`);

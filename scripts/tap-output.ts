@@ -58,9 +58,11 @@ export function readTapOutput(text: string): TapOutput {
       block = [];
       continue;
     }
-    const [, count] = /^1\.\.(\d+)/.exec(line) ?? [];
-    if (count !== undefined) planned = Number(count);
-    else if (/^# (?!Subtest|time=|\{ total)/.test(line)) comments.push(line);
+    const [, count, reasonForNone] = /^1\.\.(\d+)(?: # (?:SKIP )?(.*))?$/.exec(line) ?? [];
+    if (count !== undefined) {
+      planned = Number(count);
+      if (reasonForNone !== undefined) skipped.push({ name: 'the whole file', reason: reasonForNone });
+    } else if (/^# (?!Subtest|time=|\{ total)/.test(line)) comments.push(line);
     else if (
       (indent === undefined || failed !== undefined) &&
       !/^ *(TAP version.*|# Subtest.*|1\.\.\d+.*)?$/.test(line)
