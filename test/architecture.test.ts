@@ -1,0 +1,454 @@
+/** The dependency rules of the house, checked on the real sources. Every file belongs to one zone; a new kind of file is a new row. */
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+import { type Import, type Source, scan } from './support/source-scan.js';
+
+const root = fileURLToPath(new URL('../../', import.meta.url));
+
+interface Zone {
+  readonly holds: RegExp;
+  /** Zones whose values it may import. Its own only where it is named. */
+  readonly values: readonly string[];
+  /** Zones of which it may import types. */
+  readonly types: readonly string[];
+  /** npm packages and Node modules, `node:*` for all of these. */
+  readonly packages: readonly string[];
+  /** Names of the outside world that its code must not refer to. */
+  readonly forbidden: RegExp;
+}
+
+/** Time, chance, the machine: everything that `support/source-scan.ts` watches except arithmetic. */
+const everything = /^(?!Math\.(?!random$))/;
+/** The environment and the command line, whole or in part; a bare `process` could be taken apart for them. */
+const settings = /^(process(\.(env|argv))?|globalThis|global|eval|Function)$/;
+const settingsAndOutput = new RegExp(`${settings.source}|^(process\\.(stdout|stderr|exit|exitCode)|console.*)$`);
+
+const zones: Readonly<Record<string, Zone>> = {
+  contracts: {
+    holds: /^configs\/contracts\//,
+    values: ['contracts'],
+    types: [],
+    packages: ['@sinclair/typebox'],
+    forbidden: everything,
+  },
+  core: {
+    holds: /^agent\/core\//,
+    values: ['core', 'contracts'],
+    types: [],
+    packages: ['protobufjs'],
+    forbidden: everything,
+  },
+  ports: { holds: /^agent\/ports\.ts$/, values: [], types: ['core', 'contracts'], packages: [], forbidden: everything },
+  digest: { holds: /^agent\/digest\.ts$/, values: [], types: [], packages: ['node:crypto'], forbidden: everything },
+  steps: {
+    holds: /^agent\/(steps\/.*|pipeline|report)\.ts$/,
+    values: ['steps', 'core', 'contracts', 'digest'],
+    types: ['ports'],
+    packages: [],
+    forbidden: everything,
+  },
+  adapters: {
+    holds: /^agent\/adapters\//,
+    values: ['core', 'contracts'],
+    types: ['ports'],
+    // npm packages have their owners below.
+    packages: ['node:*'],
+    forbidden: settingsAndOutput,
+  },
+  jobs: {
+    holds: /^agent\/jobs\//,
+    values: ['jobs', 'steps', 'adapters', 'core', 'contracts', 'digest'],
+    types: ['ports'],
+    packages: ['node:*'],
+    forbidden: settingsAndOutput,
+  },
+  worker: {
+    holds: /^agent\/worker\.ts$/,
+    values: ['jobs', 'adapters', 'contracts'],
+    types: ['steps', 'ports'],
+    packages: ['node:*'],
+    forbidden: settings,
+  },
+  // From here up to main, native libraries must not be loaded: jobs are known by their types only.
+  runWorker: {
+    holds: /^agent\/run-worker\.ts$/,
+    values: ['contracts', 'worker'],
+    types: ['jobs', 'steps'],
+    packages: ['node:*'],
+    forbidden: settingsAndOutput,
+  },
+  terminal: {
+    holds: /^agent\/terminal\.ts$/,
+    values: ['contracts'],
+    types: [],
+    packages: ['cli-progress'],
+    forbidden: settings,
+  },
+  commands: {
+    holds: /^agent\/commands\//,
+    values: ['commands', 'runWorker', 'terminal', 'core', 'contracts'],
+    types: ['jobs', 'steps', 'ports'],
+    packages: ['commander', 'node:*'],
+    forbidden: settings,
+  },
+  main: {
+    holds: /^agent\/main\.ts$/,
+    values: ['commands', 'terminal', 'contracts'],
+    types: [],
+    packages: ['commander', 'node:*'],
+    forbidden: /^(eval|Function)$/,
+  },
+};
+
+/** npm packages of adapters, with the adapters whose one responsibility needs them. */
+const packageOwners: Readonly<Record<string, readonly string[]>> = {
+  'better-sqlite3': ['sqlite-store'],
+  highs: ['highs-worker'],
+  'onnxruntime-node': ['ort-runtime', 'ort-target', 'ort-profile'],
+  sharp: ['samples'],
+};
+
+/** Imports that no zone allows but that have a reason: importer -> imported. */
+const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  'agent/adapters/ort-target.ts': {
+    'agent/adapters/ort-runtime.ts': 'what is timed must be run with the options of what is deployed',
+    'agent/adapters/machine.ts': 'the identity of a machine is put together in one place',
+    'agent/adapters/measuring-lock.ts': 'one lock for every target that times anything',
+    'agent/adapters/ort-profile.ts': 'its per-operator timings, apart for size',
+    'agent/adapters/speed-reference.ts': 'one way to notice a throttled processor',
+  },
+  'agent/adapters/ort-profile.ts': {
+    'agent/adapters/ort-runtime.ts': 'what is timed must be run with the options of what is deployed',
+    'agent/adapters/speed-reference.ts': 'one way to notice a throttled processor',
+  },
+  'agent/adapters/highs-solver.ts': { 'agent/adapters/highs-worker.ts': 'the thread in which it runs the library' },
+  'agent/adapters/samples.ts': { 'agent/adapters/npy.ts': 'the file format, readable without its directory layout' },
+  'agent/commands/doctor.ts': {
+    'agent/adapters/machine.ts': 'looks at the machine, loads no runtime',
+    'agent/adapters/power.ts': 'looks for energy meters, loads no runtime',
+  },
+};
+
+/** Broken rules that are known. An entry that is no longer needed fails the test: this list only shrinks. */
+const known: Readonly<Record<string, string>> = {
+  'agent/terminal.ts uses process.env': 'NO_COLOR should be handed over by main.ts',
+};
+
+function zoneOf(path: string): string | undefined {
+  return Object.keys(zones).find((name) => zones[name]!.holds.test(path));
+}
+
+function packageOf(specifier: string): string {
+  return specifier
+    .split('/')
+    .slice(0, specifier.startsWith('@') ? 2 : 1)
+    .join('/');
+}
+
+function mayImportPackage(source: Source, zone: Zone, specifier: string): boolean {
+  if (specifier.startsWith('node:')) return zone.packages.includes(specifier) || zone.packages.includes('node:*');
+  const name = packageOf(specifier);
+  const owners = zone === zones.adapters ? (packageOwners[name] ?? []) : [];
+  return zone.packages.includes(name) || owners.some((owner) => source.path === `agent/adapters/${owner}.ts`);
+}
+
+function mayImport(source: Source, zone: Zone, { target, isPackage, isTypeOnly }: Import): boolean {
+  if (target === null) return false;
+  if (isPackage) return mayImportPackage(source, zone, target);
+  const imported = zoneOf(target);
+  if (imported === undefined) return false;
+  const allowed = isTypeOnly ? [...zone.values, ...zone.types] : zone.values;
+  return allowed.includes(imported) || helpers[source.path]?.[target] !== undefined;
+}
+
+/** Every broken rule of a file, as sentences. */
+function faultsOf(source: Source): string[] {
+  const name = zoneOf(source.path);
+  if (name === undefined) return [`${source.path} belongs to no zone`];
+  const zone = zones[name]!;
+  const imports = source.imports
+    .filter((found) => !mayImport(source, zone, found))
+    .map(
+      ({ target, isTypeOnly }) =>
+        `${source.path} imports ${isTypeOnly ? 'type ' : ''}${target ?? 'something computed'}`,
+    );
+  const globals = source.globals
+    .filter((use) => zone.forbidden.test(use.name))
+    .map((use) => `${source.path} uses ${use.name}`);
+  return [...new Set([...imports, ...globals])];
+}
+
+/** Folders that hold nothing of ours. */
+const foreign = /^(node_modules|dist|\.git|\.tap|\.build-.*)$/;
+
+function filesBelow(folder: string): string[] {
+  return readdirSync(join(root, folder), { withFileTypes: true }).flatMap((entry) => {
+    const path = folder === '' ? entry.name : `${folder}/${entry.name}`;
+    if (entry.isDirectory()) return foreign.test(entry.name) ? [] : filesBelow(path);
+    return entry.isFile() ? [path] : [];
+  });
+}
+
+const tree = filesBelow('');
+const read = (path: string) => readFileSync(join(root, path), 'utf8');
+const product = tree
+  .filter((path) => /^(agent|configs|firmware-bridge|native|fleet-console)\/.*\.ts$/.test(path))
+  .map((path) => scan(path, read(path)));
+
+t.test('every import and every use of the outside world is one that its zone allows', async (t) => {
+  const found = product.flatMap(faultsOf).sort();
+  t.same(
+    found.filter((fault) => known[fault] === undefined),
+    [],
+  );
+  t.same(
+    Object.keys(known).filter((fault) => !found.includes(fault)),
+    [],
+    'known faults that are mended: delete their rows',
+  );
+});
+
+t.test('exceptions are used: an entry that no import needs is deleted', async (t) => {
+  for (const [importer, imported] of Object.entries(helpers)) {
+    const targets = product.find(({ path }) => path === importer)?.imports.map(({ target }) => target) ?? [];
+    t.same(
+      Object.keys(imported).filter((path) => !targets.includes(path)),
+      [],
+      importer,
+    );
+  }
+});
+
+t.test('the dependencies in package.json are those that the product imports', async (t) => {
+  const { dependencies } = JSON.parse(read('package.json')) as { dependencies: Record<string, string> };
+  const imported = product.flatMap(({ imports }) =>
+    imports.filter(({ isPackage }) => isPackage).map(({ target }) => target!),
+  );
+  const used = imported.filter((specifier) => !specifier.startsWith('node:')).map(packageOf);
+  t.same(Object.keys(dependencies).sort(), [...new Set(used)].sort());
+  t.same(
+    Object.values(dependencies).filter((version) => !/^\d/.test(version)),
+    [],
+    'versions are exact',
+  );
+});
+
+t.test('the rules can fail', async (t) => {
+  const judge = (path: string, text: string) => faultsOf(scan(path, text));
+  const expectFault = (path: string, text: string, fault: string) =>
+    t.same(judge(path, text), [`${path} ${fault}`], `${path}: ${text}`);
+
+  t.comment('core is pure');
+  for (const text of [
+    "import { readFile } from 'node:fs/promises';",
+    "import 'node:fs';",
+    "export * from 'node:fs';",
+  ]) {
+    expectFault('agent/core/a.ts', text, `imports ${/node:[a-z/]+/.exec(text)![0]}`);
+  }
+  expectFault('agent/core/a.ts', "const fs = await import('node:fs');", 'imports node:fs');
+  expectFault('agent/core/a.ts', 'const it = await import(name);', 'imports something computed');
+  expectFault('agent/core/a.ts', "let x: import('../ports.js').Feed;", 'imports type agent/ports.ts');
+  expectFault('agent/core/a.ts', "import type { Feed } from '../ports.js';", 'imports type agent/ports.ts');
+  expectFault('agent/core/a.ts', "import sharp from 'sharp';", 'imports sharp');
+  expectFault(
+    'agent/core/a.ts',
+    "new Worker(new URL('../adapters/highs-worker.js', import.meta.url));",
+    'imports agent/adapters/highs-worker.ts',
+  );
+  expectFault('agent/core/a.ts', 'export const at = () => new Date();', 'uses Date');
+  expectFault('agent/core/a.ts', 'export const at = Date.now;', 'uses Date.now');
+  expectFault('agent/core/a.ts', 'const x = Math.random();', 'uses Math.random');
+  expectFault('agent/core/a.ts', "const x = Math['random']();", 'uses Math.random');
+  expectFault('agent/core/a.ts', 'const { random } = Math;', 'uses Math');
+  expectFault('agent/core/a.ts', 'const d = globalThis.Date;', 'uses globalThis.Date');
+  expectFault('agent/core/a.ts', 'if (process.env.FAST) x();', 'uses process.env');
+  expectFault('agent/core/a.ts', 'const f = { console };', 'uses console');
+  expectFault('agent/core/a.ts', 'setTimeout(() => {}, 1);', 'uses setTimeout');
+  expectFault('agent/core/a.ts', 'performance.now();', 'uses performance.now');
+  expectFault('agent/core/a.ts', "await fetch('x');", 'uses fetch');
+
+  t.comment('comments, strings, members and keys are not code that runs');
+  t.same(
+    judge(
+      'agent/core/a.ts',
+      "// new Date(), process.env\nconst s = 'Math.random()'; row.process; const k = { fetch: 1 }; Math.max(1, 2);",
+    ),
+    [],
+  );
+  t.same(
+    judge(
+      'agent/core/a.ts',
+      "import type { Bits } from '../../configs/contracts/plan.js'; import { x } from './b.js';",
+    ),
+    [],
+  );
+
+  t.comment('the other zones');
+  expectFault(
+    'configs/contracts/a.ts',
+    "import type { Model } from '../../agent/core/onnx/model.js';",
+    'imports type agent/core/onnx/model.ts',
+  );
+  expectFault('configs/contracts/a.ts', "import { Ajv } from 'ajv';", 'imports ajv');
+  expectFault('agent/ports.ts', "import { median } from './core/statistics.js';", 'imports agent/core/statistics.ts');
+  expectFault(
+    'agent/ports.ts',
+    "import { type Model, encode } from './core/onnx/codec.js';",
+    'imports agent/core/onnx/codec.ts',
+  );
+  t.same(judge('agent/ports.ts', "import { type Model, type Node } from './core/onnx/model.js';"), []);
+  expectFault(
+    'agent/steps/a.ts',
+    "import { OrtTarget } from '../adapters/ort-target.js';",
+    'imports agent/adapters/ort-target.ts',
+  );
+  expectFault('agent/steps/a.ts', "import { tmpdir } from 'node:os';", 'imports node:os');
+  expectFault('agent/pipeline.ts', 'const started = Date.now();', 'uses Date.now');
+  expectFault(
+    'agent/adapters/samples.ts',
+    "import { createSession } from './ort-runtime.js';",
+    'imports agent/adapters/ort-runtime.ts',
+  );
+  expectFault('agent/adapters/samples.ts', "import Database from 'better-sqlite3';", 'imports better-sqlite3');
+  expectFault('agent/adapters/samples.ts', "import { tune } from '../steps/tune.js';", 'imports agent/steps/tune.ts');
+  expectFault('agent/adapters/samples.ts', 'const home = process.env.HOME;', 'uses process.env');
+  expectFault('agent/jobs/a.ts', 'const { env } = process;', 'uses process');
+  expectFault('agent/jobs/a.ts', "console.log('x');", 'uses console.log');
+  expectFault('agent/commands/a.ts', "import { runJob } from '../jobs/index.js';", 'imports agent/jobs/index.ts');
+  expectFault('agent/commands/a.ts', 'process.argv.slice(2);', 'uses process.argv');
+  expectFault(
+    'agent/main.ts',
+    "import { scan } from '../test/support/source-scan.js';",
+    'imports test/support/source-scan.ts',
+  );
+  expectFault('agent/main.ts', "import './demo.js';", 'imports agent/demo.ts');
+  t.same(judge('agent/newcomer.ts', ''), ['agent/newcomer.ts belongs to no zone']);
+});
+
+/** Exported declarations without a doc comment, by file. The list only shrinks: document one, and delete its name here. */
+const undocumented: Readonly<Record<string, string>> = {
+  'agent/adapters/highs-worker.ts': 'HighsRequest',
+  'agent/adapters/model-files.ts': 'ModelFile',
+  'agent/commands/bench.ts': 'registerBench',
+  'agent/commands/common.ts': 'addStateAndJson addTargetOptions addJobOptions jobOptions',
+  'agent/commands/doctor.ts': 'registerDoctor',
+  'agent/commands/evaluate.ts': 'registerEvaluate',
+  'agent/commands/frontier.ts': 'registerFrontier printFrontier',
+  'agent/commands/profile.ts': 'registerProfile',
+  'agent/commands/quantize.ts': 'registerQuantize',
+  'agent/core/bundle.ts': 'Bundle',
+  'agent/core/latency.ts': 'ConversionOp',
+  'agent/core/onnx/attributes.ts': 'floatAttribute stringAttribute intsAttribute floatsAttribute',
+  'agent/core/onnx/codec.ts': 'DecodeOptions',
+  'agent/core/onnx/evaluate.ts': 'EvaluationContext',
+  'agent/core/onnx/fold.ts': 'FoldResult',
+  'agent/core/onnx/graph.ts': 'indexGraph',
+  'agent/core/onnx/model.ts': 'AttributeValue Graph Model',
+  'agent/core/onnx/operator-table.ts': 'OperatorRow',
+  'agent/core/onnx/patterns.ts': 'ActivationMatch',
+  'agent/core/onnx/schema.ts':
+    'EntryProto TensorProto AttributeProto NodeProto DimensionProto TensorTypeProto ValueInfoProto GraphProto ModelProto',
+  'agent/core/onnx/shape-rules.ts':
+    'Shape RuleContext ShapeRule broadcastShapes convolution pool globalPool gemm matMul reduce argReduce concat split slice pad resize reshape flatten transpose squeeze unsqueeze gather secondInputShape expand tile shapeOf scalar constantOfShape range topK',
+  'agent/core/onnx/shapes.ts': 'Propagation',
+  'agent/core/onnx/slice.ts': 'SliceOptions',
+  'agent/core/onnx/tensor-codec.ts': 'toBigInt',
+  'agent/core/onnx/tensor.ts': 'TypedArray',
+  'agent/core/plan/allocate.ts': 'Allocation',
+  'agent/core/plan/formulation.ts': 'Goal Formulation',
+  'agent/core/plan/frontier.ts': 'FrontierOptions',
+  'agent/core/plan/linear-program.ts': 'SolveOptions',
+  'agent/core/plan/plan.ts': 'Plan planOf',
+  'agent/core/plan/problem.ts': 'Metric',
+  'agent/core/plan/search.ts': 'AllocateOptions',
+  'agent/core/plan/units.ts': 'Option',
+  'agent/core/quant/matmul-nbits.ts': 'BlockwiseWeights',
+  'agent/core/quant/observer.ts': 'RangeRule',
+  'agent/core/quant/weights.ts': 'WeightOptions',
+  'agent/core/sensitivity/estimator.ts': 'EstimatorContext Estimator',
+  'agent/core/sensitivity/mask.ts': 'mask',
+  'agent/core/sensitivity/registry.ts': 'defaultEstimator',
+  'agent/core/statistics.ts': 'median minimum',
+  'agent/jobs/bench.ts': 'BenchOptions BenchReport',
+  'agent/jobs/evaluate.ts': 'EvaluateOptions EvaluateReport',
+  'agent/jobs/frontier.ts': 'FrontierReport',
+  'agent/jobs/index.ts': 'jobs JobName OptionsOf ReportOf',
+  'agent/jobs/profile.ts': 'ProfileReport',
+  'agent/jobs/quantize.ts': 'QuantizeOptions',
+  'agent/pipeline.ts': 'Ports StepSeconds QuantizeResult Pipeline',
+  'agent/ports.ts': 'Feeds EnergyMeasurement Clock',
+  'agent/report.ts': 'toMs FrontierDocument frontierDocument modelDocument planDocument QuantizeDocument precisionList',
+  'agent/steps/plan-search.ts': 'QualityReport PlanOutcome SearchContext',
+  'agent/terminal.ts': 'bold formatBytes formatPercent formatMs printError',
+  'agent/worker.ts': 'WorkerRequest WorkerMessage',
+  'configs/contracts/card.ts': 'Task',
+  'configs/contracts/errors.ts': 'ErrorCode ErrorDetails',
+};
+
+t.test('every exported declaration says in a doc comment what the caller may rely on', async (t) => {
+  const found = product.flatMap(({ path, undocumented }) => undocumented.map((name) => `${path} ${name}`));
+  const listed = Object.entries(undocumented).flatMap(([path, names]) =>
+    names.split(' ').map((name) => `${path} ${name}`),
+  );
+  t.same(
+    found.filter((name) => !listed.includes(name)),
+    [],
+    'newly undocumented',
+  );
+  t.same(
+    listed.filter((name) => !found.includes(name)),
+    [],
+    'documented by now: delete from the list',
+  );
+});
+
+t.test('a doc comment counts only directly above its declaration', async (t) => {
+  const bare = (text: string) => scan('a.ts', text).undocumented;
+  t.same(
+    bare('/** The file. */\nimport "x";\nexport const a = 1;\n// no doc\nexport function b() {}\nexport class C {}'),
+    ['a', 'b', 'C'],
+  );
+  t.same(bare('/** Stands alone. */\n\nexport const a = 1;'), ['a']);
+  t.same(
+    bare(
+      '/** Says it. */\nexport const A = 1;\nexport type A = typeof A;\n/** And it. */\nexport async function b() {}',
+    ),
+    [],
+  );
+  t.same(bare('const hidden = 1;\nexport { hidden };\nexport * from "./b.js";'), []);
+});
+
+t.test('no source file is longer than 600 lines', async (t) => {
+  const long = tree
+    .filter((path) => /\.(ts|tsx|c|cc|h|js|mjs)$/.test(path))
+    .map((path) => [path, read(path).split('\n').length - 1] as const)
+    .filter(([, lines]) => lines > 600);
+  t.same(long, []);
+});
+
+t.test('every top-level folder has a README', async (t) => {
+  const folders = readdirSync(root).filter(
+    (name) => !name.startsWith('.') && !foreign.test(name) && statSync(join(root, name)).isDirectory(),
+  );
+  t.same(
+    folders.filter((name) => !existsSync(join(root, name, 'README.md'))),
+    [],
+  );
+});
+
+t.test('no file holds an absolute path of one machine', async (t) => {
+  // Put together, so that this file does not find itself.
+  const homes = ['home', 'root', 'Users', 'tmp', 'work', 'workspace', 'mnt', 'builds'].map((name) => `/${name}`);
+  const path = new RegExp(`(?<![\\w.*/-])(${homes.join('|')})/\\w`);
+  t.match(`see ${homes[0]}/someone/model.onnx`, path);
+  t.notMatch('agent/home/x, https://host/tmp/x, ../work/x', path);
+  const texts = tree.filter((file) => /\.(ts|c|cc|h|js|mjs|json|md|toml|yml|yaml|sh|py)$|\/run$|^\.[a-z]+$/.test(file));
+  t.ok(texts.includes('.ci/run') && texts.includes('package.json'));
+  t.same(
+    texts.filter((file) => path.test(read(file))),
+    [],
+  );
+});
