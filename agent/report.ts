@@ -136,14 +136,20 @@ export function quantizeDocument(job: Job, result: QuantizeResult, paths: { mode
 
 /** A ceiling or floor that cannot be met, in the units of the document. */
 function shortfallDocument(shortfall: QuantizeResult['shortfalls'][number]) {
-  const isLatency = shortfall.metric === 'latency';
-  const convert = (value: number) => (isLatency ? toMs(value) : value);
+  const { metric, ceiling, minimum, alone } = shortfall;
+  const asIs = (value: number) => value;
+  const [unitOf, convert] =
+    metric === 'latency'
+      ? [unit, toMs]
+      : metric === 'energy'
+        ? ['mJ', (joules: number) => joules * 1000]
+        : [metric.endsWith('ytes') ? 'bytes' : null, asIs];
   return {
-    metric: shortfall.metric as string,
-    ceiling: convert(shortfall.ceiling),
-    minimum: shortfall.minimum === null ? null : convert(shortfall.minimum),
-    unit: isLatency ? unit : shortfall.metric.endsWith('ytes') ? 'bytes' : null,
-    alone: shortfall.alone,
+    metric: metric as string,
+    ceiling: convert(ceiling),
+    minimum: minimum === null ? null : convert(minimum),
+    unit: unitOf,
+    alone,
   };
 }
 
