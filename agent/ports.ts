@@ -54,6 +54,7 @@ export interface EnergyMeter {
   start(): EnergyMeasurement;
 }
 
+/** A measurement that is going on. */
 export interface EnergyMeasurement {
   /** Joules since the start; null where a sensor could not be read in between. To be called once. */
   stop(): number | null;
