@@ -379,7 +379,7 @@ const undocumented: Readonly<Record<string, string>> = {
   'agent/jobs/profile.ts': 'ProfileReport',
   'agent/jobs/quantize.ts': 'QuantizeOptions',
   'agent/pipeline.ts': 'Ports StepSeconds QuantizeResult Pipeline',
-  'agent/ports.ts': 'Feeds EnergyMeasurement Clock',
+  'agent/ports.ts': 'Feeds Clock',
   'agent/report.ts': 'toMs FrontierDocument frontierDocument modelDocument planDocument QuantizeDocument precisionList',
   'agent/steps/plan-search.ts': 'QualityReport PlanOutcome SearchContext',
   'agent/terminal.ts': 'bold formatBytes formatPercent formatMs printError',
