@@ -101,7 +101,7 @@ class QdqWriter {
     for (const operator of operators) {
       const precision = precisions.get(operator.name);
       if (precision === undefined || precision.weightBits === 32) this.#writeFloat(operator);
-      else if (precision.activationBits === 8 && canRunInt8(operator)) this.#writeInt8(operator);
+      else if (precision.activationBits === 8 && (precision.weightBits === 8 || operator.weight === null) && canRunInt8(operator)) this.#writeInt8(operator);
       else if (precision.weightBits === 4 && precision.activationBits === 32 && operator.weight !== null) this.#writeBlockwise(operator);
       else {
         throw new EdgeError('artifact/invalid', `${operator.op} cannot run at W${precision.weightBits}A${precision.activationBits} here`, {
@@ -167,7 +167,7 @@ class QdqWriter {
     const [low, high] = operator.clamp;
     const lowest = (affine.codeMinimum - affine.zeroPoint) * affine.scale;
     const highest = (affine.codeMaximum - affine.zeroPoint) * affine.scale;
-    return lowest >= low - affine.scale / 2 && highest <= high + affine.scale / 2;
+    return lowest >= low - affine.scale * 0.501 && highest <= high + affine.scale * 0.501;
   }
 
   /** Weight and bias of a weighted operator as DQ of int8 and int32 initializers; answers the node's new inputs. */
