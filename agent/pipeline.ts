@@ -88,6 +88,7 @@ export interface QuantizeResult extends Assessed {
   readonly shortfalls: PlanOutcome['shortfalls'];
   readonly chosen: MeasuredPlan | null;
   readonly rounds: readonly Correction[];
+  readonly latencyRatio: number;
   readonly solver: { status: string; gap: number; seconds: number };
   readonly quality: QualityReport | null;
   readonly seconds: StepSeconds;
@@ -178,7 +179,7 @@ export class Pipeline {
   /** The Pareto set under the budget's ceilings other than latency. */
   async frontier(assessed: Assessed): Promise<Plan[]> {
     return this.#timed('plan', async () => {
-      const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, []);
+      const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, [], 1);
       this.#progress('plan')(0, 'solving for the frontier');
       const points = await frontier(assessed.candidates, this.#ports.solver, { points: frontierPoints, ceilings, timeLimitSeconds: frontierSeconds }, this.#signal);
       this.#progress('plan')(1, `${points.length} points on the frontier`);
@@ -191,13 +192,25 @@ export class Pipeline {
     const assessed = await this.assess();
     const points = await this.frontier(assessed);
     const samples = await this.#calibrationSamples();
+    const priorRatio = this.latencyRatio(assessed.identity);
     const search = new PlanSearch(
-      { job: this.#job, assessed, frontier: points, calibrationSamples: samples, ports: this.#ports, signal: this.#signal },
+      { job: this.#job, assessed, frontier: points, calibrationSamples: samples, priorRatio, ports: this.#ports, signal: this.#signal },
       this.#progress,
       (step, work) => this.#timed(step, work),
     );
     const outcome = await search.run();
+    this.#ports.store.putResult(this.#ratioKey(assessed.identity), 'latency-ratio', outcome.latencyRatio);
     return { ...assessed, frontier: points, ...outcome, seconds: this.#seconds };
+  }
+
+  /** How much longer this model's plans measured than predicted in the last run here; 1 before any run. */
+  latencyRatio(identity: TargetIdentity): number {
+    const known = this.#ports.store.result(this.#ratioKey(identity));
+    return typeof known === 'number' ? known : 1;
+  }
+
+  #ratioKey(identity: TargetIdentity): string {
+    return contentKey(['latency-ratio', this.#job.modelSha256, identity]);
   }
 
   /** A budget that cannot be judged is refused before anything long begins. */

@@ -24,9 +24,10 @@ export interface FrontierDocument {
   averageWeightBits: number;
 }
 
-export function frontierDocument(job: Job, points: readonly Plan[]): FrontierDocument[] {
+/** @param ratio see `latencyRatio`: latencies are what plans can be expected to measure */
+export function frontierDocument(job: Job, points: readonly Plan[], ratio: number): FrontierDocument[] {
   return points.map((plan) => ({
-    latency: toMs(plan.costs.latency),
+    latency: toMs(plan.costs.latency * ratio),
     sensitivity: round(plan.costs.sensitivity),
     sizeBytes: plan.costs.bytes,
     ramBytes: plan.costs.ramBytes,
@@ -81,7 +82,7 @@ export function quantizeDocument(job: Job, result: QuantizeResult, paths: { mode
     budget: job.budget,
     feasible: result.feasible,
     infeasible: result.shortfalls.map((shortfall) => shortfallDocument(shortfall)),
-    frontier: frontierDocument(job, result.frontier),
+    frontier: frontierDocument(job, result.frontier, result.latencyRatio),
     plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver),
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
     ram: { peakBytes: chosen?.plan.costs.ramBytes ?? null },
@@ -107,6 +108,7 @@ export function quantizeDocument(job: Job, result: QuantizeResult, paths: { mode
       measuredMinimum: chosen === null ? null : toMs(chosen.minimumLatency),
       throttled: chosen?.throttled ?? null,
     },
+    latencyRatio: round(result.latencyRatio, 4),
     rounds: result.rounds.map((row) => ({ predicted: toMs(row.predictedLatency), measured: toMs(row.measuredLatency), unit })),
     estimator: {
       name: result.sensitivity.estimator,
@@ -186,8 +188,8 @@ export function profileDocument(job: Job, path: string, table: LatencyTable, ide
 }
 
 /** Predicted latency of the two uniform plans, for the frontier's frame. */
-export function uniformPredictions(assessed: Assessed) {
-  const of = (precision: string) => toMs(uniformPlan(assessed.problem, precision).costs.latency);
+export function uniformPredictions(assessed: Assessed, ratio: number) {
+  const of = (precision: string) => toMs(uniformPlan(assessed.problem, precision).costs.latency * ratio);
   return { float: of('float'), int8: of('W8A8') };
 }
 

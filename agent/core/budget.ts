@@ -1,6 +1,7 @@
 import type { Budget } from '../../configs/contracts/plan.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Ceilings } from './plan/allocate.js';
+import { median } from './statistics.js';
 
 /** The forms of the command line, for `--help` and error hints. */
 export const budgetForms = 'latency=12ms | latency=0.7x | size=2MB | ram=256KB | flash=1MB | energy=30mJ | drop=1% | agreement=99%';
@@ -83,17 +84,24 @@ export interface Correction {
 /** Ceilings leave this share free, so that a plan at its limit is not thrown back by noise. */
 const margin = 0.985;
 
+/** How much longer plans take than predicted: the median over what was measured, or `prior` before anything was. */
+export function latencyRatio(corrections: readonly Correction[], prior: number): number {
+  const ratios = corrections.filter((row) => row.predictedLatency > 0).map((row) => row.measuredLatency / row.predictedLatency);
+  return ratios.length === 0 ? prior : median(ratios);
+}
+
 /**
- * The budget as ceilings of the planning problem, after what earlier rounds measured: a metric whose measurement exceeded its
- * prediction gets a ceiling that is lower by that ratio, and below the prediction that missed.
+ * The budget as ceilings of the planning problem, in predicted units: the latency ceiling is divided by how much longer plans
+ * measure than predicted, and kept below the prediction of every plan that missed it; stored bytes likewise.
  *
- * @param int8Latency predicted latency of uniform int8 on this target, for relative ceilings
+ * @param int8Latency latency of uniform int8 on this target, for relative ceilings
+ * @param priorRatio `latencyRatio` of earlier runs, 1 where there were none
  */
-export function ceilingsOf(budget: Budget, int8Latency: number, corrections: readonly Correction[]): Ceilings {
+export function ceilingsOf(budget: Budget, int8Latency: number, corrections: readonly Correction[], priorRatio: number): Ceilings {
   const ceilings: Ceilings = {};
   const latency = latencyCeiling(budget, int8Latency);
   if (latency !== null) {
-    let ceiling = latency * margin;
+    let ceiling = (latency * margin) / latencyRatio(corrections, priorRatio);
     for (const { predictedLatency, measuredLatency } of corrections) {
       if (measuredLatency > latency) ceiling = Math.min(ceiling, (predictedLatency * latency * margin) / measuredLatency);
     }

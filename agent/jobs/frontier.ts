@@ -9,12 +9,14 @@ export async function frontierJob(options: JobOptions, ports: Ports, signal: Abo
   const pipeline = new Pipeline(job, ports, signal, progress);
   const assessed = await pipeline.assess();
   const points = await pipeline.frontier(assessed);
+  const ratio = pipeline.latencyRatio(assessed.identity);
   return {
     model: modelDocument(job, resolve(options.model)),
     target: { kind: assessed.identity.kind, identity: assessed.identity, counter: 'nanoseconds' },
     unit,
-    uniform: uniformPredictions(assessed),
-    frontier: frontierDocument(job, points),
+    latencyRatio: ratio,
+    uniform: uniformPredictions(assessed, ratio),
+    frontier: frontierDocument(job, points, ratio),
   };
 }
 export type FrontierReport = Awaited<ReturnType<typeof frontierJob>>;

@@ -1,4 +1,4 @@
-import { type Correction, ceilingsOf, latencyCeiling } from '../core/budget.js';
+import { type Correction, ceilingsOf, latencyCeiling, latencyRatio } from '../core/budget.js';
 import { encode } from '../core/onnx/codec.js';
 import { allocate, type Shortfall } from '../core/plan/allocate.js';
 import type { Choice } from '../core/plan/problem.js';
@@ -34,8 +34,10 @@ export interface PlanOutcome {
   /** Why not, when infeasible: ceilings (and quality floors) that cannot be met. */
   readonly shortfalls: readonly (Shortfall | QualityShortfall)[];
   readonly chosen: MeasuredPlan | null;
-  /** Every plan that was measured, in order. */
+  /** What was predicted and measured of every plan that was tried, in order. */
   readonly rounds: readonly Correction[];
+  /** See `latencyRatio`. */
+  readonly latencyRatio: number;
   readonly solver: { status: string; gap: number; seconds: number };
   readonly quality: QualityReport | null;
 }
@@ -53,6 +55,8 @@ export interface SearchContext {
   readonly assessed: Assessed;
   readonly frontier: readonly Plan[];
   readonly calibrationSamples: SampleReader;
+  /** `latencyRatio` of this model's earlier runs here; 1 where there were none. */
+  readonly priorRatio: number;
   readonly ports: Ports;
   readonly signal: AbortSignal;
 }
@@ -71,7 +75,9 @@ export class PlanSearch {
   readonly #timed: Timed;
   readonly #ends: { float: Plan; int8: Plan };
   readonly #endBytes: { float: Uint8Array; int8: Uint8Array };
+  /** Of everything measured, the uniform ends too. */
   readonly #corrections: Correction[] = [];
+  readonly #rounds: Correction[] = [];
   /** Everything measured; several entries for an end, one a comparison. */
   readonly #pool: MeasuredPlan[] = [];
   readonly #qualities = new Map<string, Quality>();
@@ -98,7 +104,7 @@ export class PlanSearch {
   }
 
   #outcome(chosen: MeasuredPlan | null, quality: QualityReport | null, shortfalls: PlanOutcome['shortfalls']): PlanOutcome {
-    return { feasible: chosen !== null, shortfalls, chosen, rounds: this.#corrections, solver: this.#solver, quality };
+    return { feasible: chosen !== null, shortfalls, chosen, rounds: this.#rounds, latencyRatio: latencyRatio(this.#corrections, this.#context.priorRatio), solver: this.#solver, quality };
   }
 
   #isForAccuracy(): boolean {
@@ -106,32 +112,44 @@ export class PlanSearch {
     return [latencyMs, latencyRatio, sizeBytes, ramBytes, flashBytes, energyMj].some((ceiling) => ceiling !== undefined);
   }
 
-  /** Least sensitivity under the ceilings, with measured misses fed back. */
+  /**
+   * Least sensitivity under the ceilings. Every measurement corrects the ceilings of the next round, in both directions: a miss
+   * lowers them, room to spare raises them. Ends when a round brings no new plan, or none that is better.
+   */
   async #mostAccurateUnderCeilings(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
-    const { job, assessed, ports, signal } = this.#context;
+    const { job, assessed, ports, signal, priorRatio } = this.#context;
     const rounds = job.budget.rounds ?? defaultRounds;
     let shortfalls: readonly Shortfall[] = [];
     for (let round = 0; round < rounds; round++) {
-      const ceilings = ceilingsOf(job.budget, this.#ends.int8.costs.latency, this.#corrections);
+      const ceilings = ceilingsOf(job.budget, this.#ends.int8.costs.latency, this.#corrections, priorRatio);
       this.#progress('plan')(round / rounds, `solving, round ${round + 1}`);
       const allocation = await this.#timed('plan', () => allocate(assessed.candidates, 'sensitivity', ceilings, ports.solver, {}, signal));
       this.#solver.seconds += allocation.seconds;
+      let plan: Plan | undefined;
       if (allocation.status === 'infeasible') {
         shortfalls = allocation.infeasible;
-        break;
+        // The tables may be a few percent off: the fastest plan is worth a measurement before giving up.
+        plan = this.#context.frontier[0];
       } else {
         this.#solver.status = allocation.status;
         this.#solver.gap = allocation.gap;
-        const plan = planOf(assessed.candidates, allocation.assignment);
-        if (this.#alreadyMeasured(plan)) break;
-        await this.#measure([plan]);
+        plan = planOf(assessed.candidates, allocation.assignment);
       }
-      if (this.#eligible().length > 0) break;
+      if (plan === undefined || this.#alreadyMeasured(plan) || !this.#improves(plan)) break;
+      await this.#measure([plan]);
     }
-    // The tables may be a few percent off: the fastest plan is worth a measurement before giving up.
-    if (this.#eligible().length === 0) await this.#tryFastest();
-    const chosen = best(this.#eligible(), (candidate) => candidate.plan.costs.sensitivity, (candidate) => candidate.latency);
+    const chosen = this.#mostAccurateEligible();
     return { chosen, shortfalls: chosen === null && shortfalls.length === 0 ? this.#missedCeilings() : shortfalls };
+  }
+
+  #mostAccurateEligible(): MeasuredPlan | null {
+    return best(this.#eligible(), (candidate) => candidate.plan.costs.sensitivity, (candidate) => candidate.latency);
+  }
+
+  /** Whether a plan would be chosen over what is there already, if it held. */
+  #improves(plan: Plan): boolean {
+    const chosen = this.#mostAccurateEligible();
+    return chosen === null || plan.costs.sensitivity < chosen.plan.costs.sensitivity;
   }
 
   /** The fastest plan of all, by measurement against both uniform ends. */
@@ -144,11 +162,6 @@ export class PlanSearch {
     this.#solver.gap = allocation.gap;
     await this.#measure([planOf(assessed.candidates, allocation.assignment)]);
     return { chosen: best(this.#eligible(), (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity), shortfalls: [] };
-  }
-
-  async #tryFastest(): Promise<void> {
-    const plan = this.#context.frontier[0];
-    if (plan !== undefined && !this.#alreadyMeasured(plan)) await this.#measure([plan]);
   }
 
   /**
@@ -214,13 +227,14 @@ export class PlanSearch {
         int8Latency: comparison.timings[1]!.median,
         throttled: comparison.throttled,
       });
-      if (!plans.some((other) => planKey(other) === planKey(plan))) return;
-      this.#corrections.push({
+      const correction = {
         predictedLatency: plan.costs.latency,
         measuredLatency: this.#comparableLatency(timing.median, comparison.timings[1]!.median),
         predictedBytes: plan.costs.bytes,
         measuredBytes: bytes[index]!.length,
-      });
+      };
+      this.#corrections.push(correction);
+      if (plans.some((other) => planKey(other) === planKey(plan))) this.#rounds.push(correction);
     });
   }
 
