@@ -48,10 +48,10 @@ export class Observer {
     const half = binCount / 2;
     let seen = 0;
     let zeros = 0;
-    // An odd stride does not fall into step with rows or channels, whose sizes are mostly even.
-    const stride = Math.floor(values.length / sampledValues) | 1;
-    for (let i = 0; i < values.length; i += stride) {
-      const value = values[i]!;
+    // Not a whole number, or it would fall into step with channels that lie beside each other.
+    const stride = values.length <= sampledValues ? 1 : (values.length / sampledValues) * 1.000618;
+    for (let at = 0; at < values.length; at += stride) {
+      const value = values[at | 0]!;
       if (value === 0) zeros++;
       const position = value * perUnit + half;
       if (position >= 0 && position <= binCount) {
