@@ -12,15 +12,29 @@ import { registerProfile } from './commands/profile.js';
 import { registerQuantize } from './commands/quantize.js';
 import { printError } from './terminal.js';
 
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
 
 const program = new Command('quantd')
-  .description('Makes neural networks fit this device: measures every operator here, plans bit-widths under a budget, quantizes and verifies.')
+  .description(
+    'Makes neural networks fit this device: measures every operator here, plans bit-widths under a budget, quantizes and verifies.',
+  )
   .version(version)
   .showHelpAfterError('(quantd --help, or quantd COMMAND --help, shows what there is)')
-  .addHelpText('after', '\nExit codes: 0 ok, 1 failed, 2 usage, 3 budget infeasible, 4 unreachable, 75 try again later, 130 interrupted.')
+  .addHelpText(
+    'after',
+    '\nExit codes: 0 ok, 1 failed, 2 usage, 3 budget infeasible, 4 unreachable, 75 try again later, 130 interrupted.',
+  )
   .exitOverride();
-for (const register of [registerProfile, registerQuantize, registerFrontier, registerEvaluate, registerBench, registerDoctor]) {
+for (const register of [
+  registerProfile,
+  registerQuantize,
+  registerFrontier,
+  registerEvaluate,
+  registerBench,
+  registerDoctor,
+]) {
   register(program, process.env);
 }
 
@@ -44,8 +58,11 @@ try {
     // Commander has printed already; help and version count as success.
     process.exitCode = error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
   } else {
-    const detail = process.env.QUANTD_DEBUG === undefined ? firstLine(error) : error instanceof Error ? error.stack : String(error);
-    process.stderr.write(`error internal: ${detail}\n  hint: this is a fault of quantd; run again with QUANTD_DEBUG=1 and report it\n`);
+    const detail =
+      process.env.QUANTD_DEBUG === undefined ? firstLine(error) : error instanceof Error ? error.stack : String(error);
+    process.stderr.write(
+      `error internal: ${detail}\n  hint: this is a fault of quantd; run again with QUANTD_DEBUG=1 and report it\n`,
+    );
     process.exitCode = exitCodes.failed;
   }
 }

@@ -12,7 +12,15 @@ import { EdgeError } from '../configs/contracts/errors.js';
 import type { Budget, LatencyRow, Precision } from '../configs/contracts/plan.js';
 import { type Correction, ceilingsOf } from './core/budget.js';
 import type { BundleItem } from './core/bundle.js';
-import { conversionKey, conversionOps, dispatchKey, LatencyTable, runOverheadKey } from './core/latency.js';
+import {
+  conversionKey,
+  conversionOps,
+  dispatchKey,
+  LatencyTable,
+  runOverheadKey,
+  scaleRows,
+  speedReferenceKey,
+} from './core/latency.js';
 import { encode } from './core/onnx/codec.js';
 import type { Operator } from './core/onnx/model.js';
 import { buildProblem } from './core/plan/build-problem.js';
@@ -138,7 +146,9 @@ export class Pipeline {
     const calibration = await this.#timed('calibrate', () => this.#calibrate());
     const tuning = await this.#timed('calibrate', () => this.#tune(calibration, saturates));
     const sensitivity = await this.#timed('assess', () => this.#assess(calibration, tuning, saturates));
-    const floatArtifactBytes = encode(emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' })).length;
+    const floatArtifactBytes = encode(
+      emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' }),
+    ).length;
     const problem = buildProblem(
       prepared,
       (operator) => this.#precisionsOf(operator),
@@ -148,7 +158,18 @@ export class Pipeline {
     );
     const recipe = recipeOf(prepared, calibration, tuning, saturates);
     const candidates = restrict(problem, this.#job.precisions?.map(formatPrecision) ?? null);
-    return { identity, table, calibration, tuning, recipe, sensitivity, problem, candidates, floatArtifactBytes, saturates };
+    return {
+      identity,
+      table,
+      calibration,
+      tuning,
+      recipe,
+      sensitivity,
+      problem,
+      candidates,
+      floatArtifactBytes,
+      saturates,
+    };
   }
 
   /** Latency rows of every distinct operator at every precision it may get; measured where the store has none. */
@@ -160,18 +181,29 @@ export class Pipeline {
       const identityDigest = contentKey(identity);
       const items = new Map<string, BundleItem>();
       for (const operator of prepared.operators) {
-        if (canBeTimed(operator, prepared)) items.set(operator.key, { operator, model: prepared.model, shapes: prepared.shapes });
+        if (canBeTimed(operator, prepared))
+          items.set(operator.key, { operator, model: prepared.model, shapes: prepared.shapes });
       }
       const table = new LatencyTable(this.#storedRows(identityDigest));
       const missing = [...items.values()].filter(
-        ({ operator }) => !this.#precisionsOf(operator).every((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined),
+        ({ operator }) =>
+          !this.#precisionsOf(operator).every(
+            (precision) => table.get(operator.key, formatPrecision(precision)) !== undefined,
+          ),
       );
       if (missing.length > 0 || table.get(runOverheadKey, 'float') === undefined) {
-        const rows = await target.measure(missing, allPrecisions(this.#possible), this.#signal, this.#progress('profile'));
-        store.putLatencyRows(identityDigest, identity, rows);
-        table.add(rows);
+        const rows = await target.measure(
+          missing,
+          allPrecisions(this.#possible),
+          this.#signal,
+          this.#progress('profile'),
+        );
+        const scaled = atSpeedOf(table, rows);
+        store.putLatencyRows(identityDigest, identity, scaled);
+        table.add(scaled);
       }
-      for (const operator of prepared.operators) if (!items.has(operator.key)) table.add([freeRow(operator, identity, this.#ports.clock)]);
+      for (const operator of prepared.operators)
+        if (!items.has(operator.key)) table.add([freeRow(operator, identity, this.#ports.clock)]);
       return { identity, table };
     });
   }
@@ -181,7 +213,12 @@ export class Pipeline {
     return this.#timed('plan', async () => {
       const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, [], 1);
       this.#progress('plan')(0, 'solving for the frontier');
-      const points = await frontier(assessed.candidates, this.#ports.solver, { points: frontierPoints, ceilings, timeLimitSeconds: frontierSeconds }, this.#signal);
+      const points = await frontier(
+        assessed.candidates,
+        this.#ports.solver,
+        { points: frontierPoints, ceilings, timeLimitSeconds: frontierSeconds },
+        this.#signal,
+      );
       this.#progress('plan')(1, `${points.length} points on the frontier`);
       return points.map(({ assignment }) => planOf(assessed.candidates, assignment));
     });
@@ -194,7 +231,15 @@ export class Pipeline {
     const samples = await this.#calibrationSamples();
     const priorRatio = this.latencyRatio(assessed.identity);
     const search = new PlanSearch(
-      { job: this.#job, assessed, frontier: points, calibrationSamples: samples, priorRatio, ports: this.#ports, signal: this.#signal },
+      {
+        job: this.#job,
+        assessed,
+        frontier: points,
+        calibrationSamples: samples,
+        priorRatio,
+        ports: this.#ports,
+        signal: this.#signal,
+      },
       this.#progress,
       (step, work) => this.#timed(step, work),
     );
@@ -217,10 +262,14 @@ export class Pipeline {
   async #requireEnergyMeter(): Promise<void> {
     const { energyMeter } = await this.#ports.target.identity();
     if (this.#job.budget.energyMj === undefined || energyMeter !== null) return;
-    throw new EdgeError('budget/invalid', 'the budget limits energy, but this machine has no energy meter that can be read', {
-      subject: 'energy',
-      hint: 'Leave energy out of the budget, or run as root if the machine has RAPL counters. `quantd doctor` shows the meter.',
-    });
+    throw new EdgeError(
+      'budget/invalid',
+      'the budget limits energy, but this machine has no energy meter that can be read',
+      {
+        subject: 'energy',
+        hint: 'Leave energy out of the budget, or run as root if the machine has RAPL counters. `quantd doctor` shows the meter.',
+      },
+    );
   }
 
   #storedRows(identityDigest: string): LatencyRow[] {
@@ -234,7 +283,14 @@ export class Pipeline {
     const options = { rules: this.#rules(), bits: [8, 4], most: calibrationSamples(prepared.macs) };
     const key = contentKey(['calibrate', versions.calibrate, modelSha256, prepared.card, samples.digest, options]);
     return this.#memo(key, 'calibrate', () =>
-      calibrate(prepared, samples, { ...options, threads: workThreads }, this.#ports.runtime, this.#signal, this.#progress('calibrate')),
+      calibrate(
+        prepared,
+        samples,
+        { ...options, threads: workThreads },
+        this.#ports.runtime,
+        this.#signal,
+        this.#progress('calibrate'),
+      ),
     );
   }
 
@@ -242,8 +298,21 @@ export class Pipeline {
     const { prepared, modelSha256, workThreads } = this.#job;
     const samples = await this.#calibrationSamples();
     const rules = this.#rules();
-    const int8 = new Map([...this.#possible].flatMap(([name, list]) => list.filter((p) => p.activationBits === 8).map((p) => [name, p] as const)));
-    const key = contentKey(['tune', versions.tune, modelSha256, prepared.card, samples.digest, rules, saturates, calibrationSamples(prepared.macs)]);
+    const int8 = new Map(
+      [...this.#possible].flatMap(([name, list]) =>
+        list.filter((p) => p.activationBits === 8).map((p) => [name, p] as const),
+      ),
+    );
+    const key = contentKey([
+      'tune',
+      versions.tune,
+      modelSha256,
+      prepared.card,
+      samples.digest,
+      rules,
+      saturates,
+      calibrationSamples(prepared.macs),
+    ]);
     return this.#memo(key, 'tune', () =>
       tune(
         prepared,
@@ -257,11 +326,25 @@ export class Pipeline {
     );
   }
 
-  async #assess(calibration: CalibrationDocument, tuning: TuningDocument, saturates: boolean): Promise<SensitivityDocument> {
+  async #assess(
+    calibration: CalibrationDocument,
+    tuning: TuningDocument,
+    saturates: boolean,
+  ): Promise<SensitivityDocument> {
     const { prepared, modelSha256, estimator } = this.#job;
     const samples = await this.#calibrationSamples();
     const counts = defaultSampleCounts(prepared.macs);
-    const key = contentKey(['assess', versions.assess, modelSha256, prepared.card, samples.digest, tuning.rule, estimator, counts, saturates]);
+    const key = contentKey([
+      'assess',
+      versions.assess,
+      modelSha256,
+      prepared.card,
+      samples.digest,
+      tuning.rule,
+      estimator,
+      counts,
+      saturates,
+    ]);
     return this.#memo(key, 'assess', () =>
       assess(
         prepared,
@@ -292,8 +375,19 @@ export class Pipeline {
       const { calibration, prepared, workThreads } = this.#job;
       this.#samples =
         calibration !== null
-          ? { count: calibration.count, source: 'samples', digest: calibration.digest, read: (index) => calibration.read(index) }
-          : await syntheticSamples(prepared, { count: 32, threads: workThreads }, this.#ports.runtime, this.#signal, this.#progress('calibrate'));
+          ? {
+              count: calibration.count,
+              source: 'samples',
+              digest: calibration.digest,
+              read: (index) => calibration.read(index),
+            }
+          : await syntheticSamples(
+              prepared,
+              { count: 32, threads: workThreads },
+              this.#ports.runtime,
+              this.#signal,
+              this.#progress('calibrate'),
+            );
     }
     return this.#samples;
   }
@@ -315,7 +409,8 @@ export class Pipeline {
     const tail = outputTail(prepared);
     return new Map(
       prepared.operators.map((operator) => {
-        const weight = operator.weight === null ? null : (prepared.model.graph.initializers.get(operator.weight.name) ?? null);
+        const weight =
+          operator.weight === null ? null : (prepared.model.graph.initializers.get(operator.weight.name) ?? null);
         const isFree = canBeTimed(operator, prepared) && !tail.has(operator);
         return [operator.name, isFree ? this.#ports.target.precisionsOf(operator, weight) : [float]];
       }),
@@ -341,13 +436,22 @@ function canBeTimed(operator: Operator, prepared: PreparedModel): boolean {
 /** Everything a branch of a bundle needs: float inputs of known shape, constants for the rest. */
 function isSelfContained(operator: Operator, prepared: PreparedModel): boolean {
   const known = new Set([...operator.inputs, ...operator.nodes.flatMap((node) => node.outputs)]);
-  return operator.nodes.every((node) => node.inputs.every((name) => name === '' || known.has(name) || prepared.model.graph.initializers.has(name)));
+  return operator.nodes.every((node) =>
+    node.inputs.every((name) => name === '' || known.has(name) || prepared.model.graph.initializers.has(name)),
+  );
 }
 
 function freeRow(operator: Operator, { energyMeter }: TargetIdentity, clock: Clock): LatencyRow {
   const energyJoules = energyMeter === null ? null : 0;
   const common = { precision: 'float', minimum: 0, median: 0, spread: 0, repeats: 1, throttled: false, energyJoules };
   return { operatorKey: operator.key, ...common, measuredAt: clock.now() };
+}
+
+/** New rows at the speed of the machine that the table's are at, where it has some. */
+function atSpeedOf(table: LatencyTable, rows: readonly LatencyRow[]): LatencyRow[] {
+  const now = rows.find((row) => row.operatorKey === speedReferenceKey)?.median ?? Number.NaN;
+  const then = table.median(speedReferenceKey, 'float');
+  return Number.isNaN(then) || Number.isNaN(now) ? [...rows] : scaleRows(rows, then / now);
 }
 
 function allPrecisions(allowed: ReadonlyMap<string, readonly Precision[]>): Precision[] {
@@ -363,7 +467,9 @@ function outputTail(prepared: PreparedModel): Set<Operator> {
   const tail = new Set<Operator>();
   const outputs = new Set(prepared.model.graph.outputs.map((output) => output.name));
   for (const operator of [...prepared.operators].reverse()) {
-    const readers = prepared.operators.filter((reader) => reader.inputs.some((name) => operator.outputs.includes(name)));
+    const readers = prepared.operators.filter((reader) =>
+      reader.inputs.some((name) => operator.outputs.includes(name)),
+    );
     const endsHere = operator.outputs.some((name) => outputs.has(name)) || readers.length > 0;
     if (operator.weight === null && endsHere && readers.every((reader) => tail.has(reader))) tail.add(operator);
   }
@@ -371,7 +477,7 @@ function outputTail(prepared: PreparedModel): Set<Operator> {
 }
 
 function wantedKeys(prepared: PreparedModel): Set<string> {
-  const keys = new Set<string>([runOverheadKey, dispatchKey]);
+  const keys = new Set<string>([runOverheadKey, dispatchKey, speedReferenceKey]);
   for (const operator of prepared.operators) keys.add(operator.key);
   for (const dims of prepared.shapes.values()) for (const op of conversionOps) keys.add(conversionKey(op, dims));
   return keys;

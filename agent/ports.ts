@@ -72,6 +72,8 @@ export interface Timing {
 export interface Comparison {
   readonly timings: readonly Timing[];
   readonly ratios: readonly number[];
+  /** Median time of the speed reference during the comparison; see `speedReferenceKey`. */
+  readonly referenceLatency: number;
   readonly throttled: boolean;
 }
 
@@ -88,9 +90,19 @@ export interface Target {
    * Times each item at each precision it can run, interleaved, and the layout and quantize nodes met on the way; rows for
    * items and for conversions (see core/latency.ts for the keys). Holds the host-wide measuring lock.
    */
-  measure(items: readonly BundleItem[], precisions: readonly Precision[], signal: AbortSignal, progress: Progress): Promise<LatencyRow[]>;
+  measure(
+    items: readonly BundleItem[],
+    precisions: readonly Precision[],
+    signal: AbortSignal,
+    progress: Progress,
+  ): Promise<LatencyRow[]>;
   /** Times whole models against each other, interleaved round by round. */
-  compare(models: readonly { name: string; bytes: Uint8Array }[], feeds: Feeds, signal: AbortSignal, progress: Progress): Promise<Comparison>;
+  compare(
+    models: readonly { name: string; bytes: Uint8Array }[],
+    feeds: Feeds,
+    signal: AbortSignal,
+    progress: Progress,
+  ): Promise<Comparison>;
 }
 
 /** Called with a share done in [0, 1] and what is being done. */

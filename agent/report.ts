@@ -1,5 +1,5 @@
 /** The `--json` documents of the commands. Fields are relied on from outside: add, never rename. */
-import { dispatchKey, LatencyTable, runOverheadKey } from './core/latency.js';
+import { dispatchKey, type LatencyTable, runOverheadKey } from './core/latency.js';
 import { averageBits, type Plan, precisionsOf, tensorBits, uniformPlan } from './core/plan/plan.js';
 import { formatPrecision } from './core/precision.js';
 import { contentKey, sha256 } from './digest.js';
@@ -67,15 +67,30 @@ export function planDocument(job: Job, plan: Plan, solver: QuantizeResult['solve
     averageWeightBits: round(averages.weights, 4),
     averageActivationBits: round(averages.activations, 4),
     bitOps: plan.costs.bitOps,
-    solver: { status: solver.status, gap: Number.isFinite(solver.gap) ? solver.gap : null, seconds: round(solver.seconds, 4) },
+    solver: {
+      status: solver.status,
+      gap: Number.isFinite(solver.gap) ? solver.gap : null,
+      seconds: round(solver.seconds, 4),
+    },
   };
 }
 
 /** The document of `quantize --json`. */
-export function quantizeDocument(job: Job, result: QuantizeResult, paths: { model: string; artifact: string | null; format: string }) {
-  const { chosen, quality, prepared, test, calibration } = { ...result, prepared: job.prepared, test: job.test, calibration: job.calibration };
+export function quantizeDocument(
+  job: Job,
+  result: QuantizeResult,
+  paths: { model: string; artifact: string | null; format: string },
+) {
+  const { chosen, quality, prepared, test, calibration } = {
+    ...result,
+    prepared: job.prepared,
+    test: job.test,
+    calibration: job.calibration,
+  };
   const total = Object.values(result.seconds).reduce((a, b) => a + b, 0);
-  const seconds = Object.fromEntries([...Object.entries(result.seconds), ['total', total] as const].map(([name, value]) => [name, round(value, 4)]));
+  const seconds = Object.fromEntries(
+    [...Object.entries(result.seconds), ['total', total] as const].map(([name, value]) => [name, round(value, 4)]),
+  );
   return {
     model: modelDocument(job, paths.model),
     target: { kind: result.identity.kind, identity: result.identity, counter: 'nanoseconds' },
@@ -103,13 +118,18 @@ export function quantizeDocument(job: Job, result: QuantizeResult, paths: { mode
       unit,
       float: chosen === null ? null : toMs(chosen.floatLatency),
       int8: chosen === null ? null : toMs(chosen.int8Latency),
-      predicted: chosen === null ? null : toMs(chosen.plan.costs.latency),
+      predicted: chosen === null ? null : toMs(chosen.plan.costs.latency * chosen.slowdown),
+      slowdown: chosen === null ? null : round(chosen.slowdown, 4),
       measured: chosen === null ? null : toMs(chosen.latency),
       measuredMinimum: chosen === null ? null : toMs(chosen.minimumLatency),
       throttled: chosen?.throttled ?? null,
     },
     latencyRatio: round(result.latencyRatio, 4),
-    rounds: result.rounds.map((row) => ({ predicted: toMs(row.predictedLatency), measured: toMs(row.measuredLatency), unit })),
+    rounds: result.rounds.map((row) => ({
+      predicted: toMs(row.predictedLatency),
+      measured: toMs(row.measuredLatency),
+      unit,
+    })),
     estimator: {
       name: result.sensitivity.estimator,
       seconds: round(result.sensitivity.seconds, 4),
@@ -125,7 +145,9 @@ export function quantizeDocument(job: Job, result: QuantizeResult, paths: { mode
       hasTestSet: test !== null,
       hasCalibrationSet: calibration !== null,
     },
-    floatOperators: prepared.operators.filter((operator) => operator.kind === 'float').map(({ name, op }) => ({ name, op })),
+    floatOperators: prepared.operators
+      .filter((operator) => operator.kind === 'float')
+      .map(({ name, op }) => ({ name, op })),
     card: prepared.hasCard ? 'given' : 'inferred from the graph; no preprocessing',
     seconds,
     artifact: {
@@ -161,28 +183,32 @@ export type QuantizeDocument = ReturnType<typeof quantizeDocument>;
 export function profileDocument(job: Job, path: string, table: LatencyTable, identity: QuantizeResult['identity']) {
   const counts = new Map<string, number>();
   for (const operator of job.prepared.operators) counts.set(operator.key, (counts.get(operator.key) ?? 0) + 1);
-  const rows = [...new Map(job.prepared.operators.map((operator) => [operator.key, operator])).values()].flatMap((operator) =>
-    table.rows
-      .filter((row) => row.operatorKey === operator.key)
-      .map((row) => ({
-        op: operator.op,
-        key: operator.key,
-        count: counts.get(operator.key)!,
-        precision: row.precision,
-        minimum: toMs(row.minimum),
-        median: toMs(row.median),
-        spread: round(row.spread, 3),
-        repeats: row.repeats,
-        throttled: row.throttled,
-        energyMj: row.energyJoules === null ? null : row.energyJoules * 1000,
-        measuredAt: row.measuredAt,
-      })),
+  const rows = [...new Map(job.prepared.operators.map((operator) => [operator.key, operator])).values()].flatMap(
+    (operator) =>
+      table.rows
+        .filter((row) => row.operatorKey === operator.key)
+        .map((row) => ({
+          op: operator.op,
+          key: operator.key,
+          count: counts.get(operator.key)!,
+          precision: row.precision,
+          minimum: toMs(row.minimum),
+          median: toMs(row.median),
+          spread: round(row.spread, 3),
+          repeats: row.repeats,
+          throttled: row.throttled,
+          energyMj: row.energyJoules === null ? null : row.energyJoules * 1000,
+          measuredAt: row.measuredAt,
+        })),
   );
   return {
     model: modelDocument(job, path),
     target: { kind: identity.kind, identity, counter: 'nanoseconds' },
     unit,
-    overheads: { run: toMs(table.median(runOverheadKey, 'float', 0)), node: toMs(table.median(dispatchKey, 'float', 0)) },
+    overheads: {
+      run: toMs(table.median(runOverheadKey, 'float', 0)),
+      node: toMs(table.median(dispatchKey, 'float', 0)),
+    },
     rows,
   };
 }

@@ -17,7 +17,9 @@ export function runInWorker<Name extends JobName>(
   progress: StepProgress,
 ): Promise<ReportOf<Name>> {
   return new Promise((resolve, reject) => {
-    const child: ChildProcess = fork(fileURLToPath(new URL('./worker.js', import.meta.url)), { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
+    const child: ChildProcess = fork(fileURLToPath(new URL('./worker.js', import.meta.url)), {
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    });
     let isAnswered = false;
     const answer = (settle: () => void) => {
       if (isAnswered) return;
@@ -33,15 +35,24 @@ export function runInWorker<Name extends JobName>(
     child.on('message', (message: WorkerMessage) => {
       if (message.kind === 'progress') progress(message.step, message.share, message.text);
       else if (message.kind === 'done') answer(() => resolve(message.report as ReportOf<Name>));
-      else answer(() => reject(message.error === null ? new Error(message.message) : EdgeError.fromDocument(message.error)));
+      else
+        answer(() =>
+          reject(message.error === null ? new Error(message.message) : EdgeError.fromDocument(message.error)),
+        );
     });
-    child.on('error', (cause) => answer(() => reject(new EdgeError('target/failed', `the worker did not start: ${cause.message}`, { subject: job, cause }))));
+    child.on('error', (cause) =>
+      answer(() =>
+        reject(new EdgeError('target/failed', `the worker did not start: ${cause.message}`, { subject: job, cause })),
+      ),
+    );
     child.on('exit', (code, killedBy) => {
       answer(() =>
         reject(
           signal.aborted
             ? new EdgeError('job/aborted', 'the job was interrupted', { subject: job })
-            : new EdgeError('target/failed', `the worker ended without an answer (${killedBy ?? `status ${code}`})`, { subject: job }),
+            : new EdgeError('target/failed', `the worker ended without an answer (${killedBy ?? `status ${code}`})`, {
+                subject: job,
+              }),
         ),
       );
     });

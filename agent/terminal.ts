@@ -16,9 +16,17 @@ export function bold(text: string): string {
 export function table(header: readonly string[], rows: readonly (readonly (string | number | null)[])[]): string {
   const text = rows.map((row) => row.map((cell) => (cell === null ? '-' : String(cell))));
   const widths = header.map((name, column) => Math.max(name.length, ...text.map((row) => row[column]?.length ?? 0)));
-  const isNumeric = header.map((_, column) => rows.every((row) => row[column] === null || typeof row[column] === 'number' || /^-?[\d.]+( ?\S{1,3})?$/.test(String(row[column]))));
+  const isNumeric = header.map((_, column) =>
+    rows.every(
+      (row) =>
+        row[column] === null || typeof row[column] === 'number' || /^-?[\d.]+( ?\S{1,3})?$/.test(String(row[column])),
+    ),
+  );
   const line = (cells: readonly string[]) =>
-    cells.map((cell, column) => (isNumeric[column] ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!))).join('  ').trimEnd();
+    cells
+      .map((cell, column) => (isNumeric[column] ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!)))
+      .join('  ')
+      .trimEnd();
   return [bold(line(header)), ...text.map(line)].join('\n');
 }
 
@@ -68,5 +76,7 @@ export class ProgressDisplay {
 }
 
 export function printError(error: ErrorDocument): void {
-  process.stderr.write(`${paint(process.stderr, 31, 'error')} ${error.code}: ${error.message}\n  subject: ${error.subject}\n  hint: ${error.hint}\n`);
+  process.stderr.write(
+    `${paint(process.stderr, 31, 'error')} ${error.code}: ${error.message}\n  subject: ${error.subject}\n  hint: ${error.hint}\n`,
+  );
 }

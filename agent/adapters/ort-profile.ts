@@ -29,6 +29,8 @@ export interface Profile {
   readonly events: ProfileEvent[][];
   /** Mean power of the machine while the model runs; null without a meter, or where it could not be read. */
   readonly watts: (number | null)[];
+  /** Median time of the speed reference while the models ran. */
+  readonly referenceNs: number;
   readonly throttled: boolean;
 }
 
@@ -44,6 +46,7 @@ export async function profileInterleaved(
 ): Promise<Profile> {
   const folder = await mkdtemp(join(tmpdir(), 'quantd-profile-'));
   const sessions: InferenceSession[] = [];
+  const reference = await SpeedReference.open(threads);
   try {
     for (const [index, { model }] of models.entries()) {
       const options = {
@@ -54,7 +57,6 @@ export async function profileInterleaved(
       sessions.push(await createSession(encode(model), options));
     }
     const feeds = models.map((entry) => toTensors(entry.feeds));
-    const reference = new SpeedReference();
     let started = performance.now();
     for (let round = 0; round < rounds.warmUp + rounds.most; round++) {
       if (round === rounds.warmUp) started = performance.now();
@@ -63,7 +65,7 @@ export async function profileInterleaved(
         signal.throwIfAborted();
         await session.run(feeds[index]!);
       }
-      reference.sample();
+      await reference.sample();
     }
     for (const session of sessions) session.endProfiling();
     const watts: (number | null)[] = [];
@@ -72,8 +74,9 @@ export async function profileInterleaved(
     }
     const events: ProfileEvent[][] = [];
     for (const index of sessions.keys()) events.push(await readProfile(folder, `m${index}_`));
-    return { events, watts, throttled: reference.hasSlowedDown() };
+    return { events, watts, referenceNs: reference.medianNs, throttled: reference.hasSlowedDown() };
   } finally {
+    await reference.close();
     for (const session of sessions) await session.release();
     await rm(folder, { recursive: true, force: true });
   }
@@ -139,9 +142,13 @@ export class ProfilerCost {
     return new ProfilerCost(first.addedNs - perCharacterNs * first.characters, perCharacterNs);
   }
 
-  /** Nanoseconds that an event's node takes when nobody looks. */
-  timeOf(event: ProfileEvent): number {
-    return Math.max(0, event.dur * 1000 - this.#constantNs - this.#perCharacterNs * describedCharacters(event));
+  /**
+   * Nanoseconds that an event's node takes when nobody looks.
+   *
+   * @param speed time of the speed reference when this was fitted, over its time when the event was recorded
+   */
+  timeOf(event: ProfileEvent, speed: number): number {
+    return Math.max(0, event.dur * 1000 * speed - this.#constantNs - this.#perCharacterNs * describedCharacters(event));
   }
 }
 
@@ -167,6 +174,7 @@ export function attribute(
   events: readonly ProfileEvent[],
   branchCount: number,
   profiler: ProfilerCost,
+  speed: number,
 ): { branches: number[][]; layout: Map<string, number[]> } {
   const occurrences = new Map<string, number>();
   const branches: number[][] = Array.from({ length: branchCount }, () => []);
@@ -175,7 +183,7 @@ export function attribute(
     const round = occurrences.get(event.name) ?? 0;
     occurrences.set(event.name, round + 1);
     if (round < rounds.warmUp) continue;
-    const nanoseconds = profiler.timeOf(event);
+    const nanoseconds = profiler.timeOf(event, speed);
     const op = event.args?.op_name ?? '';
     if (layoutOps.has(op)) {
       const key = layoutKey(op, event);

@@ -1,7 +1,7 @@
 import type { InferenceSession } from 'onnxruntime-node';
 import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
 import { type BundleItem, buildBundle, bundleAt, itemBytes } from '../core/bundle.js';
-import { dispatchKey, runOverheadKey } from '../core/latency.js';
+import { dispatchKey, runOverheadKey, scaleRows, speedReferenceKey } from '../core/latency.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Model, Node, Operator, Tensor } from '../core/onnx/model.js';
 import { makeTensor } from '../core/onnx/tensor.js';
@@ -18,7 +18,7 @@ import { createSession, sessionOptions, toTensors } from './ort-runtime.js';
 import { SpeedReference } from './speed-reference.js';
 
 /** Version of the measuring code: part of the identity, so that a change of method never mixes with old rows. */
-const methodVersion = 2;
+const methodVersion = 3;
 
 const int8: Precision = { weightBits: 8, activationBits: 8 };
 const blockwise: Precision = { weightBits: 4, activationBits: 32 };
@@ -78,7 +78,7 @@ export class OrtTarget implements Target {
       for (const [index, group] of groups.entries()) {
         signal.throwIfAborted();
         progress((index + 0.1) / groups.length, `timing ${group.length} operators`);
-        rows.push(...(await this.#measureGroup(group, precisions, overheads.profiler, signal)));
+        rows.push(...(await this.#measureGroup(group, precisions, overheads, signal)));
         progress((index + 1) / groups.length, `timing ${group.length} operators`);
       }
       return rows;
@@ -99,6 +99,7 @@ export class OrtTarget implements Target {
           models.map((model) => model.name),
           sessions,
           models.map(() => feeds),
+          this.#threads,
           signal,
           progress,
         );
@@ -111,7 +112,7 @@ export class OrtTarget implements Target {
   async #measureGroup(
     group: readonly BundleItem[],
     precisions: readonly Precision[],
-    profiler: ProfilerCost,
+    overheads: Overheads,
     signal: AbortSignal,
   ): Promise<LatencyRow[]> {
     const candidates = precisions
@@ -147,7 +148,12 @@ export class OrtTarget implements Target {
     const rows: LatencyRow[] = [];
     const conversions = new Map<string, { times: number[]; watts: number | null }>();
     candidates.forEach(({ precision, items }, index) => {
-      const { branches, layout } = attribute(profiled.events[index]!, items.length, profiler);
+      const { branches, layout } = attribute(
+        profiled.events[index]!,
+        items.length,
+        overheads.profiler,
+        overheads.referenceNs / profiled.referenceNs,
+      );
       const watts = profiled.watts[index]!;
       items.forEach((item, branch) => {
         rows.push(row(item.operator.key, formatPrecision(precision), branches[branch]!, watts));
@@ -175,7 +181,7 @@ export class OrtTarget implements Target {
    * Per-run and per-node costs from chains of 1 and 65 nodes that do next to nothing, and what the profiler adds to a node: the
    * long chains, profiled, against what their nodes take without it.
    */
-  async #measureOverheads(signal: AbortSignal): Promise<{ rows: LatencyRow[]; profiler: ProfilerCost }> {
+  async #measureOverheads(signal: AbortSignal): Promise<Overheads> {
     const lengths = [1, 65] as const;
     const kinds = [scalarChain, imageChain];
     const models = kinds.flatMap((kind) => lengths.map((length) => kind(length)));
@@ -186,6 +192,7 @@ export class OrtTarget implements Target {
         models.map((_, index) => String(index)),
         sessions,
         models.map(({ feeds }) => feeds),
+        this.#threads,
         signal,
         () => {},
         300,
@@ -200,7 +207,12 @@ export class OrtTarget implements Target {
         this.#meter,
         signal,
       );
-      const profiler = ProfilerCost.fit(profiled.events, perNode);
+      const { referenceNs } = profiled;
+      const speed = referenceNs / comparison.referenceLatency;
+      const profiler = ProfilerCost.fit(
+        profiled.events,
+        perNode.map((nanoseconds) => nanoseconds * speed),
+      );
       const measuredAt = new Date().toISOString();
       const [run] = comparison.timings;
       const row = (operatorKey: string, minimum: number, median: number): LatencyRow => ({
@@ -214,15 +226,24 @@ export class OrtTarget implements Target {
         energyJoules: joulesOf(profiled.watts[0]!, median),
         measuredAt,
       });
-      const rows = [
-        row(runOverheadKey, Math.max(0, run!.minimum - perNode[0]!), Math.max(0, run!.median - perNode[0]!)),
-        row(dispatchKey, perNode[0]!, perNode[0]!),
-      ];
-      return { rows, profiler };
+      const [nodeNs, runNs] = [perNode[0]!, (nanoseconds: number) => Math.max(0, nanoseconds - perNode[0]!)];
+      const rows = [row(runOverheadKey, runNs(run!.minimum), runNs(run!.median)), row(dispatchKey, nodeNs, nodeNs)];
+      return {
+        rows: [...scaleRows(rows, speed), row(speedReferenceKey, referenceNs, referenceNs)],
+        profiler,
+        referenceNs,
+      };
     } finally {
       for (const session of sessions) await session.release();
     }
   }
+}
+
+/** What belongs to no operator, and the speed of the machine that all rows of one `measure` are scaled to. */
+interface Overheads {
+  readonly rows: LatencyRow[];
+  readonly profiler: ProfilerCost;
+  readonly referenceNs: number;
 }
 
 function joulesOf(watts: number | null, nanoseconds: number): number | null {
@@ -301,13 +322,47 @@ async function compareSessions(
   names: readonly string[],
   sessions: readonly InferenceSession[],
   feeds: readonly Feeds[],
+  sessionThreads: number,
   signal: AbortSignal,
   progress: Progress,
   most = comparisonRounds.most,
 ): Promise<Comparison> {
-  const tensors = feeds.map((entry) => toTensors(entry));
+  const reference = await SpeedReference.open(sessionThreads);
+  try {
+    const times = await timeInTurn(
+      sessions,
+      feeds.map((entry) => toTensors(entry)),
+      reference,
+      signal,
+      progress,
+      most,
+    );
+    return {
+      timings: names.map((name, index) => ({
+        name,
+        minimum: minimum(times[index]!),
+        median: median(times[index]!),
+        samples: times[index]!.length,
+      })),
+      ratios: times.map((own) => median(own.map((time, round) => time / times[0]![round]!))),
+      referenceLatency: reference.medianNs,
+      throttled: reference.hasSlowedDown(),
+    };
+  } finally {
+    await reference.close();
+  }
+}
+
+/** Times of each session by round, after a warm-up, in nanoseconds. */
+async function timeInTurn(
+  sessions: readonly InferenceSession[],
+  tensors: readonly ReturnType<typeof toTensors>[],
+  reference: SpeedReference,
+  signal: AbortSignal,
+  progress: Progress,
+  most: number,
+): Promise<number[][]> {
   const times: number[][] = sessions.map(() => []);
-  const reference = new SpeedReference();
   let started = performance.now();
   for (let round = 0; round < comparisonRounds.warmUp + most; round++) {
     if (round === comparisonRounds.warmUp) started = performance.now();
@@ -321,17 +376,8 @@ async function compareSessions(
       const nanoseconds = Number(process.hrtime.bigint() - start);
       if (round >= comparisonRounds.warmUp) times[index]!.push(nanoseconds);
     }
-    reference.sample();
+    await reference.sample();
     progress(Math.min(1, elapsed / comparisonRounds.seconds), 'timing whole models');
   }
-  return {
-    timings: names.map((name, index) => ({
-      name,
-      minimum: minimum(times[index]!),
-      median: median(times[index]!),
-      samples: times[index]!.length,
-    })),
-    ratios: times.map((own) => median(own.map((time, round) => time / times[0]![round]!))),
-    throttled: reference.hasSlowedDown(),
-  };
+  return times;
 }

@@ -1,8 +1,8 @@
 import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import Database from 'better-sqlite3';
-import type { LatencyRow } from '../../configs/contracts/plan.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
+import type { LatencyRow } from '../../configs/contracts/plan.js';
 import type { Store, TargetIdentity } from '../ports.js';
 
 /** One statement list per schema version; a database is brought forward from whatever version it has. */
@@ -64,12 +64,17 @@ export class SqliteStore implements Store {
   allLatencyRows(identityDigest: string): (LatencyRow & { id: number })[] {
     const select = this.#database.prepare<[string]>('SELECT * FROM latency WHERE identity = ? ORDER BY id');
     return this.#guard(() =>
-      (select.all(identityDigest) as (LatencyRecord & { id: number })[]).map((record) => ({ id: record.id, ...fromRecord(record) })),
+      (select.all(identityDigest) as (LatencyRecord & { id: number })[]).map((record) => ({
+        id: record.id,
+        ...fromRecord(record),
+      })),
     );
   }
 
   putLatencyRows(identityDigest: string, identity: TargetIdentity, rows: readonly LatencyRow[]): void {
-    const target = this.#database.prepare('INSERT INTO target (identity, description) VALUES (?, ?) ON CONFLICT DO NOTHING');
+    const target = this.#database.prepare(
+      'INSERT INTO target (identity, description) VALUES (?, ?) ON CONFLICT DO NOTHING',
+    );
     const row = this.#database.prepare(
       `INSERT INTO latency (identity, operator_key, precision, minimum, median, spread, repeats, throttled, energy_joules, measured_at)
        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -81,7 +86,18 @@ export class SqliteStore implements Store {
       target.run(identityDigest, JSON.stringify(identity));
       for (const r of rows) {
         const throttled = r.throttled ? 1 : 0;
-        row.run(identityDigest, r.operatorKey, r.precision, r.minimum, r.median, r.spread, r.repeats, throttled, r.energyJoules, r.measuredAt);
+        row.run(
+          identityDigest,
+          r.operatorKey,
+          r.precision,
+          r.minimum,
+          r.median,
+          r.spread,
+          r.repeats,
+          throttled,
+          r.energyJoules,
+          r.measuredAt,
+        );
       }
     });
     this.#guard(() => all());
@@ -94,7 +110,9 @@ export class SqliteStore implements Store {
   }
 
   putResult(stepKey: string, kind: string, result: unknown): void {
-    const insert = this.#database.prepare('INSERT INTO step (key, kind, result) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET result = excluded.result');
+    const insert = this.#database.prepare(
+      'INSERT INTO step (key, kind, result) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET result = excluded.result',
+    );
     this.#guard(() => insert.run(stepKey, kind, JSON.stringify(result)));
   }
 
@@ -159,5 +177,8 @@ function storeError(cause: unknown, path: string): EdgeError {
   const code = (cause as { code?: string }).code ?? '';
   const isDamage = code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB';
   const message = cause instanceof Error ? cause.message : String(cause);
-  return new EdgeError(isDamage ? 'store/corrupt' : 'store/unwritable', `state database: ${message}`, { subject: path, cause });
+  return new EdgeError(isDamage ? 'store/corrupt' : 'store/unwritable', `state database: ${message}`, {
+    subject: path,
+    cause,
+  });
 }

@@ -5,13 +5,21 @@ import { EdgeError } from '../../configs/contracts/errors.js';
 import { budgetForms } from '../core/budget.js';
 import { rangeRules } from '../core/quant/observer.js';
 import { defaultEstimator, estimators } from '../core/sensitivity/registry.js';
-import type { JobOptions } from '../jobs/open-job.js';
 import type { JobName, OptionsOf, ReportOf } from '../jobs/index.js';
+import type { JobOptions } from '../jobs/open-job.js';
 import { runInWorker } from '../run-worker.js';
 import { ProgressDisplay } from '../terminal.js';
 
 /** Exit codes of every command; documented in agent/README.md. */
-export const exitCodes = { ok: 0, failed: 1, usage: 2, infeasible: 3, unreachable: 4, tryAgain: 75, interrupted: 130 } as const;
+export const exitCodes = {
+  ok: 0,
+  failed: 1,
+  usage: 2,
+  infeasible: 3,
+  unreachable: 4,
+  tryAgain: 75,
+  interrupted: 130,
+} as const;
 
 /** What the options of a job command parse to. */
 export interface JobFlags {
@@ -30,13 +38,19 @@ export interface JobFlags {
 
 /** Where state lives when nothing else is said: the XDG state folder. */
 function defaultState(environment: NodeJS.ProcessEnv): string {
-  return environment.QUANTD__STATE__FOLDER ?? join(environment.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'quantd');
+  return (
+    environment.QUANTD__STATE__FOLDER ??
+    join(environment.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'quantd')
+  );
 }
 
 function positiveInteger(text: string): number {
   const value = Number(text);
   if (Number.isInteger(value) && value >= 1 && value <= 256) return value;
-  throw new EdgeError('usage/invalid', `"${text}" is not a number of threads`, { subject: '--threads', hint: 'Give a whole number from 1 to 256.' });
+  throw new EdgeError('usage/invalid', `"${text}" is not a number of threads`, {
+    subject: '--threads',
+    hint: 'Give a whole number from 1 to 256.',
+  });
 }
 
 export function addStateAndJson(command: Command, environment: NodeJS.ProcessEnv): Command {
@@ -57,28 +71,52 @@ export function addTargetOptions(command: Command, environment: NodeJS.ProcessEn
 export function addJobOptions(command: Command, environment: NodeJS.ProcessEnv): Command {
   const names = estimators.map(({ name, summary }) => `  ${name.padEnd(13)} ${summary}`).join('\n');
   return addTargetOptions(command, environment)
-    .option('--data <dir>', 'sample set: calibration.npy or calibration/*, optional test.npy or test/* with labels.csv (default: data-free)')
+    .option(
+      '--data <dir>',
+      'sample set: calibration.npy or calibration/*, optional test.npy or test/* with labels.csv (default: data-free)',
+    )
     .option('--budget <budget>', `comma list of ${budgetForms}; relative latency is a share of uniform int8's`)
     .option('--estimator <name>', 'sensitivity estimator, see below', defaultEstimator)
-    .addOption(new Option('--range <rule>', 'rule for activation ranges; auto measures which suits the model').choices(['auto', ...rangeRules]).default('auto'))
+    .addOption(
+      new Option('--range <rule>', 'rule for activation ranges; auto measures which suits the model')
+        .choices(['auto', ...rangeRules])
+        .default('auto'),
+    )
     .addOption(new Option('--variant <variant>', 'form of the QDQ model').choices(['ort', 'tensorrt']).default('ort'))
     .addHelpText('after', `\nSensitivity estimators:\n${names}`);
 }
 
 export function jobOptions(model: string, flags: JobFlags): JobOptions {
-  const { target, card, data, budget, precisions, estimator = defaultEstimator, threads, variant = 'ort', range = 'auto', state } = flags;
+  const {
+    target,
+    card,
+    data,
+    budget,
+    precisions,
+    estimator = defaultEstimator,
+    threads,
+    variant = 'ort',
+    range = 'auto',
+    state,
+  } = flags;
   return { model, target, card, data, budget, precisions, estimator, threads, variant, range, state };
 }
 
 /** Runs a job in a worker with a progress display, abortable by SIGINT and SIGTERM. */
-export async function runWithProgress<Name extends JobName>(job: Name, options: OptionsOf<Name>, settings: { threads: number; state: string }): Promise<ReportOf<Name>> {
+export async function runWithProgress<Name extends JobName>(
+  job: Name,
+  options: OptionsOf<Name>,
+  settings: { threads: number; state: string },
+): Promise<ReportOf<Name>> {
   const abort = new AbortController();
   const interrupt = () => abort.abort();
   process.once('SIGINT', interrupt);
   process.once('SIGTERM', interrupt);
   const display = new ProgressDisplay();
   try {
-    return await runInWorker(job, options, settings, abort.signal, (step, share, text) => display.update(step, share, text));
+    return await runInWorker(job, options, settings, abort.signal, (step, share, text) =>
+      display.update(step, share, text),
+    );
   } finally {
     display.stop();
     process.off('SIGINT', interrupt);

@@ -8,11 +8,23 @@ export function registerEvaluate(program: Command, environment: NodeJS.ProcessEn
     .description('quality of a produced artifact, run on its own target')
     .argument('<artifact>', 'file written by `quantd quantize`')
     .option('--data <dir>', 'sample set to evaluate on');
-  addStateAndJson(command, environment).action(async (artifact: string, flags: Pick<JobFlags, 'data' | 'json' | 'state'>) => {
-    const report = await runWithProgress('evaluate', { artifact, data: flags.data }, { threads: 1, state: flags.state });
-    if (flags.json) return printJson(report);
-    const { quality } = report;
-    const row = [quality.samples, formatPercent(quality.floatTop1), formatPercent(quality.top1), formatPercent(quality.agreement), quality.kl?.toFixed(4) ?? null];
-    process.stdout.write(`${table(['samples', 'float top-1', 'top-1', 'agreement', 'KL'], [row])}\n`);
-  });
+  addStateAndJson(command, environment).action(
+    async (artifact: string, flags: Pick<JobFlags, 'data' | 'json' | 'state'>) => {
+      const report = await runWithProgress(
+        'evaluate',
+        { artifact, data: flags.data },
+        { threads: 1, state: flags.state },
+      );
+      if (flags.json) return printJson(report);
+      const { quality } = report;
+      const row = [
+        quality.samples,
+        formatPercent(quality.floatTop1),
+        formatPercent(quality.top1),
+        formatPercent(quality.agreement),
+        quality.kl?.toFixed(4) ?? null,
+      ];
+      process.stdout.write(`${table(['samples', 'float top-1', 'top-1', 'agreement', 'KL'], [row])}\n`);
+    },
+  );
 }

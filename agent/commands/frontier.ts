@@ -12,7 +12,9 @@ export function registerFrontier(program: Command, environment: NodeJS.ProcessEn
     const report = await runWithProgress('frontier', jobOptions(model, flags), flags);
     if (flags.json) return printJson(report);
     printFrontier(report.frontier);
-    process.stdout.write(`\nall float ${formatMs(report.uniform.float)}, all int8 ${formatMs(report.uniform.int8)} (predicted)\n`);
+    process.stdout.write(
+      `\nall float ${formatMs(report.uniform.float)}, all int8 ${formatMs(report.uniform.int8)} (predicted)\n`,
+    );
   });
 }
 

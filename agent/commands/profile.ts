@@ -5,7 +5,9 @@ import { addTargetOptions, type JobFlags, jobOptions, printJson, runWithProgress
 export function registerProfile(program: Command, environment: NodeJS.ProcessEnv): void {
   const command = program
     .command('profile')
-    .description('time every distinct operator of a model on this machine at every precision; what is stored is not timed again')
+    .description(
+      'time every distinct operator of a model on this machine at every precision; what is stored is not timed again',
+    )
     .argument('<model>', 'float ONNX model');
   addTargetOptions(command, environment).action(async (model: string, flags: JobFlags) => {
     const report = await runWithProgress('profile', jobOptions(model, flags), flags);
@@ -19,9 +21,17 @@ export function registerProfile(program: Command, environment: NodeJS.ProcessEnv
         return row === undefined ? null : `${formatMs(row.median)}${row.throttled ? '!' : ''}`;
       });
       const spread = Math.max(...own.map((row) => row.spread));
-      return [own[0]!.op, key.length > 64 ? `${key.slice(0, 61)}...` : key, own[0]!.count, ...cells, `${(spread * 100).toFixed(0)} %`];
+      return [
+        own[0]!.op,
+        key.length > 64 ? `${key.slice(0, 61)}...` : key,
+        own[0]!.count,
+        ...cells,
+        `${(spread * 100).toFixed(0)} %`,
+      ];
     });
     process.stdout.write(`${table(['type', 'operator key', 'count', ...precisions, 'spread'], rows)}\n`);
-    process.stdout.write(`\nper run ${formatMs(report.overheads.run)}, per node ${formatMs(report.overheads.node)}; medians; ! = the machine slowed down\n`);
+    process.stdout.write(
+      `\nper run ${formatMs(report.overheads.run)}, per node ${formatMs(report.overheads.node)}; medians; ! = the machine slowed down\n`,
+    );
   });
 }

@@ -7,7 +7,9 @@ import { printFrontier } from './frontier.js';
 export function registerQuantize(program: Command, environment: NodeJS.ProcessEnv): void {
   const command = program
     .command('quantize')
-    .description('profile a float ONNX model on this machine, plan its precisions under a budget, quantize, verify and write it')
+    .description(
+      'profile a float ONNX model on this machine, plan its precisions under a budget, quantize, verify and write it',
+    )
     .argument('<model>', 'float ONNX model')
     .requiredOption('--out <dir>', 'folder for the artifact, its card, plan and report');
   addJobOptions(command, environment)
@@ -35,8 +37,11 @@ export function printQuantize(document: QuantizeDocument): void {
   if (document.plan === null || !document.feasible) {
     print(bold('No plan holds the budget.'));
     for (const shortfall of document.infeasible) {
-      const value = (number: number | null) => (number === null ? 'unknown' : `${number}${shortfall.unit === null ? '' : ` ${shortfall.unit}`}`);
-      print(`  ${shortfall.metric}: asked for ${value(shortfall.ceiling)}, the best that can be had is ${value(shortfall.minimum)}`);
+      const value = (number: number | null) =>
+        number === null ? 'unknown' : `${number}${shortfall.unit === null ? '' : ` ${shortfall.unit}`}`;
+      print(
+        `  ${shortfall.metric}: asked for ${value(shortfall.ceiling)}, the best that can be had is ${value(shortfall.minimum)}`,
+      );
     }
     print('\nThe frontier, to choose a budget from:');
     printFrontier(document.frontier);
@@ -46,7 +51,13 @@ export function printQuantize(document: QuantizeDocument): void {
   print(
     table(
       ['operator', 'type', 'precision', 'predicted', 'sensitivity'],
-      plan.operators.map((operator) => [operator.name, operator.op, operator.precision, formatMs(operator.latency), operator.sensitivity.toExponential(1)]),
+      plan.operators.map((operator) => [
+        operator.name,
+        operator.op,
+        operator.precision,
+        formatMs(operator.latency),
+        operator.sensitivity.toExponential(1),
+      ]),
     ),
   );
   print('');
@@ -55,14 +66,32 @@ export function printQuantize(document: QuantizeDocument): void {
       ['', 'latency', 'size', 'top-1', 'agreement', 'KL'],
       [
         ['float', formatMs(latency.float), formatBytes(size.floatBytes), formatPercent(quality.floatTop1), '', ''],
-        ['int8', formatMs(latency.int8), '', formatPercent(quality.int8Top1), formatPercent(quality.int8Agreement), quality.int8Kl?.toFixed(4) ?? '-'],
-        ['plan', formatMs(latency.measured), formatBytes(size.artifactBytes ?? 0), formatPercent(quality.top1), formatPercent(quality.agreement), quality.kl?.toFixed(4) ?? '-'],
+        [
+          'int8',
+          formatMs(latency.int8),
+          '',
+          formatPercent(quality.int8Top1),
+          formatPercent(quality.int8Agreement),
+          quality.int8Kl?.toFixed(4) ?? '-',
+        ],
+        [
+          'plan',
+          formatMs(latency.measured),
+          formatBytes(size.artifactBytes ?? 0),
+          formatPercent(quality.top1),
+          formatPercent(quality.agreement),
+          quality.kl?.toFixed(4) ?? '-',
+        ],
       ],
     ),
   );
   const counter = latency.throttled ? ' (the machine slowed down while measuring)' : '';
-  print(`\npredicted ${formatMs(latency.predicted)}, measured ${formatMs(latency.measured)}${counter}; ${quality.samples} ${quality.source} samples`);
-  print(`calibration: ${document.calibration.samples} samples (${document.calibration.source}); ${document.seconds.total} s in all`);
+  print(
+    `\npredicted ${formatMs(latency.predicted)}, measured ${formatMs(latency.measured)}${counter}; ${quality.samples} ${quality.source} samples`,
+  );
+  print(
+    `calibration: ${document.calibration.samples} samples (${document.calibration.source}); ${document.seconds.total} s in all`,
+  );
   if (document.floatOperators.length > 0) {
     print(`kept float: ${[...new Set(document.floatOperators.map((operator) => operator.op))].join(', ')}`);
   }

@@ -1,10 +1,11 @@
-import type { Budget } from '../../configs/contracts/plan.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
+import type { Budget } from '../../configs/contracts/plan.js';
 import type { Ceilings } from './plan/allocate.js';
 import { median } from './statistics.js';
 
 /** The forms of the command line, for `--help` and error hints. */
-export const budgetForms = 'latency=12ms | latency=0.7x | size=2MB | ram=256KB | flash=1MB | energy=30mJ | drop=1% | agreement=99%';
+export const budgetForms =
+  'latency=12ms | latency=0.7x | size=2MB | ram=256KB | flash=1MB | energy=30mJ | drop=1% | agreement=99%';
 
 type Field = keyof Budget;
 
@@ -31,11 +32,17 @@ const parsers: Readonly<Record<string, (value: string) => readonly [Field, numbe
 /** Parses `latency=12ms,size=2MB,drop=1%`; KB and MB are powers of 1024. Fails with `budget/invalid`, naming the part. */
 export function parseBudget(text: string): Budget {
   const budget: Budget = {};
-  for (const part of text.split(',').map((piece) => piece.trim()).filter((piece) => piece !== '')) {
+  for (const part of text
+    .split(',')
+    .map((piece) => piece.trim())
+    .filter((piece) => piece !== '')) {
     const [name = '', value = ''] = part.split('=', 2).map((piece) => piece.trim());
     const parsed = parsers[name]?.(value) ?? null;
     if (parsed === null) {
-      throw new EdgeError('budget/invalid', `"${part}" is not a budget`, { subject: part, hint: `Forms: ${budgetForms}.` });
+      throw new EdgeError('budget/invalid', `"${part}" is not a budget`, {
+        subject: part,
+        hint: `Forms: ${budgetForms}.`,
+      });
     }
     budget[parsed[0]] = parsed[1];
   }
@@ -54,7 +61,12 @@ function numberBefore(value: string, unit: string): number | null {
 
 function bytesAs(field: Field) {
   return (value: string): readonly [Field, number] | null => {
-    for (const [unit, factor] of [['KB', 1024], ['MB', 1024 ** 2], ['GB', 1024 ** 3], ['B', 1]] as const) {
+    for (const [unit, factor] of [
+      ['KB', 1024],
+      ['MB', 1024 ** 2],
+      ['GB', 1024 ** 3],
+      ['B', 1],
+    ] as const) {
       const count = numberBefore(value, unit);
       if (count !== null) return Math.floor(count * factor) >= 1 ? [field, Math.floor(count * factor)] : null;
     }
@@ -86,7 +98,9 @@ const margin = 0.985;
 
 /** How much longer plans take than predicted: the median over what was measured, or `prior` before anything was. */
 export function latencyRatio(corrections: readonly Correction[], prior: number): number {
-  const ratios = corrections.filter((row) => row.predictedLatency > 0).map((row) => row.measuredLatency / row.predictedLatency);
+  const ratios = corrections
+    .filter((row) => row.predictedLatency > 0)
+    .map((row) => row.measuredLatency / row.predictedLatency);
   return ratios.length === 0 ? prior : median(ratios);
 }
 
@@ -97,13 +111,19 @@ export function latencyRatio(corrections: readonly Correction[], prior: number):
  * @param int8Latency latency of uniform int8 on this target, for relative ceilings
  * @param priorRatio `latencyRatio` of earlier runs, 1 where there were none
  */
-export function ceilingsOf(budget: Budget, int8Latency: number, corrections: readonly Correction[], priorRatio: number): Ceilings {
+export function ceilingsOf(
+  budget: Budget,
+  int8Latency: number,
+  corrections: readonly Correction[],
+  priorRatio: number,
+): Ceilings {
   const ceilings: Ceilings = {};
   const latency = latencyCeiling(budget, int8Latency);
   if (latency !== null) {
     let ceiling = (latency * margin) / latencyRatio(corrections, priorRatio);
     for (const { predictedLatency, measuredLatency } of corrections) {
-      if (measuredLatency > latency) ceiling = Math.min(ceiling, (predictedLatency * latency * margin) / measuredLatency);
+      if (measuredLatency > latency)
+        ceiling = Math.min(ceiling, (predictedLatency * latency * margin) / measuredLatency);
     }
     ceilings.latency = ceiling;
   }

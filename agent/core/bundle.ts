@@ -93,7 +93,10 @@ class BundleBuilder {
     };
   }
 
-  #branch({ operator, model, shapes }: BundleItem, index: number): { operator: Operator; outputs: { name: string; dims: readonly number[] }[] } {
+  #branch(
+    { operator, model, shapes }: BundleItem,
+    index: number,
+  ): { operator: Operator; outputs: { name: string; dims: readonly number[] }[] } {
     const tag = branchTag(index);
     const rename = this.#inputsOf(operator, shapes);
     const nameIn = (name: string) => (name === '' ? '' : (rename.get(name) ?? `${tag}${name}`));
@@ -181,17 +184,29 @@ class BundleBuilder {
 /** A helper of the bundle as an operator of one node. */
 function untimed(node: Node, inputs: readonly string[]): Operator {
   const none = { clamp: null, weight: null, bias: null, macs: 0, parameters: 0 };
-  return { ...none, name: node.name, op: node.op, nodes: [node], inputs, outputs: node.outputs, kind: 'float', key: node.name };
+  return {
+    ...none,
+    name: node.name,
+    op: node.op,
+    nodes: [node],
+    inputs,
+    outputs: node.outputs,
+    kind: 'float',
+    key: node.name,
+  };
 }
 
 function rangeAfter(operator: Operator): Range {
-  return operator.clamp === null ? { minimum: -1, maximum: 1 } : { minimum: 0, maximum: Math.min(6, operator.clamp[1]) };
+  return operator.clamp === null
+    ? { minimum: -1, maximum: 1 }
+    : { minimum: 0, maximum: Math.min(6, operator.clamp[1]) };
 }
 
 /** The bundle at one precision, written by the same code that writes artifacts. The convolutions around it follow its format. */
 export function bundleAt(bundle: Bundle, precision: Precision): Model {
   if (formatPrecision(precision) === 'float') return bundle.model;
-  const follows = (operator: Operator) => operator.weight !== null && branchOf(operator.name) === null && precision.activationBits === 8;
+  const follows = (operator: Operator) =>
+    operator.weight !== null && branchOf(operator.name) === null && precision.activationBits === 8;
   const changed = bundle.operators.filter((operator) => branchOf(operator.name) !== null || follows(operator));
   const precisions = new Map(changed.map((operator) => [operator.name, precision]));
   return emitQdq(bundle.model, bundle.operators, precisions, bundle.ranges, { variant: 'ort' });

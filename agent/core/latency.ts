@@ -7,8 +7,25 @@ export const runOverheadKey = 'run-overhead';
 /** Executor time per node beyond its kernel. */
 export const dispatchKey = 'node-dispatch';
 
+/**
+ * Time of a small fixed model, taken while the other rows were measured: how fast the machine was then. Rows of one table are all
+ * scaled to the speed of its first measurement.
+ */
+export const speedReferenceKey = 'speed-reference';
+
+/** Rows as they would have been at another speed of the machine. */
+export function scaleRows(rows: readonly LatencyRow[], factor: number): LatencyRow[] {
+  return rows.map((row) => ({ ...row, minimum: row.minimum * factor, median: row.median * factor }));
+}
+
 /** Layout and quantize nodes that ONNX Runtime puts between regions of different formats. */
-export const conversionOps = ['QuantizeLinear', 'DequantizeLinear', 'Transpose', 'ReorderInput', 'ReorderOutput'] as const;
+export const conversionOps = [
+  'QuantizeLinear',
+  'DequantizeLinear',
+  'Transpose',
+  'ReorderInput',
+  'ReorderOutput',
+] as const;
 export type ConversionOp = (typeof conversionOps)[number];
 
 /** Key of a conversion node on a tensor of the given logical shape (N, C, H, W order). */

@@ -1,6 +1,6 @@
 import type { ModelCard } from '../../configs/contracts/card.js';
-import type { BatchNormStatistics } from './onnx/fold-affine.js';
 import { fold } from './onnx/fold.js';
+import type { BatchNormStatistics } from './onnx/fold-affine.js';
 import type { Model, Operator, Shapes } from './onnx/model.js';
 import { listOperators } from './onnx/operators.js';
 import { inferShapes } from './onnx/shapes.js';

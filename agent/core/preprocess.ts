@@ -44,7 +44,11 @@ export function preprocess(card: ModelCard, dims: readonly number[], sample: Raw
   if (depth !== channels || top < 0 || left < 0 || rows < height || columns < width) throw mismatch(sample, dims);
   if (card.preprocess.crop === undefined && (rows !== height || columns !== width)) throw mismatch(sample, dims);
   const strides = stridesOf(dims);
-  const [rowStride, columnStride, channelStride] = [strides[axis('H')]!, strides[axis('W')]!, axis('C') >= 0 ? strides[axis('C')]! : 0];
+  const [rowStride, columnStride, channelStride] = [
+    strides[axis('H')]!,
+    strides[axis('W')]!,
+    axis('C') >= 0 ? strides[axis('C')]! : 0,
+  ];
   const isReversed = card.preprocess.channels === 'BGR';
   for (let channel = 0; channel < channels; channel++) {
     const source = isReversed ? channels - 1 - channel : channel;
@@ -70,7 +74,10 @@ function fillVector(card: ModelCard, result: Float32Array, sample: RawSample): F
 }
 
 /** ((v - zeroPoint) * scale - mean) / std as v * factor + offset. */
-function affineOf({ scale = 1, zeroPoint = 0, mean = [0], std = [1] }: Preprocess, channel: number): { factor: number; offset: number } {
+function affineOf(
+  { scale = 1, zeroPoint = 0, mean = [0], std = [1] }: Preprocess,
+  channel: number,
+): { factor: number; offset: number } {
   const deviation = std[channel] ?? std[0]!;
   const factor = scale / deviation;
   return { factor, offset: (-zeroPoint * scale - (mean[channel] ?? mean[0]!)) / deviation };
@@ -83,7 +90,11 @@ function stridesOf(dims: readonly number[]): number[] {
 }
 
 function mismatch(sample: RawSample, dims: readonly number[]): EdgeError {
-  return new EdgeError('samples/mismatch', `a sample of ${sample.dims.join(' x ')} does not fit the model input ${dims.join(' x ')}`, {
-    subject: sample.dims.join('x'),
-  });
+  return new EdgeError(
+    'samples/mismatch',
+    `a sample of ${sample.dims.join(' x ')} does not fit the model input ${dims.join(' x ')}`,
+    {
+      subject: sample.dims.join('x'),
+    },
+  );
 }

@@ -16,7 +16,8 @@ export interface Artifact {
 /** Opens an artifact and checks it against its report. Fails with `artifact/invalid`. */
 export async function openArtifact(path: string): Promise<Artifact> {
   const folder = dirname(path);
-  const fail = (message: string, cause?: unknown) => new EdgeError('artifact/invalid', message, { subject: path, cause });
+  const fail = (message: string, cause?: unknown) =>
+    new EdgeError('artifact/invalid', message, { subject: path, cause });
   const read = async (file: string) =>
     readFile(file).catch((cause) => {
       throw fail(`${file} cannot be read`, cause);
@@ -35,7 +36,8 @@ export async function openArtifact(path: string): Promise<Artifact> {
   } | null;
   if (report?.artifact?.sha256 !== sha256(bytes)) throw fail('the artifact is not the one its report.json describes');
   const { path: modelPath, sha256: modelSha256 } = report.model ?? {};
-  if (typeof modelPath !== 'string' || typeof modelSha256 !== 'string') throw fail('report.json does not say which model this was');
+  if (typeof modelPath !== 'string' || typeof modelSha256 !== 'string')
+    throw fail('report.json does not say which model this was');
   return {
     bytes,
     card: validate(ModelCard, await parse(join(folder, 'card.json')), 'artifact/invalid', join(folder, 'card.json')),

@@ -4,8 +4,8 @@ import { float, formatPrecision } from '../core/precision.js';
 import { emitQdq } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
 import type { Ports, StepProgress } from '../pipeline.js';
-import { activationTensors } from '../steps/calibrate.js';
 import { toMs } from '../report.js';
+import { activationTensors } from '../steps/calibrate.js';
 import { openArtifact } from './artifact.js';
 import { type JobOptions, openJob } from './open-job.js';
 
@@ -24,11 +24,17 @@ export async function benchJob(options: BenchOptions, ports: Ports, signal: Abor
   const weightOf = (name: string) => prepared.model.graph.initializers.get(name) ?? null;
   const int8 = new Map(
     prepared.operators.map((operator) => {
-      const possible = ports.target.precisionsOf(operator, operator.weight === null ? null : weightOf(operator.weight.name));
+      const possible = ports.target.precisionsOf(
+        operator,
+        operator.weight === null ? null : weightOf(operator.weight.name),
+      );
       return [operator.name, possible.find((precision) => formatPrecision(precision) === 'W8A8') ?? float];
     }),
   );
-  const write = (precisions: typeof int8) => encode(emitQdq(prepared.model, prepared.operators, precisions, ranges, { variant: 'ort', shapes: prepared.shapes }));
+  const write = (precisions: typeof int8) =>
+    encode(
+      emitQdq(prepared.model, prepared.operators, precisions, ranges, { variant: 'ort', shapes: prepared.shapes }),
+    );
   const models = [
     { name: 'ort-float', bytes: write(new Map()) },
     { name: 'ort-int8', bytes: write(int8) },
@@ -37,14 +43,23 @@ export async function benchJob(options: BenchOptions, ports: Ports, signal: Abor
   const random = xorshift32(7);
   const data = Float32Array.from({ length: prepared.inputDims.reduce((a, b) => a * b, 1) }, () => random() * 2 - 1);
   const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data }]]);
-  const comparison = await ports.target.compare(models, feeds, signal, (share, text) => progress('verify', share, text));
+  const comparison = await ports.target.compare(models, feeds, signal, (share, text) =>
+    progress('verify', share, text),
+  );
   const int8Minimum = comparison.timings[1]!.minimum;
   return {
     threads: options.threads,
     machine: await ports.target.identity(),
     throttled: comparison.throttled,
-    runs: comparison.timings.map(({ name, minimum, median, samples }) => ({ name, minMs: toMs(minimum), medianMs: toMs(median), samples })),
-    speedups: Object.fromEntries(comparison.timings.map(({ name, minimum }) => [name, Number((int8Minimum / minimum).toPrecision(4))])),
+    runs: comparison.timings.map(({ name, minimum, median, samples }) => ({
+      name,
+      minMs: toMs(minimum),
+      medianMs: toMs(median),
+      samples,
+    })),
+    speedups: Object.fromEntries(
+      comparison.timings.map(({ name, minimum }) => [name, Number((int8Minimum / minimum).toPrecision(4))]),
+    ),
   };
 }
 export type BenchReport = Awaited<ReturnType<typeof benchJob>>;

@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
 import { availableParallelism } from 'node:os';
+import { resolve } from 'node:path';
+import { EdgeError } from '../../configs/contracts/errors.js';
 import { readModel } from '../adapters/model-files.js';
 import { openSampleSet } from '../adapters/samples.js';
-import { EdgeError } from '../../configs/contracts/errors.js';
 import { decode } from '../core/onnx/codec.js';
 import { prepare } from '../core/prepare.js';
 import type { Ports, StepProgress } from '../pipeline.js';
@@ -18,7 +18,10 @@ export interface EvaluateOptions {
 /** Quality of a produced artifact on a sample set: against labels, and against the float model where it still is where it was. */
 export async function evaluateJob(options: EvaluateOptions, ports: Ports, signal: AbortSignal, progress: StepProgress) {
   if (options.data === undefined) {
-    throw new EdgeError('usage/invalid', 'evaluating needs samples', { subject: '--data', hint: 'Give the folder of a sample set with --data DIR.' });
+    throw new EdgeError('usage/invalid', 'evaluating needs samples', {
+      subject: '--data',
+      hint: 'Give the folder of a sample set with --data DIR.',
+    });
   }
   const artifact = await openArtifact(options.artifact);
   const floatModel = existsSync(artifact.source.path) ? await readModel(artifact.source.path) : null;
@@ -31,7 +34,14 @@ export async function evaluateJob(options: EvaluateOptions, ports: Ports, signal
   const own = await ports.runtime.open(artifact.bytes, { threads });
   const reference = hasFloat ? await ports.runtime.open(floatModel.bytes, { threads }) : own;
   try {
-    const { reference: float, qualities } = await assessQuality(prepared, samples, reference, [own], signal, (share, text) => progress('verify', share, text));
+    const { reference: float, qualities } = await assessQuality(
+      prepared,
+      samples,
+      reference,
+      [own],
+      signal,
+      (share, text) => progress('verify', share, text),
+    );
     const quality = qualities[0]!;
     return {
       artifact: { path: resolve(options.artifact) },

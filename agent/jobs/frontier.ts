@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { Pipeline, type Ports, type StepProgress } from '../pipeline.js';
-import { frontierDocument, modelDocument, unit, uniformPredictions } from '../report.js';
+import { frontierDocument, modelDocument, uniformPredictions, unit } from '../report.js';
 import { type JobOptions, openJob } from './open-job.js';
 
 /** The Pareto set of a model on this target, from stored tables; measures only what is missing. */

@@ -6,14 +6,31 @@ import { frontierJob } from './frontier.js';
 import { profileJob } from './profile.js';
 import { quantizeJob } from './quantize.js';
 
-export const jobs = { quantize: quantizeJob, frontier: frontierJob, profile: profileJob, evaluate: evaluateJob, bench: benchJob };
+export const jobs = {
+  quantize: quantizeJob,
+  frontier: frontierJob,
+  profile: profileJob,
+  evaluate: evaluateJob,
+  bench: benchJob,
+};
 
 export type JobName = keyof typeof jobs;
 export type OptionsOf<Name extends JobName> = Parameters<(typeof jobs)[Name]>[0];
 export type ReportOf<Name extends JobName> = Awaited<ReturnType<(typeof jobs)[Name]>>;
 
 /** Runs one job. The table guarantees that options and job belong together. */
-export function runJob<Name extends JobName>(name: Name, options: OptionsOf<Name>, ports: Ports, signal: AbortSignal, progress: StepProgress) {
-  const job = jobs[name] as (options: OptionsOf<Name>, ports: Ports, signal: AbortSignal, progress: StepProgress) => Promise<ReportOf<Name>>;
+export function runJob<Name extends JobName>(
+  name: Name,
+  options: OptionsOf<Name>,
+  ports: Ports,
+  signal: AbortSignal,
+  progress: StepProgress,
+) {
+  const job = jobs[name] as (
+    options: OptionsOf<Name>,
+    ports: Ports,
+    signal: AbortSignal,
+    progress: StepProgress,
+  ) => Promise<ReportOf<Name>>;
   return job(options, ports, signal, progress);
 }

@@ -30,7 +30,10 @@ export interface JobOptions {
 /** Reads and checks everything a job needs from disk, before anything long begins. */
 export async function openJob(options: JobOptions): Promise<Job & { calibrationFromTest: boolean }> {
   if (options.target !== 'ort') {
-    throw new EdgeError('target/unknown', `target "${options.target}" is not available`, { subject: options.target, hint: 'Available here: ort.' });
+    throw new EdgeError('target/unknown', `target "${options.target}" is not available`, {
+      subject: options.target,
+      hint: 'Available here: ort.',
+    });
   }
   findEstimator(options.estimator);
   const budget = parseBudget(options.budget ?? '');
@@ -80,7 +83,10 @@ async function readCard(options: JobOptions): Promise<ModelCard | null> {
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new EdgeError('card/invalid', `the model card is not JSON: ${(cause as Error).message}`, { subject: path, cause });
+    throw new EdgeError('card/invalid', `the model card is not JSON: ${(cause as Error).message}`, {
+      subject: path,
+      cause,
+    });
   }
   return validate(ModelCard, value, 'card/invalid', path);
 }

@@ -1,8 +1,8 @@
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { EdgeError } from '../../configs/contracts/errors.js';
-import { Pipeline, type Ports } from '../pipeline.js';
 import type { StepProgress } from '../pipeline.js';
+import { Pipeline, type Ports } from '../pipeline.js';
 import { type QuantizeDocument, quantizeDocument } from '../report.js';
 import { type JobOptions, openJob } from './open-job.js';
 
@@ -11,13 +11,22 @@ export interface QuantizeOptions extends JobOptions {
 }
 
 /** Profiles, plans, quantizes and verifies a model, and writes the artifact folder. */
-export async function quantizeJob(options: QuantizeOptions, ports: Ports, signal: AbortSignal, progress: StepProgress): Promise<QuantizeDocument> {
+export async function quantizeJob(
+  options: QuantizeOptions,
+  ports: Ports,
+  signal: AbortSignal,
+  progress: StepProgress,
+): Promise<QuantizeDocument> {
   const job = await openJob(options);
   const result = await new Pipeline(job, ports, signal, progress).quantize();
   const artifact = join(resolve(options.out), `${basename(options.model).replace(/\.onnx$/i, '')}-quantized.onnx`);
   const isWritten = result.feasible && result.chosen !== null;
   const format = options.variant === 'tensorrt' ? 'onnx-qdq-tensorrt' : 'onnx-qdq';
-  const document = quantizeDocument(job, result, { model: resolve(options.model), artifact: isWritten ? artifact : null, format });
+  const document = quantizeDocument(job, result, {
+    model: resolve(options.model),
+    artifact: isWritten ? artifact : null,
+    format,
+  });
   if (isWritten) {
     const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
     await writeAll(options.out, [

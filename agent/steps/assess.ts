@@ -70,14 +70,19 @@ export async function assess(
       const weightBits = [...new Set(precisions.filter((p) => p.weightBits < 32).map((p) => p.weightBits))];
       if (weight !== null && weightBits.length > 0) {
         const estimate = await estimator.estimate(weight, walk.context(weightBits, walk.samples));
-        weights[weight.name] = { ...Object.fromEntries(estimate), ...blockwiseColumn(prepared, index, precisions, weight, estimate) };
+        weights[weight.name] = {
+          ...Object.fromEntries(estimate),
+          ...blockwiseColumn(prepared, index, precisions, weight, estimate),
+        };
       }
       if (!request.kinds.includes('activation')) continue;
       for (const tensor of walk.newTensors()) {
         const bits = activationBits(prepared, request, tensor);
         if (bits.length === 0) continue;
         const site = walk.activationSite(tensor, ranges);
-        activations[tensor] = Object.fromEntries(await estimator.estimate(site, walk.context(bits, Math.min(walk.samples, request.activationSamples))));
+        activations[tensor] = Object.fromEntries(
+          await estimator.estimate(site, walk.context(bits, Math.min(walk.samples, request.activationSamples))),
+        );
       }
     }
   } finally {
@@ -100,7 +105,8 @@ function activationBits(prepared: PreparedModel, request: AssessRequest, tensor:
     const reads = operator.inputs.includes(tensor);
     const writes = operator.outputs.includes(tensor) && !keepsRange(operator);
     if (!reads && !writes) return;
-    for (const precision of request.precisionsOf(index)) if (precision.activationBits < 32) bits.add(precision.activationBits);
+    for (const precision of request.precisionsOf(index))
+      if (precision.activationBits < 32) bits.add(precision.activationBits);
   });
   return [...bits];
 }
@@ -141,13 +147,20 @@ class Walk {
   #suffixShare = 0;
   #local: Session | null = null;
 
-  constructor(prepared: PreparedModel, samples: number, options: Pick<AssessRequest, 'threads' | 'saturates'>, runtime: Runtime) {
+  constructor(
+    prepared: PreparedModel,
+    samples: number,
+    options: Pick<AssessRequest, 'threads' | 'saturates'>,
+    runtime: Runtime,
+  ) {
     this.#prepared = prepared;
     this.samples = samples;
     this.#threads = options.threads;
     this.#saturates = options.saturates;
     this.#runtime = runtime;
-    this.#outputs = prepared.endsInSoftmax ? [prepared.logits] : prepared.model.graph.outputs.map((output) => output.name);
+    this.#outputs = prepared.endsInSoftmax
+      ? [prepared.logits]
+      : prepared.model.graph.outputs.map((output) => output.name);
     const offsets = [0];
     for (const operator of prepared.operators) offsets.push(offsets[offsets.length - 1]! + operator.nodes.length);
     this.#offsets = offsets;
@@ -213,7 +226,13 @@ class Walk {
     const quantized = (bits: number) => {
       let result = cache.get(bits);
       if (result === undefined) {
-        const codes = quantizeWeights(values, tensor.dims, channelAxis, bits, deployedOptions(operator, tensor.dims, bits, this.#saturates));
+        const codes = quantizeWeights(
+          values,
+          tensor.dims,
+          channelAxis,
+          bits,
+          deployedOptions(operator, tensor.dims, bits, this.#saturates),
+        );
         result = dequantizeWeights(codes, tensor.dims, channelAxis);
         cache.set(bits, result);
       }
@@ -298,7 +317,11 @@ class Walk {
 
   async #open(from: number, to: number, outputs: readonly string[], fed: readonly string[]): Promise<Session> {
     const range = { from: this.#offsets[from]!, to: this.#offsets[to]! };
-    const part = slice(this.#prepared.model, range, { outputs: [...outputs], fed: [...fed], shapes: this.#prepared.shapes });
+    const part = slice(this.#prepared.model, range, {
+      outputs: [...outputs],
+      fed: [...fed],
+      shapes: this.#prepared.shapes,
+    });
     return this.#runtime.open(encode(part), { threads: this.#threads });
   }
 

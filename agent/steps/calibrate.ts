@@ -67,7 +67,12 @@ export async function calibrate(
       }
       progress((index + 1) / count, `calibrating, sample ${index + 1} of ${count}`);
     }
-    return { samples: count, source: samples.source, ranges: rangesOf(prepared, observers, options), channelMeans: means.result() };
+    return {
+      samples: count,
+      source: samples.source,
+      ranges: rangesOf(prepared, observers, options),
+      channelMeans: means.result(),
+    };
   } finally {
     await session.close();
   }
@@ -102,7 +107,9 @@ function rangesOf(
   for (const rule of options.rules) {
     ranges[rule] = {};
     for (const bits of options.bits) {
-      const entries = [...observers].map(([name, observer]) => [name, usefulRange(prepared, name, observer.range(rule, bits))] as const);
+      const entries = [...observers].map(
+        ([name, observer]) => [name, usefulRange(prepared, name, observer.range(rule, bits))] as const,
+      );
       ranges[rule][bits] = Object.fromEntries(entries);
     }
   }
@@ -118,7 +125,8 @@ class ChannelMeans {
     for (const operator of prepared.operators) {
       const input = operator.weight === null ? undefined : operator.inputs[0];
       const dims = input === undefined ? undefined : prepared.shapes.get(input);
-      if (input !== undefined && dims !== undefined && dims.length >= 2) this.#sums.set(input, new Float64Array(dims[1]!));
+      if (input !== undefined && dims !== undefined && dims.length >= 2)
+        this.#sums.set(input, new Float64Array(dims[1]!));
     }
   }
 
@@ -135,6 +143,11 @@ class ChannelMeans {
   }
 
   result(): Record<string, number[]> {
-    return Object.fromEntries([...this.#sums].map(([name, sums]) => [name, [...sums].map((sum) => sum / Math.max(1, this.#samples.get(name) ?? 0))]));
+    return Object.fromEntries(
+      [...this.#sums].map(([name, sums]) => [
+        name,
+        [...sums].map((sum) => sum / Math.max(1, this.#samples.get(name) ?? 0)),
+      ]),
+    );
   }
 }

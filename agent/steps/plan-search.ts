@@ -1,8 +1,9 @@
 import { type Correction, ceilingsOf, latencyCeiling, latencyRatio } from '../core/budget.js';
+import { speedReferenceKey } from '../core/latency.js';
 import { encode } from '../core/onnx/codec.js';
 import { allocate, type Shortfall } from '../core/plan/allocate.js';
-import type { Choice } from '../core/plan/problem.js';
 import { type Plan, planKey, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
+import type { Choice } from '../core/plan/problem.js';
 import { emitQdq } from '../core/quant/qdq.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
 import type { Feeds, Progress, SampleSource, Session } from '../ports.js';
@@ -18,6 +19,8 @@ export interface MeasuredPlan {
   /** Float and uniform int8 of the same interleaved comparison. */
   readonly floatLatency: number;
   readonly int8Latency: number;
+  /** How much slower the machine was than when the table was measured, by the speed reference. */
+  readonly slowdown: number;
   readonly throttled: boolean;
 }
 
@@ -103,13 +106,27 @@ export class PlanSearch {
     return this.#outcome(null, quality, this.#qualityShortfalls(quality));
   }
 
-  #outcome(chosen: MeasuredPlan | null, quality: QualityReport | null, shortfalls: PlanOutcome['shortfalls']): PlanOutcome {
-    return { feasible: chosen !== null, shortfalls, chosen, rounds: this.#rounds, latencyRatio: latencyRatio(this.#corrections, this.#context.priorRatio), solver: this.#solver, quality };
+  #outcome(
+    chosen: MeasuredPlan | null,
+    quality: QualityReport | null,
+    shortfalls: PlanOutcome['shortfalls'],
+  ): PlanOutcome {
+    return {
+      feasible: chosen !== null,
+      shortfalls,
+      chosen,
+      rounds: this.#rounds,
+      latencyRatio: latencyRatio(this.#corrections, this.#context.priorRatio),
+      solver: this.#solver,
+      quality,
+    };
   }
 
   #isForAccuracy(): boolean {
     const { latencyMs, latencyRatio, sizeBytes, ramBytes, flashBytes, energyMj } = this.#context.job.budget;
-    return [latencyMs, latencyRatio, sizeBytes, ramBytes, flashBytes, energyMj].some((ceiling) => ceiling !== undefined);
+    return [latencyMs, latencyRatio, sizeBytes, ramBytes, flashBytes, energyMj].some(
+      (ceiling) => ceiling !== undefined,
+    );
   }
 
   /**
@@ -123,7 +140,9 @@ export class PlanSearch {
     for (let round = 0; round < rounds; round++) {
       const ceilings = ceilingsOf(job.budget, this.#ends.int8.costs.latency, this.#corrections, priorRatio);
       this.#progress('plan')(round / rounds, `solving, round ${round + 1}`);
-      const allocation = await this.#timed('plan', () => allocate(assessed.candidates, 'sensitivity', ceilings, ports.solver, {}, signal));
+      const allocation = await this.#timed('plan', () =>
+        allocate(assessed.candidates, 'sensitivity', ceilings, ports.solver, {}, signal),
+      );
       this.#solver.seconds += allocation.seconds;
       let plan: Plan | undefined;
       if (allocation.status === 'infeasible') {
@@ -143,7 +162,11 @@ export class PlanSearch {
   }
 
   #mostAccurateEligible(): MeasuredPlan | null {
-    return best(this.#eligible(), (candidate) => candidate.plan.costs.sensitivity, (candidate) => candidate.latency);
+    return best(
+      this.#eligible(),
+      (candidate) => candidate.plan.costs.sensitivity,
+      (candidate) => candidate.latency,
+    );
   }
 
   /** Whether a plan would be chosen over what is there already, if it held. */
@@ -155,13 +178,22 @@ export class PlanSearch {
   /** The fastest plan of all, by measurement against both uniform ends. */
   async #fastest(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
     const { assessed, ports, signal } = this.#context;
-    const allocation = await this.#timed('plan', () => allocate(assessed.candidates, 'latency', {}, ports.solver, {}, signal));
+    const allocation = await this.#timed('plan', () =>
+      allocate(assessed.candidates, 'latency', {}, ports.solver, {}, signal),
+    );
     this.#solver.seconds += allocation.seconds;
     if (allocation.status === 'infeasible') return { chosen: null, shortfalls: allocation.infeasible };
     this.#solver.status = allocation.status;
     this.#solver.gap = allocation.gap;
     await this.#measure([planOf(assessed.candidates, allocation.assignment)]);
-    return { chosen: best(this.#eligible(), (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity), shortfalls: [] };
+    return {
+      chosen: best(
+        this.#eligible(),
+        (candidate) => candidate.latency,
+        (candidate) => candidate.plan.costs.sensitivity,
+      ),
+      shortfalls: [],
+    };
   }
 
   /**
@@ -171,17 +203,31 @@ export class PlanSearch {
   async #fastestGoodEnough(failed: MeasuredPlan): Promise<MeasuredPlan | null> {
     const { assessed, frontier, job } = this.#context;
     const ceiling = latencyCeiling(job.budget, this.#ends.int8.costs.latency) ?? Number.POSITIVE_INFINITY;
-    const points = frontier.filter((plan) => plan.costs.sensitivity < failed.plan.costs.sensitivity && plan.costs.latency <= ceiling);
+    const points = frontier.filter(
+      (plan) => plan.costs.sensitivity < failed.plan.costs.sensitivity && plan.costs.latency <= ceiling,
+    );
     const first = await this.#firstGoodEnough(points);
     if (first === null) return null;
     const worse = first === 0 ? failed.plan : points[first - 1]!;
-    const steps = between(worse, points[first]!, (index) => choiceAt(worse, index).costs.sensitivity - choiceAt(points[first]!, index).costs.sensitivity);
-    const refined = steps.map((assignment) => planOf(assessed.candidates, assignment)).filter((plan) => plan.costs.latency <= ceiling);
+    const steps = between(
+      worse,
+      points[first]!,
+      (index) => choiceAt(worse, index).costs.sensitivity - choiceAt(points[first]!, index).costs.sensitivity,
+    );
+    const refined = steps
+      .map((assignment) => planOf(assessed.candidates, assignment))
+      .filter((plan) => plan.costs.latency <= ceiling);
     const firstRefined = await this.#firstGoodEnough(refined);
     const wanted = firstRefined === null ? [points[first]!] : [refined[firstRefined]!, points[first]!];
     await this.#measure(wanted);
-    const good = this.#eligible().filter((candidate) => this.#qualities.has(planKey(candidate.plan))).filter((candidate) => this.#isGoodEnoughQuality(this.#qualities.get(planKey(candidate.plan))!));
-    return best(good, (candidate) => candidate.latency, (candidate) => candidate.plan.costs.sensitivity);
+    const good = this.#eligible()
+      .filter((candidate) => this.#qualities.has(planKey(candidate.plan)))
+      .filter((candidate) => this.#isGoodEnoughQuality(this.#qualities.get(planKey(candidate.plan))!));
+    return best(
+      good,
+      (candidate) => candidate.latency,
+      (candidate) => candidate.plan.costs.sensitivity,
+    );
   }
 
   /** Index of the first plan, in an order of rising accuracy, that reaches the floor; null when the last does not. */
@@ -225,6 +271,9 @@ export class PlanSearch {
         minimumLatency: timing.minimum,
         floatLatency: comparison.timings[0]!.median,
         int8Latency: comparison.timings[1]!.median,
+        slowdown:
+          comparison.referenceLatency /
+          this.#context.assessed.table.median(speedReferenceKey, 'float', comparison.referenceLatency),
         throttled: comparison.throttled,
       });
       const correction = {
@@ -240,13 +289,18 @@ export class PlanSearch {
 
   /** Under a relative ceiling a plan is held against the int8 latency of its own comparison. */
   #comparableLatency(latency: number, int8Latency: number): number {
-    return this.#context.job.budget.latencyRatio === undefined ? latency : (latency / int8Latency) * this.#ends.int8.costs.latency;
+    return this.#context.job.budget.latencyRatio === undefined
+      ? latency
+      : (latency / int8Latency) * this.#ends.int8.costs.latency;
   }
 
   #holds(candidate: MeasuredPlan): boolean {
     const { budget } = this.#context.job;
     const limit = latencyCeiling(budget, candidate.int8Latency) ?? Number.POSITIVE_INFINITY;
-    const stored = Math.min(budget.sizeBytes ?? Number.POSITIVE_INFINITY, budget.flashBytes ?? Number.POSITIVE_INFINITY);
+    const stored = Math.min(
+      budget.sizeBytes ?? Number.POSITIVE_INFINITY,
+      budget.flashBytes ?? Number.POSITIVE_INFINITY,
+    );
     const { ramBytes, energy } = candidate.plan.costs;
     const joules = budget.energyMj === undefined ? Number.POSITIVE_INFINITY : budget.energyMj / 1000;
     return (
@@ -259,17 +313,27 @@ export class PlanSearch {
 
   /** What was measured, holds the budget, and uses no precision that was not asked for. */
   #eligible(): MeasuredPlan[] {
-    const allowed = this.#context.assessed.candidates.operators.map((operator) => operator.choices.map((choice) => choice.precision));
+    const allowed = this.#context.assessed.candidates.operators.map((operator) =>
+      operator.choices.map((choice) => choice.precision),
+    );
     const isCandidate = ({ problem, assignment }: Plan) =>
-      problem.operators.every((operator, index) => allowed[index]!.includes(operator.choices[assignment[index]!]!.precision));
+      problem.operators.every((operator, index) =>
+        allowed[index]!.includes(operator.choices[assignment[index]!]!.precision),
+      );
     return this.#pool.filter((candidate) => this.#holds(candidate) && isCandidate(candidate.plan));
   }
 
   #missedCeilings(): Shortfall[] {
     const { budget } = this.#context.job;
-    const fastest = best(this.#pool, (candidate) => candidate.latency, () => 0);
+    const fastest = best(
+      this.#pool,
+      (candidate) => candidate.latency,
+      () => 0,
+    );
     const limit = fastest === null ? null : latencyCeiling(budget, fastest.int8Latency);
-    return fastest === null || limit === null ? [] : [{ metric: 'latency', ceiling: limit, minimum: fastest.latency, alone: true }];
+    return fastest === null || limit === null
+      ? []
+      : [{ metric: 'latency', ceiling: limit, minimum: fastest.latency, alone: true }];
   }
 
   #alreadyMeasured(plan: Plan): boolean {
@@ -292,7 +356,13 @@ export class PlanSearch {
       const session = await this.#open(this.#apply(plan));
       try {
         if (this.#reference === null) return await this.#firstQuality(plan, session);
-        const quality = await scoreAgainst(job.prepared, this.#reference.samples, this.#reference.float, session, signal);
+        const quality = await scoreAgainst(
+          job.prepared,
+          this.#reference.samples,
+          this.#reference.float,
+          session,
+          signal,
+        );
         this.#qualities.set(planKey(plan), quality);
         return quality;
       } finally {
@@ -310,7 +380,14 @@ export class PlanSearch {
     const isEnd = planKey(plan) === planKey(this.#ends.int8);
     try {
       const others = isEnd ? [int8] : [int8, session];
-      const { reference, qualities } = await assessQuality(job.prepared, samples, float, others, signal, this.#progress('verify'));
+      const { reference, qualities } = await assessQuality(
+        job.prepared,
+        samples,
+        float,
+        others,
+        signal,
+        this.#progress('verify'),
+      );
       this.#reference = { samples, source, float: reference };
       this.#qualities.set(planKey(this.#ends.int8), qualities[0]!);
       this.#qualities.set(planKey(plan), qualities[others.length - 1]!);
@@ -325,7 +402,10 @@ export class PlanSearch {
     const { job, calibrationSamples } = this.#context;
     if (job.test !== null) return { samples: job.test, source: 'test' };
     if (job.calibration !== null) return { samples: job.calibration, source: 'calibration' };
-    return { samples: { ...calibrationSamples, labels: null, read: (index) => calibrationSamples.read(index) }, source: 'synthetic' };
+    return {
+      samples: { ...calibrationSamples, labels: null, read: (index) => calibrationSamples.read(index) },
+      source: 'synthetic',
+    };
   }
 
   #isGoodEnough(quality: QualityReport): boolean {
@@ -335,7 +415,8 @@ export class PlanSearch {
   #isGoodEnoughQuality(quality: Quality): boolean {
     const { drop, agreement } = this.#context.job.budget;
     const floatTop1 = this.#reference?.float.top1 ?? null;
-    const isDropOk = drop === undefined || (floatTop1 !== null && quality.top1 !== null && floatTop1 - quality.top1 <= drop + 1e-9);
+    const isDropOk =
+      drop === undefined || (floatTop1 !== null && quality.top1 !== null && floatTop1 - quality.top1 <= drop + 1e-9);
     return isDropOk && (agreement === undefined || quality.agreement >= agreement - 1e-9);
   }
 
@@ -373,7 +454,12 @@ export class PlanSearch {
 function best<T>(items: readonly T[], first: (item: T) => number, second: (item: T) => number): T | null {
   let chosen: T | null = null;
   for (const item of items) {
-    if (chosen === null || first(item) < first(chosen) || (first(item) === first(chosen) && second(item) < second(chosen))) chosen = item;
+    if (
+      chosen === null ||
+      first(item) < first(chosen) ||
+      (first(item) === first(chosen) && second(item) < second(chosen))
+    )
+      chosen = item;
   }
   return chosen;
 }

@@ -1,7 +1,7 @@
 import { argmax, energies, klDivergence, normalizedSquaredDistance, sqnrDb } from '../core/divergence.js';
 import type { PreparedModel } from '../core/prepare.js';
-import { readAhead } from './samples.js';
 import type { Feed, Progress, SampleSource, Session } from '../ports.js';
+import { readAhead } from './samples.js';
 
 /** Quality of one model against the float model, over the same samples. */
 export interface Quality {
@@ -67,7 +67,8 @@ export async function assessQuality(
     for (const [other, session] of others.entries()) {
       scores[other]!.add(reference, flatten(await session.run(feeds), prepared), label);
     }
-    if (index % 8 === 7 || index + 1 === count) progress((index + 1) / count, `verifying, sample ${index + 1} of ${count}`);
+    if (index % 8 === 7 || index + 1 === count)
+      progress((index + 1) / count, `verifying, sample ${index + 1} of ${count}`);
   }
   const top1 = labels === null ? null : right / count;
   return { reference: { outputs, top1 }, qualities: scores.map((score) => score.result(labels !== null)) };

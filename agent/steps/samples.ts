@@ -8,7 +8,10 @@ export interface SampleReader {
 }
 
 /** Samples [0, count) in order; the next one is read and decoded while the caller works on the current one. */
-export async function* readAhead(samples: { read(index: number): Promise<Float32Array> }, count: number): AsyncGenerator<Float32Array> {
+export async function* readAhead(
+  samples: { read(index: number): Promise<Float32Array> },
+  count: number,
+): AsyncGenerator<Float32Array> {
   let next = count > 0 ? samples.read(0) : null;
   for (let index = 0; index < count; index++) {
     const current = await next!;

@@ -21,7 +21,10 @@ export async function syntheticSamples(
 ): Promise<SampleReader> {
   const random = xorshift32(20230919);
   const candidates = Array.from({ length: options.count * 2 }, () => draw(prepared, random));
-  const kept = prepared.batchNorms.length === 0 ? candidates.slice(0, options.count) : await select(prepared, candidates, options, random, runtime, signal, progress);
+  const kept =
+    prepared.batchNorms.length === 0
+      ? candidates.slice(0, options.count)
+      : await select(prepared, candidates, options, random, runtime, signal, progress);
   const source = prepared.batchNorms.length === 0 ? 'prior' : 'batch-norm';
   return {
     count: kept.length,
@@ -89,7 +92,12 @@ function render(prepared: PreparedModel, recipe: Recipe): Float32Array {
   const isInterleaved = channelAxis === dims.length - 1 && dims.length > 2;
   for (let channel = 0; channel < channels; channel++) {
     const { mean, deviation } = inputPrior(prepared, channel);
-    const field = noiseField(size, dims.length > 2 ? width : size, recipe.smoothness, xorshift32(recipe.seed + (channel >> 2)));
+    const field = noiseField(
+      size,
+      dims.length > 2 ? width : size,
+      recipe.smoothness,
+      xorshift32(recipe.seed + (channel >> 2)),
+    );
     for (let i = 0; i < size; i++) {
       const index = isInterleaved ? i * channels + channel : channel * size + i;
       result[index] = mean + deviation * (recipe.offset[channel]! + recipe.contrast[channel]! * field[i]!);
@@ -112,7 +120,8 @@ function noiseField(size: number, width: number, smoothness: number, random: () 
         const [gx, gy] = [Math.floor(x / cell), Math.floor(y / cell)];
         const [fx, fy] = [(x % cell) / cell, (y % cell) / cell];
         const at = (dx: number, dy: number) => grid[(gy + dy) * columns + gx + dx]!;
-        field[y * width + x]! += weight * ((1 - fy) * ((1 - fx) * at(0, 0) + fx * at(1, 0)) + fy * ((1 - fx) * at(0, 1) + fx * at(1, 1)));
+        field[y * width + x]! +=
+          weight * ((1 - fy) * ((1 - fx) * at(0, 0) + fx * at(1, 0)) + fy * ((1 - fx) * at(0, 1) + fx * at(1, 1)));
       }
     }
   }
@@ -139,7 +148,9 @@ async function select(
 ): Promise<Recipe[]> {
   const tensors = prepared.batchNorms.filter((norm) => prepared.shapes.has(norm.tensor));
   const outputs = tensors.map((norm) => ({ name: norm.tensor, type: 'float32' as const, shape: null }));
-  const session = await runtime.open(encode({ ...prepared.model, graph: { ...prepared.model.graph, outputs } }), { threads: options.threads });
+  const session = await runtime.open(encode({ ...prepared.model, graph: { ...prepared.model.graph, outputs } }), {
+    threads: options.threads,
+  });
   try {
     const score = async (recipe: Recipe) => {
       signal.throwIfAborted();
@@ -157,7 +168,10 @@ async function select(
     for (let generation = 0; generation < generations; generation++) {
       for (const [index, recipe] of next.entries()) {
         pool.push(await score(recipe));
-        progress((generation + (index + 1) / next.length) / generations, 'fitting synthetic inputs to batch statistics');
+        progress(
+          (generation + (index + 1) / next.length) / generations,
+          'fitting synthetic inputs to batch statistics',
+        );
       }
       pool = pool.sort((a, b) => a.distance - b.distance).slice(0, options.count);
       next = pool.map(({ recipe }) => vary(recipe, random));

@@ -41,11 +41,15 @@ export async function tune(
   signal: AbortSignal,
   progress: Progress,
 ): Promise<TuningDocument> {
-  const recipes = options.rules.flatMap((rule) => [false, true].map((hasBiasCorrection) => ({ rule, hasBiasCorrection })));
+  const recipes = options.rules.flatMap((rule) =>
+    [false, true].map((hasBiasCorrection) => ({ rule, hasBiasCorrection })),
+  );
   const open = (bytes: Uint8Array) => runtime.open(bytes, { threads: options.threads });
   const sessions: Session[] = [];
   try {
-    const float = await open(encode(emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' })));
+    const float = await open(
+      encode(emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' })),
+    );
     sessions.push(float);
     for (const recipe of recipes) {
       const { ranges, biasCorrections } = recipeOf(prepared, calibration, recipe, options.saturates);
@@ -56,7 +60,9 @@ export async function tune(
     const count = Math.min(samples.count, samplesMost);
     for (let index = 0; index < count; index++) {
       signal.throwIfAborted();
-      const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data: await samples.read(index) }]]);
+      const feeds = new Map([
+        [prepared.card.input.name, { dims: prepared.inputDims, data: await samples.read(index) }],
+      ]);
       const reference = firstOutput(prepared, await float.run(feeds));
       for (const [candidate, session] of sessions.slice(1).entries()) {
         const output = firstOutput(prepared, await session.run(feeds));
@@ -65,8 +71,12 @@ export async function tune(
       progress((index + 1) / count, 'choosing ranges');
     }
     const best = divergences.indexOf(Math.min(...divergences));
-    const nameOf = (recipe: (typeof recipes)[number]) => `${recipe.rule}${recipe.hasBiasCorrection ? ', bias corrected' : ''}`;
-    return { ...recipes[best]!, divergences: Object.fromEntries(recipes.map((recipe, index) => [nameOf(recipe), divergences[index]!])) };
+    const nameOf = (recipe: (typeof recipes)[number]) =>
+      `${recipe.rule}${recipe.hasBiasCorrection ? ', bias corrected' : ''}`;
+    return {
+      ...recipes[best]!,
+      divergences: Object.fromEntries(recipes.map((recipe, index) => [nameOf(recipe), divergences[index]!])),
+    };
   } finally {
     for (const session of sessions) await session.close();
   }
@@ -81,13 +91,16 @@ export function recipeOf(
 ): QuantizationRecipe {
   return {
     ranges: new Map(Object.entries(calibration.ranges[recipe.rule]?.['8'] ?? {})),
-    biasCorrections: recipe.hasBiasCorrection ? biasCorrections(prepared, calibration.channelMeans, saturates) : new Map(),
+    biasCorrections: recipe.hasBiasCorrection
+      ? biasCorrections(prepared, calibration.channelMeans, saturates)
+      : new Map(),
   };
 }
 
 function divergenceOf(prepared: PreparedModel, reference: Float32Array, output: Float32Array): number {
   if (!isClassifier(prepared)) return normalizedSquaredDistance(reference, output);
-  const asLogits = (values: Float32Array) => (prepared.endsInSoftmax ? values.map((value) => Math.log(Math.max(value, 1e-30))) : values);
+  const asLogits = (values: Float32Array) =>
+    prepared.endsInSoftmax ? values.map((value) => Math.log(Math.max(value, 1e-30))) : values;
   return klDivergence(asLogits(reference), asLogits(output));
 }
 

@@ -1,8 +1,8 @@
 /** The models and sample sets that benchmarks run on: the data folder's where there is one, always the bundled one. */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { availableParallelism } from 'node:os';
 import { readModel } from '../../agent/adapters/model-files.js';
 import { openSampleSet, type SampleSet } from '../../agent/adapters/samples.js';
 import { type PreparedModel, prepare } from '../../agent/core/prepare.js';
@@ -22,7 +22,9 @@ export interface BenchModel {
 export function benchModels(environment: NodeJS.ProcessEnv, only: readonly string[]): BenchModel[] {
   const data = resolve(environment.QUANTD_DATA ?? join(packageRoot, '..', 'shared', 'data'));
   const bundled = join(packageRoot, 'scripts', 'firewatch', 'model');
-  const models: BenchModel[] = [{ name: 'firewatch-v2', path: join(bundled, 'firewatch-v2.onnx'), data: join(bundled, 'samples') }];
+  const models: BenchModel[] = [
+    { name: 'firewatch-v2', path: join(bundled, 'firewatch-v2.onnx'), data: join(bundled, 'samples') },
+  ];
   const folder = join(data, 'models');
   for (const file of existsSync(folder) ? readdirSync(folder).sort() : []) {
     if (!file.endsWith('.onnx')) continue;
@@ -33,7 +35,9 @@ export function benchModels(environment: NodeJS.ProcessEnv, only: readonly strin
   return models.filter(({ name }) => only.length === 0 || only.some((wanted) => name.startsWith(wanted)));
 }
 
-export async function openBenchModel(model: BenchModel): Promise<{ prepared: PreparedModel; sha256: string; samples: SampleSet }> {
+export async function openBenchModel(
+  model: BenchModel,
+): Promise<{ prepared: PreparedModel; sha256: string; samples: SampleSet }> {
   const card = JSON.parse(readFileSync(model.path.replace(/\.onnx$/, '.json'), 'utf8')) as ModelCard;
   const file = await readModel(model.path);
   const prepared = prepare(file.model, card);

@@ -40,7 +40,18 @@ export function plansBench(models: readonly BenchModel[]): unknown {
       row.midpoint.holds ? 'holds' : 'missed',
       row.refused ? 'refused' : 'ACCEPTED',
     ]);
-    const header = ['model', 'wall s', 'float ms', 'int8 ms', 'plan ms', 'plan/faster', 'midpoint ms', 'measured ms', '', 'below fastest'];
+    const header = [
+      'model',
+      'wall s',
+      'float ms',
+      'int8 ms',
+      'plan ms',
+      'plan/faster',
+      'midpoint ms',
+      'measured ms',
+      '',
+      'below fastest',
+    ];
     process.stdout.write(`${table(header, cells)}\n`);
     return { rows };
   } finally {
@@ -77,7 +88,10 @@ function benchOne(model: BenchModel, folder: string) {
 function quantize(model: BenchModel, folder: string, options: readonly string[]): Run {
   const started = performance.now();
   const paths = ['--data', model.data, '--state', join(folder, 'state', model.name), '--out', join(folder, 'out')];
-  const child = spawnSync(process.execPath, [main, 'quantize', model.path, ...paths, ...options, '--json'], { encoding: 'utf8', maxBuffer: 2 ** 28 });
+  const child = spawnSync(process.execPath, [main, 'quantize', model.path, ...paths, ...options, '--json'], {
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
+  });
   const seconds = (performance.now() - started) / 1000;
   if (child.stdout === '') throw new Error(`${model.name} ${options.join(' ')}: ${child.stderr.slice(-500)}`);
   return { code: child.status, seconds, document: JSON.parse(child.stdout) as QuantizeDocument };

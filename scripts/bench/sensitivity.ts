@@ -4,20 +4,20 @@
  * Baselines in the same run: local output error, relative weight error, and the exact KL on the calibration samples themselves.
  */
 import { availableParallelism } from 'node:os';
-import type { Precision } from '../../configs/contracts/plan.js';
-import type { SampleSource } from '../../agent/ports.js';
+import type { PreparedModel } from '../../agent/core/prepare.js';
 import type { Estimator } from '../../agent/core/sensitivity/estimator.js';
 import { exact } from '../../agent/core/sensitivity/exact.js';
 import { maskEstimator } from '../../agent/core/sensitivity/mask.js';
 import { mask4 } from '../../agent/core/sensitivity/mask4.js';
 import { perturbation } from '../../agent/core/sensitivity/perturbation.js';
 import { sqnr } from '../../agent/core/sensitivity/sqnr.js';
-import { spearman } from '../../agent/core/statistics.js';
-import type { PreparedModel } from '../../agent/core/prepare.js';
-import type { Ports } from '../../agent/pipeline.js';
-import { assess, defaultSampleCounts } from '../../agent/steps/assess.js';
 import type { SensitivityDocument } from '../../agent/core/sensitivity/table.js';
+import { spearman } from '../../agent/core/statistics.js';
+import type { Ports } from '../../agent/pipeline.js';
+import type { SampleSource } from '../../agent/ports.js';
+import { assess, defaultSampleCounts } from '../../agent/steps/assess.js';
 import { table } from '../../agent/terminal.js';
+import type { Precision } from '../../configs/contracts/plan.js';
 import { type BenchModel, openBenchModel } from './models.js';
 
 const probe: Precision = { weightBits: 4, activationBits: 32 };
@@ -35,8 +35,19 @@ const contenders: readonly { name: string; estimator: Estimator }[] = [
   { name: 'perturbation', estimator: perturbation },
 ];
 
-export async function sensitivityBench(models: readonly BenchModel[], ports: Ports, signal: AbortSignal): Promise<unknown> {
-  const rows: { model: string; estimator: string; spearman: number; passes: number; seconds: number; operators: number }[] = [];
+export async function sensitivityBench(
+  models: readonly BenchModel[],
+  ports: Ports,
+  signal: AbortSignal,
+): Promise<unknown> {
+  const rows: {
+    model: string;
+    estimator: string;
+    spearman: number;
+    passes: number;
+    seconds: number;
+    operators: number;
+  }[] = [];
   for (const model of models) {
     process.stderr.write(`${model.name}\n`);
     const { prepared, samples } = await openBenchModel(model);
@@ -46,20 +57,46 @@ export async function sensitivityBench(models: readonly BenchModel[], ports: Por
     if (names.length < 4) continue;
     const expected = names.map((name) => truth.weights[name]!['4']!);
     for (const { name, estimator } of contenders) {
-      const result = await rank(prepared, samples.calibration, estimator, defaultSampleCounts(prepared.macs).weights, ports, signal);
-      const correlation = spearman(expected, names.map((weight) => result.weights[weight]!['4']!));
-      rows.push({ model: model.name, estimator: name, spearman: correlation, passes: result.forwards, seconds: result.seconds, operators: names.length });
+      const result = await rank(
+        prepared,
+        samples.calibration,
+        estimator,
+        defaultSampleCounts(prepared.macs).weights,
+        ports,
+        signal,
+      );
+      const correlation = spearman(
+        expected,
+        names.map((weight) => result.weights[weight]!['4']!),
+      );
+      rows.push({
+        model: model.name,
+        estimator: name,
+        spearman: correlation,
+        passes: result.forwards,
+        seconds: result.seconds,
+        operators: names.length,
+      });
     }
   }
   const summary = contenders.map(({ name }) => {
     const own = rows.filter((row) => row.estimator === name);
     const mean = (of: (row: (typeof own)[number]) => number) => own.reduce((sum, row) => sum + of(row), 0) / own.length;
-    return { estimator: name, models: own.length, spearman: mean((row) => row.spearman), least: Math.min(...own.map((row) => row.spearman)), passes: mean((row) => row.passes), seconds: mean((row) => row.seconds) };
+    return {
+      estimator: name,
+      models: own.length,
+      spearman: mean((row) => row.spearman),
+      least: Math.min(...own.map((row) => row.spearman)),
+      passes: mean((row) => row.passes),
+      seconds: mean((row) => row.seconds),
+    };
   });
   const modelNames = [...new Set(rows.map((row) => row.model))];
   const cells = summary.map((entry) => [
     entry.estimator,
-    ...modelNames.map((model) => rows.find((row) => row.model === model && row.estimator === entry.estimator)!.spearman.toFixed(2)),
+    ...modelNames.map((model) =>
+      rows.find((row) => row.model === model && row.estimator === entry.estimator)!.spearman.toFixed(2),
+    ),
     entry.spearman.toFixed(3),
     entry.passes.toFixed(1),
     entry.seconds.toFixed(1),
@@ -68,8 +105,20 @@ export async function sensitivityBench(models: readonly BenchModel[], ports: Por
   return { rows, summary };
 }
 
-async function rank(prepared: PreparedModel, source: SampleSource, estimator: Estimator, samples: number, ports: Ports, signal: AbortSignal): Promise<SensitivityDocument> {
-  const reader = { count: source.count, source: 'samples' as const, digest: source.digest, read: (index: number) => source.read(index) };
+async function rank(
+  prepared: PreparedModel,
+  source: SampleSource,
+  estimator: Estimator,
+  samples: number,
+  ports: Ports,
+  signal: AbortSignal,
+): Promise<SensitivityDocument> {
+  const reader = {
+    count: source.count,
+    source: 'samples' as const,
+    digest: source.digest,
+    read: (index: number) => source.read(index),
+  };
   const request = {
     precisionsOf: (index: number) => (prepared.operators[index]!.weight === null ? [] : [probe]),
     samples,

@@ -44,7 +44,12 @@ export function restrict(problem: Problem, precisions: readonly string[] | null)
 
 /** Precision of every operator, by operator name. */
 export function precisionsOf({ problem, assignment }: Plan): Map<string, Precision> {
-  return new Map(problem.operators.map((operator, index) => [operator.name, parsePrecision(operator.choices[assignment[index]!]!.precision)]));
+  return new Map(
+    problem.operators.map((operator, index) => [
+      operator.name,
+      parsePrecision(operator.choices[assignment[index]!]!.precision),
+    ]),
+  );
 }
 
 /** Equal for plans that give every operator the same precision. */

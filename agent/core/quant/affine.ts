@@ -40,7 +40,11 @@ export function roundHalfEven(value: number): number {
 }
 
 /** Values after quantization and dequantization, as float32; `into` may be `values` itself. */
-export function fakeQuantize(values: Float32Array, affine: Affine, into = new Float32Array(values.length)): Float32Array {
+export function fakeQuantize(
+  values: Float32Array,
+  affine: Affine,
+  into = new Float32Array(values.length),
+): Float32Array {
   const { scale, zeroPoint, codeMinimum, codeMaximum } = affine;
   const low = codeMinimum - zeroPoint;
   const high = codeMaximum - zeroPoint;

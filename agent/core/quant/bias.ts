@@ -45,7 +45,12 @@ function groupsOf(attributes: ReadonlyMap<string, { kind: string; value: unknown
 }
 
 /** Output and input channel of a flat weight index. Convolution weights are [out, in / groups, kernel...]. */
-function inputChannelOf(op: string, dims: readonly number[], axis: number, groups: number): (index: number) => { output: number; input: number } {
+function inputChannelOf(
+  op: string,
+  dims: readonly number[],
+  axis: number,
+  groups: number,
+): (index: number) => { output: number; input: number } {
   const [first, second] = [dims[0]!, dims[1]!];
   if (op === 'Conv') {
     const kernel = dims.slice(2).reduce((a, b) => a * b, 1);

@@ -81,7 +81,12 @@ export function quantizeBlockwise(operator: Operator, tensor: Tensor): Blockwise
 }
 
 /** The contrib node that replaces the Gemm or MatMul `operator.nodes[0]`, with its constants; the bias of a Gemm becomes an Add. */
-export function matMulNBitsNode(operator: Operator, tensor: Tensor, input: string, output: string): { nodes: Node[]; constants: Tensor[] } {
+export function matMulNBitsNode(
+  operator: Operator,
+  tensor: Tensor,
+  input: string,
+  output: string,
+): { nodes: Node[]; constants: Tensor[] } {
   const { innerCount, outputCount } = matrixView(operator, tensor);
   const blocks = Math.ceil(innerCount / blockSize);
   const { packed, scales } = quantizeBlockwise(operator, tensor);
@@ -99,10 +104,24 @@ export function matMulNBitsNode(operator: Operator, tensor: Tensor, input: strin
   const bias = operator.op === 'Gemm' ? operator.bias : null;
   const product = bias === null ? output : `${output}_product`;
   const nodes: Node[] = [
-    { name: `${operator.name}_w4`, op: 'MatMulNBits', domain: 'com.microsoft', inputs: [input, codes.name, scale.name], outputs: [product], attributes },
+    {
+      name: `${operator.name}_w4`,
+      op: 'MatMulNBits',
+      domain: 'com.microsoft',
+      inputs: [input, codes.name, scale.name],
+      outputs: [product],
+      attributes,
+    },
   ];
   if (bias !== null) {
-    nodes.push({ name: `${operator.name}_bias`, op: 'Add', domain: '', inputs: [product, bias], outputs: [output], attributes: new Map() });
+    nodes.push({
+      name: `${operator.name}_bias`,
+      op: 'Add',
+      domain: '',
+      inputs: [product, bias],
+      outputs: [output],
+      attributes: new Map(),
+    });
   }
   return { nodes, constants: [codes, scale] };
 }

@@ -24,8 +24,25 @@ export interface QdqOptions {
 
 /** Operators that ONNX Runtime's CPU provider runs on 8-bit codes when surrounded by Q/DQ pairs. */
 const int8Operators = new Set([
-  'Conv', 'Gemm', 'MatMul', 'Add', 'Mul', 'Concat', 'MaxPool', 'AveragePool', 'GlobalAveragePool',
-  'Reshape', 'Flatten', 'Transpose', 'Squeeze', 'Unsqueeze', 'Slice', 'Resize', 'Sigmoid', 'LeakyRelu', 'Silu',
+  'Conv',
+  'Gemm',
+  'MatMul',
+  'Add',
+  'Mul',
+  'Concat',
+  'MaxPool',
+  'AveragePool',
+  'GlobalAveragePool',
+  'Reshape',
+  'Flatten',
+  'Transpose',
+  'Squeeze',
+  'Unsqueeze',
+  'Slice',
+  'Resize',
+  'Sigmoid',
+  'LeakyRelu',
+  'Silu',
 ]);
 
 /** Whether an operator has an 8-bit form in a QDQ model for ONNX Runtime. */
@@ -96,23 +113,36 @@ class QdqWriter {
 
   write(operators: readonly Operator[], precisions: ReadonlyMap<string, Precision>): Model {
     for (const operator of operators) {
-      if (precisions.get(operator.name)?.activationBits === 8) for (const name of operator.inputs) this.#readAsCodes.add(name);
+      if (precisions.get(operator.name)?.activationBits === 8)
+        for (const name of operator.inputs) this.#readAsCodes.add(name);
     }
     for (const operator of operators) {
       const precision = precisions.get(operator.name);
       if (precision === undefined || precision.weightBits === 32) this.#writeFloat(operator);
-      else if (precision.activationBits === 8 && (precision.weightBits === 8 || operator.weight === null) && canRunInt8(operator)) this.#writeInt8(operator);
-      else if (precision.weightBits === 4 && precision.activationBits === 32 && operator.weight !== null) this.#writeBlockwise(operator);
+      else if (
+        precision.activationBits === 8 &&
+        (precision.weightBits === 8 || operator.weight === null) &&
+        canRunInt8(operator)
+      )
+        this.#writeInt8(operator);
+      else if (precision.weightBits === 4 && precision.activationBits === 32 && operator.weight !== null)
+        this.#writeBlockwise(operator);
       else {
-        throw new EdgeError('artifact/invalid', `${operator.op} cannot run at W${precision.weightBits}A${precision.activationBits} here`, {
-          subject: operator.name,
-          hint: 'Leave this precision out of the candidates for the ort target.',
-        });
+        throw new EdgeError(
+          'artifact/invalid',
+          `${operator.op} cannot run at W${precision.weightBits}A${precision.activationBits} here`,
+          {
+            subject: operator.name,
+            hint: 'Leave this precision out of the candidates for the ort target.',
+          },
+        );
       }
     }
     for (const output of this.#model.graph.outputs) this.#floatNameOf(output.name);
     const used = new Set(this.#nodes.flatMap((node) => node.inputs));
-    const initializers = new Map([...this.#initializers].filter(([name]) => used.has(name) || this.#graphOutputs.has(name)));
+    const initializers = new Map(
+      [...this.#initializers].filter(([name]) => used.has(name) || this.#graphOutputs.has(name)),
+    );
     const opsets = new Map(this.#model.opsets);
     if (this.#usesContrib) opsets.set('com.microsoft', 1);
     return {
@@ -146,7 +176,8 @@ class QdqWriter {
     nodes.forEach((node, index) => {
       const isLast = node === last;
       let nodeInputs = node.inputs.map((name) => rename.get(name) ?? name);
-      if (index === 0 && operator.weight !== null) nodeInputs = this.#int8Constants(operator, node, nodeInputs, firstInput.affine!);
+      if (index === 0 && operator.weight !== null)
+        nodeInputs = this.#int8Constants(operator, node, nodeInputs, firstInput.affine!);
       this.#nodes.push({ ...node, inputs: nodeInputs, outputs: isLast ? [raw] : node.outputs });
       if (!isLast && operator.op === 'Silu') {
         // The sigmoid inside SiLU lies in (0, 1): a fixed range, no calibration needed.
@@ -155,7 +186,13 @@ class QdqWriter {
       }
     });
     if (isBare) this.#tensors.set(output, availableAsFloat(output));
-    else this.#tensors.set(output, { float: null, shielded: null, codes: this.#quantize(raw, `${output}_q`, affine), affine });
+    else
+      this.#tensors.set(output, {
+        float: null,
+        shielded: null,
+        codes: this.#quantize(raw, `${output}_q`, affine),
+        affine,
+      });
   }
 
   /**
@@ -174,7 +211,13 @@ class QdqWriter {
   #int8Constants(operator: Operator, node: Node, inputs: readonly string[], inputAffine: Affine): string[] {
     const { name, channelAxis } = operator.weight!;
     const tensor = this.#initializers.get(name)!;
-    const quantized = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 8, deployedOptions(operator, tensor.dims, 8, this.#options.saturates ?? false));
+    const quantized = quantizeWeights(
+      readFloats(tensor),
+      tensor.dims,
+      channelAxis,
+      8,
+      deployedOptions(operator, tensor.dims, 8, this.#options.saturates ?? false),
+    );
     const prefix = operator.name;
     const rewritten = [...inputs];
     rewritten[1] = this.#dequantizedWeights(prefix, tensor, channelAxis, quantized);
@@ -195,7 +238,9 @@ class QdqWriter {
 
   #dequantizedWeights(prefix: string, tensor: Tensor, axis: number, quantized: QuantizedWeights): string {
     const codes = this.#constant(makeTensor(`${prefix}_w8`, 'int8', tensor.dims, quantized.codes));
-    const scale = this.#constant(makeTensor(`${prefix}_w8_scale`, 'float32', [quantized.scales.length], quantized.scales));
+    const scale = this.#constant(
+      makeTensor(`${prefix}_w8_scale`, 'float32', [quantized.scales.length], quantized.scales),
+    );
     const zero = this.#constant(
       makeTensor(`${prefix}_w8_zero`, 'int8', [quantized.scales.length], new Int8Array(quantized.scales.length)),
     );
@@ -208,7 +253,8 @@ class QdqWriter {
     const correction = this.#options.biasCorrections?.get(operator.name);
     if (operator.bias === null && correction === undefined) return null;
     const channels = quantized.scales.length;
-    const values = operator.bias === null ? new Float32Array(channels) : readFloats(this.#initializers.get(operator.bias)!);
+    const values =
+      operator.bias === null ? new Float32Array(channels) : readFloats(this.#initializers.get(operator.bias)!);
     const codes = new Int32Array(channels);
     const scales = new Float32Array(channels);
     for (let channel = 0; channel < channels; channel++) {
@@ -265,8 +311,12 @@ class QdqWriter {
     const axis = (dims[1] ?? 1) > 1 ? 1 : dims.findIndex((size) => size > 1);
     if (axis < 0) return this.#dequantize(codes, output, affine);
     const size = dims[axis]!;
-    const scale = this.#constant(makeTensor(`${output}_scale`, 'float32', [size], new Float32Array(size).fill(affine.scale)));
-    const zero = this.#constant(makeTensor(`${output}_zero`, 'uint8', [size], new Uint8Array(size).fill(affine.zeroPoint)));
+    const scale = this.#constant(
+      makeTensor(`${output}_scale`, 'float32', [size], new Float32Array(size).fill(affine.scale)),
+    );
+    const zero = this.#constant(
+      makeTensor(`${output}_zero`, 'uint8', [size], new Uint8Array(size).fill(affine.zeroPoint)),
+    );
     this.#push('DequantizeLinear', [codes, scale, zero], output, new Map([['axis', int(axis)]]));
   }
 
@@ -293,7 +343,10 @@ class QdqWriter {
   #affineOf(name: string, clamp: readonly [number, number] | null): Affine {
     const range = this.#ranges.get(name);
     if (range === undefined) {
-      throw new EdgeError('artifact/invalid', `there is no range for tensor ${name}`, { subject: name, hint: 'Calibrate again.' });
+      throw new EdgeError('artifact/invalid', `there is no range for tensor ${name}`, {
+        subject: name,
+        hint: 'Calibrate again.',
+      });
     }
     const minimum = clamp === null ? range.minimum : Math.max(range.minimum, clamp[0]);
     const maximum = clamp === null ? range.maximum : Math.min(range.maximum, clamp[1]);
@@ -327,7 +380,12 @@ class QdqWriter {
     return tensor.name;
   }
 
-  #push(op: string, inputs: readonly string[], output: string, attributes: ReadonlyMap<string, AttributeValue> = new Map()): void {
+  #push(
+    op: string,
+    inputs: readonly string[],
+    output: string,
+    attributes: ReadonlyMap<string, AttributeValue> = new Map(),
+  ): void {
     this.#nodes.push({ name: `${output}_${op}`, op, domain: '', inputs, outputs: [output], attributes });
   }
 }

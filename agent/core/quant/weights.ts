@@ -30,7 +30,8 @@ function pairSafeScale(values: Float64Array, scale: number): number {
     } else if (magnitude > pair[1]!) pair[1] = magnitude;
   }
   // One step less than the limit leaves room for rounding both codes up.
-  const needed = Math.max(top.positive[0]! + top.positive[1]!, top.negative[0]! + top.negative[1]!) / (largestPairSum - 1);
+  const needed =
+    Math.max(top.positive[0]! + top.positive[1]!, top.negative[0]! + top.negative[1]!) / (largestPairSum - 1);
   return Math.fround(Math.max(scale, needed));
 }
 
@@ -65,7 +66,13 @@ const clipFactors = Array.from({ length: 41 }, (_, i) => 1 - i * 0.02);
  * @param axis axis of the output channels
  * @param bits 2 to 8; levels are -(2^(bits-1)-1) ... 2^(bits-1)-1, so 2 bits are ternary
  */
-export function quantizeWeights(values: Float32Array, dims: readonly number[], axis: number, bits: number, options: WeightOptions): QuantizedWeights {
+export function quantizeWeights(
+  values: Float32Array,
+  dims: readonly number[],
+  axis: number,
+  bits: number,
+  options: WeightOptions,
+): QuantizedWeights {
   const { channels, outer, inner } = channelLayout(dims, axis);
   const limit = 2 ** (bits - 1) - 1;
   const codes = new Int8Array(values.length);
@@ -143,7 +150,12 @@ export function dequantizeWeights(quantized: QuantizedWeights, dims: readonly nu
  * @param dims of the weight
  * @param saturates whether the machine's 8-bit kernels sum pairs of products in saturating 16 bits (x86 without VNNI)
  */
-export function deployedOptions(operator: Operator, dims: readonly number[], bits: number, saturates: boolean): WeightOptions {
+export function deployedOptions(
+  operator: Operator,
+  dims: readonly number[],
+  bits: number,
+  saturates: boolean,
+): WeightOptions {
   const group = operator.nodes[0]?.attributes.get('group');
   const groups = group?.kind === 'int' ? group.value : 1;
   // Depthwise kernels accumulate in 32 bits everywhere; convolutions in groups of several channels run on the ordinary ones.

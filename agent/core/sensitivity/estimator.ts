@@ -54,12 +54,18 @@ export function quantizationEnergy(site: Site, bits: number, samples: number): n
   // A weight is the same for every sample.
   if (site.kind === 'weight') return samples * errorEnergy(site.values(0), site.quantized(bits, 0));
   let sum = 0;
-  for (let sample = 0; sample < samples; sample++) sum += errorEnergy(site.values(sample), site.quantized(bits, sample));
+  for (let sample = 0; sample < samples; sample++)
+    sum += errorEnergy(site.values(sample), site.quantized(bits, sample));
   return sum;
 }
 
 /** Mean divergence over the samples with the site quantized at `bits`. */
-export async function measuredSensitivity(site: Site, bits: number, context: EstimatorContext, temperature: number): Promise<number> {
+export async function measuredSensitivity(
+  site: Site,
+  bits: number,
+  context: EstimatorContext,
+  temperature: number,
+): Promise<number> {
   let sum = 0;
   for (let sample = 0; sample < context.samples; sample++) {
     sum += context.divergence(sample, await site.forward(sample, site.quantized(bits, sample)), temperature);

@@ -14,7 +14,8 @@ const maskedShare = 0.05;
 export function maskEstimator(seed = 0): Estimator {
   return {
     name: 'mask',
-    summary: 'a random 5 % of each tensor set to zero, KL per removed energy; a pass per tensor, needs no quantizer (MQE)',
+    summary:
+      'a random 5 % of each tensor set to zero, KL per removed energy; a pass per tensor, needs no quantizer (MQE)',
     async estimate(site, context) {
       // Over-confident models are softened, or their few uncertain samples would decide alone.
       const temperature = [1, 2].find((candidate) => context.topProbability(candidate) <= 0.9) ?? 4;
@@ -22,12 +23,20 @@ export function maskEstimator(seed = 0): Estimator {
       let removed = 0;
       for (let sample = 0; sample < context.samples; sample++) {
         const values = site.values(sample);
-        const masked = maskOut(values, xorshift32(site.seed ^ Math.imul(sample + 1, 0x9e3779b1) ^ Math.imul(seed, 0x85ebca6b)));
+        const masked = maskOut(
+          values,
+          xorshift32(site.seed ^ Math.imul(sample + 1, 0x9e3779b1) ^ Math.imul(seed, 0x85ebca6b)),
+        );
         divergence += context.divergence(sample, await site.forward(sample, masked), temperature);
         removed += errorEnergy(values, masked);
       }
       const perEnergy = removed > 0 ? divergence / removed : 0;
-      return new Map(context.bits.map((bits) => [bits, (perEnergy * quantizationEnergy(site, bits, context.samples)) / context.samples]));
+      return new Map(
+        context.bits.map((bits) => [
+          bits,
+          (perEnergy * quantizationEnergy(site, bits, context.samples)) / context.samples,
+        ]),
+      );
     },
   };
 }

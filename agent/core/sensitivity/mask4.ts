@@ -11,7 +11,8 @@ const probeBits = 4;
  */
 export const mask4: Estimator = {
   name: 'mask4',
-  summary: 'each tensor at its 4-bit values, softened KL, other precisions by energy ratio; a pass per tensor (default)',
+  summary:
+    'each tensor at its 4-bit values, softened KL, other precisions by energy ratio; a pass per tensor (default)',
   async estimate(site, context) {
     const probed = await measuredSensitivity(site, probeBits, context, temperature);
     const probedEnergy = quantizationEnergy(site, probeBits, context.samples);
