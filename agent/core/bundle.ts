@@ -52,7 +52,6 @@ export function buildBundle(items: readonly BundleItem[]): Bundle {
 }
 
 class BundleBuilder {
-  readonly #operators: Operator[] = [];
   readonly #initializers = new Map<string, Tensor>();
   readonly #inputs = new Map<string, readonly number[]>();
   readonly #ranges = new Map<string, Range>();

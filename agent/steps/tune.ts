@@ -53,7 +53,12 @@ export async function tune(
     sessions.push(float);
     for (const recipe of recipes) {
       const { ranges, biasCorrections } = recipeOf(prepared, calibration, recipe, options.saturates);
-      const settings = { variant: 'ort' as const, saturates: options.saturates, biasCorrections, shapes: prepared.shapes };
+      const settings = {
+        variant: 'ort' as const,
+        saturates: options.saturates,
+        biasCorrections,
+        shapes: prepared.shapes,
+      };
       sessions.push(await open(encode(emitQdq(prepared.model, prepared.operators, options.int8, ranges, settings))));
     }
     const divergences = new Array<number>(recipes.length).fill(0);

@@ -7,16 +7,31 @@ export const errorTable = {
   'usage/invalid': { retryable: false, hint: 'See --help for the options and their forms.' },
   'model/unreadable': { retryable: false, hint: 'Check the path and that the file may be read.' },
   'model/malformed': { retryable: false, hint: 'Export the model again; the file is damaged or is not an ONNX model.' },
-  'model/unsupported': { retryable: false, hint: 'Export the model with a default-domain opset between 8 and 21 and fixed shapes.' },
+  'model/unsupported': {
+    retryable: false,
+    hint: 'Export the model with a default-domain opset between 8 and 21 and fixed shapes.',
+  },
   'model/too-large': { retryable: false, hint: 'Use a smaller model, or raise the limit in the settings.' },
-  'model/external-data': { retryable: false, hint: 'External data must be a plain file beside the model, as long as the model says.' },
+  'model/external-data': {
+    retryable: false,
+    hint: 'External data must be a plain file beside the model, as long as the model says.',
+  },
   'card/invalid': { retryable: false, hint: 'Compare the model card with the format described in agent/README.md.' },
-  'samples/unreadable': { retryable: false, hint: 'A sample set is calibration.npy or calibration/*, with optional test and labels.csv.' },
-  'samples/mismatch': { retryable: false, hint: 'The samples do not fit the model input; check shape, crop and layout in the card.' },
+  'samples/unreadable': {
+    retryable: false,
+    hint: 'A sample set is calibration.npy or calibration/*, with optional test and labels.csv.',
+  },
+  'samples/mismatch': {
+    retryable: false,
+    hint: 'The samples do not fit the model input; check shape, crop and layout in the card.',
+  },
   'budget/invalid': { retryable: false, hint: 'Example: latency=12ms,size=2MB,drop=1%.' },
   'budget/infeasible': { retryable: false, hint: 'Choose a point of the reported frontier.' },
   'target/unknown': { retryable: false, hint: 'Run `quantd doctor` to see the targets of this machine.' },
-  'target/failed': { retryable: true, hint: 'Run `quantd doctor`; if it repeats, report the model and the runtime version.' },
+  'target/failed': {
+    retryable: true,
+    hint: 'Run `quantd doctor`; if it repeats, report the model and the runtime version.',
+  },
   'estimator/unknown': { retryable: false, hint: 'See `quantd quantize --help` for the names.' },
   'solver/failed': { retryable: true, hint: 'Raise the time limit or use fewer candidate precisions.' },
   'store/corrupt': { retryable: false, hint: 'Move the state database away; it will be rebuilt by measuring again.' },
@@ -64,7 +79,13 @@ export class EdgeError extends Error {
   }
 
   toDocument(): ErrorDocument {
-    return { code: this.code, message: this.message, subject: this.subject, hint: this.hint, retryable: this.retryable };
+    return {
+      code: this.code,
+      message: this.message,
+      subject: this.subject,
+      hint: this.hint,
+      retryable: this.retryable,
+    };
   }
 
   static fromDocument(document: ErrorDocument): EdgeError {

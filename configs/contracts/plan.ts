@@ -1,7 +1,16 @@
 import { type Static, Type } from '@sinclair/typebox';
 
 /** A bit-width of a tensor: 32 is float. */
-export const Bits = Type.Union([Type.Literal(2), Type.Literal(3), Type.Literal(4), Type.Literal(5), Type.Literal(6), Type.Literal(8), Type.Literal(16), Type.Literal(32)]);
+export const Bits = Type.Union([
+  Type.Literal(2),
+  Type.Literal(3),
+  Type.Literal(4),
+  Type.Literal(5),
+  Type.Literal(6),
+  Type.Literal(8),
+  Type.Literal(16),
+  Type.Literal(32),
+]);
 export type Bits = Static<typeof Bits>;
 
 /** Weight bits and activation bits, written `W4A8`; `float` is W32A32. */

@@ -309,7 +309,10 @@ class QdqWriter {
     this.#shapes ??= this.#options.shapes ?? inferShapes(this.#model);
     const dims = this.#shapes.get(name) ?? [];
     const axis = (dims[1] ?? 1) > 1 ? 1 : dims.findIndex((size) => size > 1);
-    if (axis < 0) return this.#dequantize(codes, output, affine);
+    if (axis < 0) {
+      this.#dequantize(codes, output, affine);
+      return;
+    }
     const size = dims[axis]!;
     const scale = this.#constant(
       makeTensor(`${output}_scale`, 'float32', [size], new Float32Array(size).fill(affine.scale)),
