@@ -106,7 +106,7 @@ const zones: Readonly<Record<string, Zone>> = {
 const packageOwners: Readonly<Record<string, readonly string[]>> = {
   'better-sqlite3': ['sqlite-store'],
   highs: ['highs-worker'],
-  'onnxruntime-node': ['ort-runtime', 'ort-target', 'ort-profile'],
+  'onnxruntime-node': ['ort-runtime', 'ort-target', 'ort-profile', 'speed-reference'],
   sharp: ['samples'],
 };
 
@@ -122,6 +122,9 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'agent/adapters/ort-profile.ts': {
     'agent/adapters/ort-runtime.ts': 'what is timed must be run with the options of what is deployed',
     'agent/adapters/speed-reference.ts': 'one way to notice a throttled processor',
+  },
+  'agent/adapters/speed-reference.ts': {
+    'agent/adapters/ort-runtime.ts': 'its reference model runs with the options of what is timed',
   },
   'agent/adapters/highs-solver.ts': { 'agent/adapters/highs-worker.ts': 'the thread in which it runs the library' },
   'agent/adapters/samples.ts': { 'agent/adapters/npy.ts': 'the file format, readable without its directory layout' },
@@ -380,7 +383,7 @@ const undocumented: Readonly<Record<string, string>> = {
   'agent/jobs/quantize.ts': 'QuantizeOptions',
   'agent/pipeline.ts': 'Ports StepSeconds QuantizeResult Pipeline',
   'agent/ports.ts': 'Feeds Clock',
-  'agent/report.ts': 'toMs FrontierDocument frontierDocument modelDocument planDocument QuantizeDocument precisionList',
+  'agent/report.ts': 'toMs FrontierDocument modelDocument planDocument QuantizeDocument precisionList',
   'agent/steps/plan-search.ts': 'QualityReport PlanOutcome SearchContext',
   'agent/terminal.ts': 'bold formatBytes formatPercent formatMs printError',
   'agent/worker.ts': 'WorkerRequest WorkerMessage',
