@@ -48,6 +48,12 @@ const exitCodeOf: Partial<Record<ErrorCode, number>> = {
   'job/aborted': exitCodes.interrupted,
 };
 
+// Whoever reads our output may stop before the end.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(exitCodes.ok);
+  throw error;
+});
+
 try {
   await program.parseAsync(process.argv);
 } catch (error) {

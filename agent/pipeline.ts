@@ -22,7 +22,8 @@ import {
   speedReferenceKey,
 } from './core/latency.js';
 import { encode } from './core/onnx/codec.js';
-import type { Operator } from './core/onnx/model.js';
+import type { Operator, Tensor } from './core/onnx/model.js';
+import type { Ceilings } from './core/plan/allocate.js';
 import { buildProblem } from './core/plan/build-problem.js';
 import { frontier } from './core/plan/frontier.js';
 import { type Plan, planOf, restrict } from './core/plan/plan.js';
@@ -213,12 +214,13 @@ export class Pipeline {
     return this.#timed('plan', async () => {
       const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, [], 1);
       this.#progress('plan')(0, 'solving for the frontier');
-      const points = await frontier(
-        assessed.candidates,
-        this.#ports.solver,
-        { points: frontierPoints, ceilings, timeLimitSeconds: frontierSeconds },
-        this.#signal,
-      );
+      const solve = (kept: Ceilings) => {
+        const options = { points: frontierPoints, ceilings: kept, timeLimitSeconds: frontierSeconds };
+        return frontier(assessed.candidates, this.#ports.solver, options, this.#signal);
+      };
+      const held = await solve(ceilings);
+      // Where nothing holds the other ceilings, the frontier without them is what there is to choose from.
+      const points = held.length > 0 ? held : await solve({});
       this.#progress('plan')(1, `${points.length} points on the frontier`);
       return points.map(({ assignment }) => planOf(assessed.candidates, assignment));
     });
@@ -404,6 +406,12 @@ export class Pipeline {
     return this.#possible.get(operator.name) ?? [float];
   }
 
+  /** What the target can run; TensorRT knows nothing of ONNX Runtime's own block-wise operator. */
+  #precisionsFor(operator: Operator, weight: Tensor | null): readonly Precision[] {
+    const possible = this.#ports.target.precisionsOf(operator, weight);
+    return this.#job.variant === 'tensorrt' ? possible.filter((p) => p.weightBits === p.activationBits) : possible;
+  }
+
   #possiblePrecisions(): Map<string, readonly Precision[]> {
     const { prepared } = this.#job;
     const tail = outputTail(prepared);
@@ -412,7 +420,7 @@ export class Pipeline {
         const weight =
           operator.weight === null ? null : (prepared.model.graph.initializers.get(operator.weight.name) ?? null);
         const isFree = canBeTimed(operator, prepared) && !tail.has(operator);
-        return [operator.name, isFree ? this.#ports.target.precisionsOf(operator, weight) : [float]];
+        return [operator.name, isFree ? this.#precisionsFor(operator, weight) : [float]];
       }),
     );
   }
@@ -429,8 +437,15 @@ export class Pipeline {
 
 /** Operators of unknown type or shape are not timed: they run as they are in every plan. */
 function canBeTimed(operator: Operator, prepared: PreparedModel): boolean {
-  const hasShapes = [...operator.inputs, ...operator.outputs].every((name) => prepared.shapes.has(name));
-  return hasShapes && operator.inputs.length > 0 && operator.outputs.length > 0 && isSelfContained(operator, prepared);
+  const isKnown = (name: string) => prepared.shapes.has(name) && prepared.floatTensors.has(name);
+  const hasSubgraphs = operator.nodes.some((node) => (node.captures?.length ?? 0) > 0);
+  return (
+    [...operator.inputs, ...operator.outputs].every(isKnown) &&
+    !hasSubgraphs &&
+    operator.inputs.length > 0 &&
+    operator.outputs.length > 0 &&
+    isSelfContained(operator, prepared)
+  );
 }
 
 /** Everything a branch of a bundle needs: float inputs of known shape, constants for the rest. */

@@ -4,10 +4,10 @@ import type { BundleItem } from './core/bundle.js';
 import type { Operator, Tensor } from './core/onnx/model.js';
 import type { LinearSolver } from './core/plan/linear-program.js';
 
-/** Values for one graph input: float32, or codes for a quantized input. */
+/** Values of one tensor. */
 export interface Feed {
   readonly dims: readonly number[];
-  readonly data: Float32Array | Uint8Array | Int8Array;
+  readonly data: Float32Array | Uint8Array | Int8Array | Int32Array | BigInt64Array;
 }
 
 export type Feeds = ReadonlyMap<string, Feed>;
@@ -16,7 +16,7 @@ export type Feeds = ReadonlyMap<string, Feed>;
 export interface Session {
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];
-  /** Runs once, off the main thread. Answers all outputs, or those named, as float32. Fails with `target/failed`. */
+  /** Runs once, off the main thread. Answers all outputs, or those named. Fails with `target/failed`. */
   run(feeds: Feeds, outputs?: readonly string[]): Promise<ReadonlyMap<string, Feed>>;
   close(): Promise<void>;
 }

@@ -183,10 +183,11 @@ export type QuantizeDocument = ReturnType<typeof quantizeDocument>;
 export function profileDocument(job: Job, path: string, table: LatencyTable, identity: QuantizeResult['identity']) {
   const counts = new Map<string, number>();
   for (const operator of job.prepared.operators) counts.set(operator.key, (counts.get(operator.key) ?? 0) + 1);
+  const wanted = job.precisions?.map(formatPrecision) ?? null;
   const rows = [...new Map(job.prepared.operators.map((operator) => [operator.key, operator])).values()].flatMap(
     (operator) =>
       table.rows
-        .filter((row) => row.operatorKey === operator.key)
+        .filter((row) => row.operatorKey === operator.key && (wanted === null || wanted.includes(row.precision)))
         .map((row) => ({
           op: operator.op,
           key: operator.key,
@@ -217,8 +218,4 @@ export function profileDocument(job: Job, path: string, table: LatencyTable, ide
 export function uniformPredictions(assessed: Assessed, ratio: number) {
   const of = (precision: string) => toMs(uniformPlan(assessed.problem, precision).costs.latency * ratio);
   return { float: of('float'), int8: of('W8A8') };
-}
-
-export function precisionList(job: Job): string[] | null {
-  return job.precisions?.map(formatPrecision) ?? null;
 }

@@ -28,6 +28,8 @@ async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
   const store = new SqliteStore(join(request.state, 'quantd.db'));
   const solver = new HighsSolver();
   const abort = new AbortController();
+  // Ctrl-C reaches the whole process group; the parent answers it and ends this process in order.
+  process.on('SIGINT', () => {});
   process.on('SIGTERM', () =>
     abort.abort(new EdgeError('job/aborted', 'the job was interrupted', { subject: request.job })),
   );

@@ -3,6 +3,7 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { InferenceSession } from 'onnxruntime-node';
+import { EdgeError } from '../../configs/contracts/errors.js';
 import { branchOf } from '../core/bundle.js';
 import { conversionKey, conversionOps } from '../core/latency.js';
 import { encode } from '../core/onnx/codec.js';
@@ -110,10 +111,23 @@ async function runFor(seconds: number, run: () => Promise<unknown>, signal: Abor
 }
 
 async function readProfile(folder: string, prefix: string): Promise<ProfileEvent[]> {
+  const fail = (cause?: unknown) =>
+    new EdgeError('target/failed', 'ONNX Runtime wrote no usable profile', {
+      subject: folder,
+      hint: 'Check free space in the temporary folder.',
+      cause,
+    });
   const name = (await readdir(folder)).find((file) => file.startsWith(prefix));
-  if (name === undefined) return [];
-  const all = JSON.parse(await readFile(join(folder, name), 'utf8')) as ProfileEvent[];
-  return all.filter((event) => event.cat === 'Node' && event.name.endsWith('_kernel_time'));
+  if (name === undefined) throw fail();
+  let all: ProfileEvent[];
+  try {
+    all = JSON.parse(await readFile(join(folder, name), 'utf8')) as ProfileEvent[];
+  } catch (cause) {
+    throw fail(cause);
+  }
+  const nodes = all.filter((event) => event.cat === 'Node' && event.name.endsWith('_kernel_time'));
+  if (nodes.length === 0) throw fail();
+  return nodes;
 }
 
 /**

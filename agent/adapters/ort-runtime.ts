@@ -47,6 +47,8 @@ export function toTensors(feeds: Feeds): Record<string, Tensor> {
 
 function toTensor({ data, dims }: Feed): Tensor {
   if (data instanceof Float32Array) return new Tensor('float32', data, dims);
+  if (data instanceof BigInt64Array) return new Tensor('int64', data, dims);
+  if (data instanceof Int32Array) return new Tensor('int32', data, dims);
   return data instanceof Uint8Array ? new Tensor('uint8', data, dims) : new Tensor('int8', data, dims);
 }
 
@@ -72,7 +74,7 @@ class OrtSession implements Session {
       });
     }
     const map = new Map<string, Feed>();
-    for (const [name, value] of Object.entries(results)) map.set(name, { dims: value.dims, data: asFloats(value) });
+    for (const [name, value] of Object.entries(results)) map.set(name, { dims: value.dims, data: valuesOf(value) });
     return map;
   }
 
@@ -81,9 +83,10 @@ class OrtSession implements Session {
   }
 }
 
-function asFloats(value: Tensor): Float32Array {
-  if (value.data instanceof Float32Array) return value.data;
-  return Float32Array.from(value.data as ArrayLike<number | bigint>, Number);
+/** The values as they are where a feed can hold them, as float32 otherwise. */
+function valuesOf({ type, data }: Tensor): Feed['data'] {
+  const isFed = type === 'float32' || type === 'int64' || type === 'int32' || type === 'uint8' || type === 'int8';
+  return isFed ? (data as Feed['data']) : Float32Array.from(data as ArrayLike<number | bigint>, Number);
 }
 
 function firstLine(cause: unknown): string {

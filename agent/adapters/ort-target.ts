@@ -70,7 +70,7 @@ export class OrtTarget implements Target {
     signal: AbortSignal,
     progress: Progress,
   ): Promise<LatencyRow[]> {
-    return withMeasuringLock(signal, async () => {
+    const measureAll = async () => {
       progress(0, 'measuring overheads');
       const overheads = await this.#measureOverheads(signal);
       const rows = [...overheads.rows];
@@ -82,7 +82,8 @@ export class OrtTarget implements Target {
         progress((index + 1) / groups.length, `timing ${group.length} operators`);
       }
       return rows;
-    });
+    };
+    return withMeasuringLock(signal, measureAll, (text) => progress(0, text));
   }
 
   async compare(

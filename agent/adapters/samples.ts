@@ -26,6 +26,9 @@ export async function openSampleSet(directory: string, card: ModelCard, dims: re
   const calibration = await openPart(directory, 'calibration', card, dims);
   const test = await openPart(directory, 'test', card, dims);
   if (calibration !== null) return { calibration, test, calibrationFromTest: false };
+  if (test !== null && test.count < 2) {
+    throw new EdgeError('samples/unreadable', 'one test sample cannot both calibrate and test', { subject: directory });
+  }
   if (test === null) {
     throw new EdgeError('samples/unreadable', `${directory} has neither calibration nor test samples`, {
       subject: directory,
@@ -54,6 +57,8 @@ async function openPart(
   const source =
     array === null ? await openFolder(join(directory, part), card) : openArray(array, join(directory, `${part}.npy`));
   if (source === null) return null;
+  if (source.names.length === 0)
+    throw new EdgeError('samples/unreadable', `the ${part} part is empty`, { subject: directory });
   const labels = part === 'test' ? await readLabels(directory, source.names) : null;
   const digest = createHash('sha256')
     .update(source.digest)

@@ -40,7 +40,7 @@ export interface JobFlags {
 function defaultState(environment: NodeJS.ProcessEnv): string {
   return (
     environment.QUANTD__STATE__FOLDER ??
-    join(environment.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'quantd')
+    join(environment.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'quantd')
   );
 }
 

@@ -37,7 +37,7 @@ export function parseBudget(text: string): Budget {
     .map((piece) => piece.trim())
     .filter((piece) => piece !== '')) {
     const [name = '', value = ''] = part.split('=', 2).map((piece) => piece.trim());
-    const parsed = parsers[name]?.(value) ?? null;
+    const parsed = Object.hasOwn(parsers, name) ? parsers[name]!(value) : null;
     if (parsed === null) {
       throw new EdgeError('budget/invalid', `"${part}" is not a budget`, {
         subject: part,

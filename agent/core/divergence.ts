@@ -3,6 +3,9 @@
 /** Log-probabilities below this count as this: float32 softmax outputs carry no more information there. */
 const logFloor = -20;
 
+/** Divergence of an output that is no answer at all (NaN, infinite): as bad as it gets, and still a number to add up. */
+const worst = 1e6;
+
 /** log softmax(values / temperature). */
 export function logSoftmax(values: Float32Array, temperature = 1): Float64Array {
   const result = new Float64Array(values.length);
@@ -27,14 +30,15 @@ export function klDivergence(reference: Float32Array, other: Float32Array, tempe
     sum += Math.exp(p[i]!) * (Math.max(p[i]!, logFloor) - Math.max(q[i]!, logFloor));
   }
   // Clamping can leave a rounding-sized negative; a NaN output is as far away as can be.
-  return Number.isNaN(sum) ? Number.MAX_VALUE : Math.max(0, sum);
+  return Number.isNaN(sum) ? worst : Math.min(worst, Math.max(0, sum));
 }
 
 /** Mean squared difference over the variance of the reference: 0 is equal, 1 is as bad as answering the mean. */
 export function normalizedSquaredDistance(reference: Float32Array, other: Float32Array): number {
   const { error, variance } = errorAndVariance(reference, other);
-  if (Number.isNaN(error)) return Number.MAX_VALUE;
-  return error === 0 ? 0 : error / Math.max(variance, 1e-30);
+  if (error === 0) return 0;
+  const distance = error / Math.max(variance, 1e-30);
+  return Number.isFinite(distance) ? Math.min(worst, distance) : worst;
 }
 
 /** 10 log10(signal energy / error energy), Infinity for equal outputs. */

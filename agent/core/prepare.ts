@@ -1,9 +1,12 @@
 import type { ModelCard } from '../../configs/contracts/card.js';
+import { EdgeError } from '../../configs/contracts/errors.js';
 import { fold } from './onnx/fold.js';
 import type { BatchNormStatistics } from './onnx/fold-affine.js';
+import { graphInputs } from './onnx/graph.js';
 import type { Model, Operator, Shapes } from './onnx/model.js';
 import { listOperators } from './onnx/operators.js';
 import { inferShapes } from './onnx/shapes.js';
+import { elementTypes } from './onnx/types.js';
 import { upgrade } from './onnx/upgrade.js';
 import { inferCard, inputDims } from './preprocess.js';
 
@@ -18,6 +21,8 @@ export interface PreparedModel {
   readonly operators: readonly Operator[];
   /** Shape of one sample, batch 1. */
   readonly inputDims: readonly number[];
+  /** Tensors of float32, the only ones that are calibrated, assessed and quantized. */
+  readonly floatTensors: ReadonlySet<string>;
   /** Tensor in front of the final Softmax where there is one, else the first graph output. */
   readonly logits: string;
   readonly endsInSoftmax: boolean;
@@ -26,9 +31,44 @@ export interface PreparedModel {
   readonly parameters: number;
 }
 
+/** The pipeline feeds one float input: anything else is refused here, before anything long begins. */
+function checkInput(model: Model, card: ModelCard): void {
+  const inputs = graphInputs(model.graph);
+  if (inputs.length !== 1 || inputs[0]!.type !== 'float32') {
+    const found = inputs.map(({ name, type }) => `${name} (${type})`).join(', ') || 'none';
+    throw new EdgeError(
+      'model/unsupported',
+      `only models with one float32 input can be quantized; this one has: ${found}`,
+      {
+        subject: model.graph.name || 'model',
+        hint: 'Export the part of the model between its one image (or vector) input and its outputs.',
+      },
+    );
+  }
+  if (inputs[0]!.name !== card.input.name) {
+    throw new EdgeError(
+      'card/invalid',
+      `the card names the input "${card.input.name}", the model has "${inputs[0]!.name}"`,
+      {
+        subject: card.input.name,
+      },
+    );
+  }
+  const open = card.input.shape.findIndex(
+    (dim, axis) => axis > 0 && dim === null && typeof inputs[0]!.shape?.[axis] !== 'number',
+  );
+  if (open > 0) {
+    throw new EdgeError('model/unsupported', `axis ${open} of input "${card.input.name}" has no size`, {
+      subject: card.input.name,
+      hint: 'Give the shape in a model card, or export the model with a fixed input size.',
+    });
+  }
+}
+
 /** Prepares a decoded model; `model/*` errors say what about it is not supported. */
 export function prepare(source: Model, givenCard: ModelCard | null): PreparedModel {
   const card = givenCard ?? inferCard(source);
+  checkInput(source, card);
   const inputShapes = new Map([[card.input.name, card.input.shape.map((dim) => dim ?? 1)]]);
   const upgraded = upgrade(source, inferShapes(source, inputShapes));
   const { model: folded, batchNorms } = fold(upgraded, inputShapes);
@@ -47,6 +87,7 @@ export function prepare(source: Model, givenCard: ModelCard | null): PreparedMod
     shapes,
     operators,
     inputDims: inputDims(card, shapes),
+    floatTensors: new Set([...elementTypes(model)].filter(([, type]) => type === 'float32').map(([name]) => name)),
     logits: endsInSoftmax ? last.inputs[0]! : output,
     endsInSoftmax,
     batchNorms,

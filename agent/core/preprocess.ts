@@ -15,7 +15,10 @@ export function inferCard(model: Model): ModelCard {
     throw new EdgeError('model/unsupported', 'the model declares no input with a shape', { subject: model.graph.name });
   }
   const shape = input.shape.map((dim) => (typeof dim === 'number' && dim > 0 ? dim : null));
-  const layout = ['N', 'NC', 'NCW', 'NCHW', 'NCDHW'][shape.length - 1] ?? 'NC'.padEnd(shape.length, 'W');
+  const isColour = (dim: number | null | undefined) => dim === 1 || dim === 3 || dim === 4;
+  const isChannelsLast = shape.length === 4 && isColour(shape[3]) && !isColour(shape[1]);
+  const plain = ['N', 'NC', 'NCW', 'NCHW', 'NCDHW'][shape.length - 1] ?? 'NC'.padEnd(shape.length, 'W');
+  const layout = isChannelsLast ? 'NHWC' : plain;
   return { input: { name: input.name, layout, shape }, preprocess: {}, task: 'other' };
 }
 
@@ -32,7 +35,10 @@ export function inputDims(card: ModelCard, shapes: Shapes): number[] {
 export function preprocess(card: ModelCard, dims: readonly number[], sample: RawSample): Float32Array {
   const { layout } = card.input;
   const axis = (letter: string) => layout.indexOf(letter);
-  const isImage = axis('H') >= 0 && axis('W') >= 0 && sample.dims.length >= 2;
+  // A sample that lies exactly as the input does is taken as it lies.
+  const isAsInput = sample.dims.join() === dims.slice(1).join() && layout !== 'NHWC';
+  const isImage =
+    axis('H') >= 0 && axis('W') >= 0 && sample.dims.length >= 2 && !(isAsInput && sample.dims.length === 3);
   const result = new Float32Array(dims.reduce((a, b) => a * b, 1));
   if (!isImage) return fillVector(card, result, sample);
   const height = dims[axis('H')]!;

@@ -39,7 +39,8 @@ export async function benchJob(options: BenchOptions, ports: Ports, signal: Abor
     { name: 'ort-float', bytes: write(new Map()) },
     { name: 'ort-int8', bytes: write(int8) },
   ];
-  for (const path of options.artifacts) models.push({ name: basename(path), bytes: (await openArtifact(path)).bytes });
+  for (const path of options.artifacts)
+    models.push({ name: nameOf(path, options.artifacts), bytes: (await openArtifact(path)).bytes });
   const random = xorshift32(7);
   const data = Float32Array.from({ length: prepared.inputDims.reduce((a, b) => a * b, 1) }, () => random() * 2 - 1);
   const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data }]]);
@@ -62,4 +63,10 @@ export async function benchJob(options: BenchOptions, ports: Ports, signal: Abor
     ),
   };
 }
+/** An artifact's file name; the whole path where another artifact has the same name. */
+function nameOf(path: string, all: readonly string[]): string {
+  const name = basename(path);
+  return all.filter((other) => basename(other) === name).length > 1 ? path : name;
+}
+
 export type BenchReport = Awaited<ReturnType<typeof benchJob>>;

@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { readModel } from '../adapters/model-files.js';
 import { openSampleSet } from '../adapters/samples.js';
-import { decode } from '../core/onnx/codec.js';
+import { decode, encode } from '../core/onnx/codec.js';
 import { prepare } from '../core/prepare.js';
 import type { Ports, StepProgress } from '../pipeline.js';
 import { assessQuality } from '../steps/quality.js';
@@ -32,7 +32,8 @@ export async function evaluateJob(options: EvaluateOptions, ports: Ports, signal
   const samples = set.test ?? set.calibration!;
   const threads = availableParallelism();
   const own = await ports.runtime.open(artifact.bytes, { threads });
-  const reference = hasFloat ? await ports.runtime.open(floatModel.bytes, { threads }) : own;
+  // Written anew rather than read from the file, which may have its data outside.
+  const reference = hasFloat ? await ports.runtime.open(encode(prepared.model), { threads }) : own;
   try {
     const { reference: float, qualities } = await assessQuality(
       prepared,

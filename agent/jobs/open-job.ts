@@ -42,6 +42,12 @@ export async function openJob(options: JobOptions): Promise<Job & { calibrationF
   const { model, sha256 } = await readModel(options.model);
   const prepared = prepare(model, await readCard(options));
   const set = options.data === undefined ? null : await openSampleSet(options.data, prepared.card, prepared.inputDims);
+  if (budget.drop !== undefined && (set?.test?.labels ?? null) === null) {
+    throw new EdgeError('budget/invalid', 'a largest drop of top-1 needs labelled test samples', {
+      subject: 'drop',
+      hint: 'Give a sample set with test samples and labels.csv, or ask for agreement=99% with the float model instead.',
+    });
+  }
   return {
     prepared,
     modelSha256: sha256,

@@ -12,6 +12,7 @@ import { seedOf } from '../core/random.js';
 import { type Estimator, type EstimatorContext, errorEnergy, type Site } from '../core/sensitivity/estimator.js';
 import type { SensitivityDocument } from '../core/sensitivity/table.js';
 import type { Clock, Feed, Progress, Runtime, Session } from '../ports.js';
+import { isClassifier } from './quality.js';
 import type { SampleReader } from './samples.js';
 
 /** Activation ranges by bit-width, then tensor. */
@@ -158,9 +159,10 @@ class Walk {
     this.#threads = options.threads;
     this.#saturates = options.saturates;
     this.#runtime = runtime;
-    this.#outputs = prepared.endsInSoftmax
-      ? [prepared.logits]
-      : prepared.model.graph.outputs.map((output) => output.name);
+    const outputs = prepared.model.graph.outputs
+      .map((output) => output.name)
+      .filter((name) => prepared.floatTensors.has(name));
+    this.#outputs = isClassifier(prepared) || outputs.length === 0 ? [prepared.logits] : outputs;
     const offsets = [0];
     for (const operator of prepared.operators) offsets.push(offsets[offsets.length - 1]! + operator.nodes.length);
     this.#offsets = offsets;
@@ -266,7 +268,7 @@ class Walk {
   }
 
   context(bits: readonly number[], samples: number): EstimatorContext {
-    const isSoftmax = this.#prepared.endsInSoftmax || this.#prepared.card.task === 'classification';
+    const isSoftmax = isClassifier(this.#prepared);
     return {
       samples,
       bits,

@@ -24,8 +24,7 @@ export function activationTensors(prepared: PreparedModel): string[] {
   const names = new Set<string>();
   for (const operator of prepared.operators) {
     for (const name of [...operator.inputs, ...operator.outputs]) {
-      const info = prepared.shapes.get(name);
-      if (info !== undefined) names.add(name);
+      if (prepared.shapes.has(name) && prepared.floatTensors.has(name)) names.add(name);
     }
   }
   return [...names];
@@ -125,8 +124,9 @@ class ChannelMeans {
     for (const operator of prepared.operators) {
       const input = operator.weight === null ? undefined : operator.inputs[0];
       const dims = input === undefined ? undefined : prepared.shapes.get(input);
-      if (input !== undefined && dims !== undefined && dims.length >= 2)
-        this.#sums.set(input, new Float64Array(dims[1]!));
+      // Channels are axis 1 of what convolutions and matrix-vector products read; of other products they are not.
+      const hasChannels = operator.op === 'Conv' ? (dims?.length ?? 0) >= 3 : dims?.length === 2;
+      if (input !== undefined && dims !== undefined && hasChannels) this.#sums.set(input, new Float64Array(dims[1]!));
     }
   }
 

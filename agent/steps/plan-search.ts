@@ -3,7 +3,7 @@ import { speedReferenceKey } from '../core/latency.js';
 import { encode } from '../core/onnx/codec.js';
 import { allocate, type Shortfall } from '../core/plan/allocate.js';
 import { type Plan, planKey, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
-import type { Choice } from '../core/plan/problem.js';
+import type { Choice, Problem } from '../core/plan/problem.js';
 import { emitQdq } from '../core/quant/qdq.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
 import type { Feeds, Progress, SampleSource, Session } from '../ports.js';
@@ -80,6 +80,8 @@ export class PlanSearch {
   readonly #endBytes: { float: Uint8Array; int8: Uint8Array };
   /** Of everything measured, the uniform ends too. */
   readonly #corrections: Correction[] = [];
+  /** The same with latencies as the budget counts them: relative to int8 under a relative ceiling. */
+  readonly #comparable: Correction[] = [];
   readonly #rounds: Correction[] = [];
   /** Everything measured; several entries for an end, one a comparison. */
   readonly #pool: MeasuredPlan[] = [];
@@ -138,7 +140,8 @@ export class PlanSearch {
     const rounds = job.budget.rounds ?? defaultRounds;
     let shortfalls: readonly Shortfall[] = [];
     for (let round = 0; round < rounds; round++) {
-      const ceilings = ceilingsOf(job.budget, this.#ends.int8.costs.latency, this.#corrections, priorRatio);
+      const prior = job.budget.latencyRatio === undefined ? priorRatio : 1;
+      const ceilings = ceilingsOf(job.budget, this.#ends.int8.costs.latency, this.#comparable, prior);
       this.#progress('plan')(round / rounds, `solving, round ${round + 1}`);
       const allocation = await this.#timed('plan', () =>
         allocate(assessed.candidates, 'sensitivity', ceilings, ports.solver, {}, signal),
@@ -158,7 +161,8 @@ export class PlanSearch {
       await this.#measure([plan]);
     }
     const chosen = this.#mostAccurateEligible();
-    return { chosen, shortfalls: chosen === null && shortfalls.length === 0 ? this.#missedCeilings() : shortfalls };
+    if (chosen !== null) return { chosen, shortfalls: [] };
+    return { chosen, shortfalls: shortfalls.length === 0 ? this.#missedCeilings() : this.#inMeasuredUnits(shortfalls) };
   }
 
   #mostAccurateEligible(): MeasuredPlan | null {
@@ -208,12 +212,11 @@ export class PlanSearch {
     );
     const first = await this.#firstGoodEnough(points);
     if (first === null) return null;
-    const worse = first === 0 ? failed.plan : points[first - 1]!;
-    const steps = between(
-      worse,
-      points[first]!,
-      (index) => choiceAt(worse, index).costs.sensitivity - choiceAt(points[first]!, index).costs.sensitivity,
-    );
+    const worse = first === 0 ? sameIn(assessed.candidates, failed.plan) : points[first - 1]!;
+    const better = points[first]!;
+    const gain = (from: Plan) => (index: number) =>
+      choiceAt(from, index).costs.sensitivity - choiceAt(better, index).costs.sensitivity;
+    const steps = worse === null ? [] : between(worse, better, gain(worse));
     const refined = steps
       .map((assignment) => planOf(assessed.candidates, assignment))
       .filter((plan) => plan.costs.latency <= ceiling);
@@ -278,11 +281,13 @@ export class PlanSearch {
       });
       const correction = {
         predictedLatency: plan.costs.latency,
-        measuredLatency: this.#comparableLatency(timing.median, comparison.timings[1]!.median),
+        measuredLatency: timing.median,
         predictedBytes: plan.costs.bytes,
         measuredBytes: bytes[index]!.length,
       };
       this.#corrections.push(correction);
+      const measuredLatency = this.#comparableLatency(timing.median, comparison.timings[1]!.median);
+      this.#comparable.push({ ...correction, measuredLatency });
       if (plans.some((other) => planKey(other) === planKey(plan))) this.#rounds.push(correction);
     });
   }
@@ -321,6 +326,17 @@ export class PlanSearch {
         allowed[index]!.includes(operator.choices[assignment[index]!]!.precision),
       );
     return this.#pool.filter((candidate) => this.#holds(candidate) && isCandidate(candidate.plan));
+  }
+
+  /** Latencies of the solver are predictions under corrected ceilings: told as asked for, and as they can be expected to measure. */
+  #inMeasuredUnits(shortfalls: readonly Shortfall[]): Shortfall[] {
+    const ratio = latencyRatio(this.#corrections, this.#context.priorRatio);
+    const asked = latencyCeiling(this.#context.job.budget, this.#ends.int8.costs.latency * ratio);
+    return shortfalls.map((shortfall) => {
+      if (shortfall.metric !== 'latency' || asked === null) return shortfall;
+      const minimum = shortfall.minimum === null ? null : shortfall.minimum * ratio;
+      return { ...shortfall, ceiling: asked, minimum };
+    });
   }
 
   #missedCeilings(): Shortfall[] {
@@ -462,6 +478,14 @@ function best<T>(items: readonly T[], first: (item: T) => number, second: (item:
       chosen = item;
   }
   return chosen;
+}
+
+/** A plan in the choices of another problem of the same operators; null where that lacks one of its precisions. */
+function sameIn(problem: Problem, plan: Plan): Plan | null {
+  const assignment = problem.operators.map(({ choices }, index) =>
+    choices.findIndex(({ precision }) => precision === choiceAt(plan, index).precision),
+  );
+  return assignment.includes(-1) ? null : planOf(problem, assignment);
 }
 
 function choiceAt({ problem, assignment }: Plan, index: number): Choice {

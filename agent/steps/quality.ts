@@ -24,9 +24,28 @@ export interface FloatReference {
   readonly top1: number | null;
 }
 
-/** Whether outputs are class scores. */
-export function isClassifier(prepared: PreparedModel): boolean {
-  return prepared.endsInSoftmax || prepared.card.task === 'classification';
+/** Whether the first output is one vector of class scores: said by the card, or, without one, shown by a final Softmax. */
+export function isClassifier({ card, endsInSoftmax, shapes, model }: PreparedModel): boolean {
+  if (card.task === 'classification') return true;
+  const dims = shapes.get(model.graph.outputs[0]!.name) ?? [];
+  const isVector = dims.length > 0 && dims.reduce((a, b) => a * b, 1) === dims[dims.length - 1];
+  return card.task === 'other' && endsInSoftmax && isVector;
+}
+
+/** What models are compared by: class scores, or all outputs one after the other. */
+export function comparedOutput(results: ReadonlyMap<string, Feed>, prepared: PreparedModel): Float32Array {
+  const outputs = isClassifier(prepared) ? prepared.model.graph.outputs.slice(0, 1) : prepared.model.graph.outputs;
+  const parts = outputs.map(({ name }) =>
+    Float32Array.from(results.get(name)!.data as ArrayLike<number | bigint>, Number),
+  );
+  if (parts.length === 1) return parts[0]!;
+  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let offset = 0;
+  for (const part of parts) {
+    all.set(part, offset);
+    offset += part.length;
+  }
+  return all;
 }
 
 /** Bytes of float outputs kept for a set; samples beyond that are not used (a detector's outputs are large). */
@@ -60,12 +79,12 @@ export async function assessQuality(
     index++;
     signal.throwIfAborted();
     const feeds = feedsOf(prepared, sample);
-    const reference = flatten(await float.run(feeds), prepared);
+    const reference = comparedOutput(await float.run(feeds), prepared);
     outputs.push(reference);
     const label = labels?.[index] ?? null;
     if (label !== null && argmax(reference) === label) right++;
     for (const [other, session] of others.entries()) {
-      scores[other]!.add(reference, flatten(await session.run(feeds), prepared), label);
+      scores[other]!.add(reference, comparedOutput(await session.run(feeds), prepared), label);
     }
     if (index % 8 === 7 || index + 1 === count)
       progress((index + 1) / count, `verifying, sample ${index + 1} of ${count}`);
@@ -88,7 +107,7 @@ export async function scoreAgainst(
   for await (const sample of readAhead(source, reference.outputs.length)) {
     index++;
     signal.throwIfAborted();
-    const output = flatten(await session.run(feedsOf(prepared, sample)), prepared);
+    const output = comparedOutput(await session.run(feedsOf(prepared, sample)), prepared);
     score.add(reference.outputs[index]!, output, labels?.[index] ?? null);
   }
   return score.result(labels !== null);
@@ -96,12 +115,6 @@ export async function scoreAgainst(
 
 function feedsOf(prepared: PreparedModel, data: Float32Array): ReadonlyMap<string, Feed> {
   return new Map([[prepared.card.input.name, { dims: prepared.inputDims, data }]]);
-}
-
-function flatten(results: ReadonlyMap<string, Feed>, prepared: PreparedModel): Float32Array {
-  const names = prepared.model.graph.outputs.map((output) => output.name);
-  if (names.length === 1) return (results.get(names[0]!)!.data as Float32Array).slice();
-  return Float32Array.from(names.flatMap((name) => [...(results.get(name)!.data as Float32Array)]));
 }
 
 class Score {

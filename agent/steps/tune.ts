@@ -5,9 +5,9 @@ import type { PreparedModel } from '../core/prepare.js';
 import { biasCorrections } from '../core/quant/bias.js';
 import type { RangeRule } from '../core/quant/observer.js';
 import { emitQdq } from '../core/quant/qdq.js';
-import type { Feed, Progress, Runtime, Session } from '../ports.js';
+import type { Progress, Runtime, Session } from '../ports.js';
 import type { CalibrationDocument } from './calibrate.js';
-import { isClassifier } from './quality.js';
+import { comparedOutput, isClassifier } from './quality.js';
 import type { SampleReader } from './samples.js';
 
 /** The recipe that suited this model best, and what each one measured. */
@@ -68,9 +68,9 @@ export async function tune(
       const feeds = new Map([
         [prepared.card.input.name, { dims: prepared.inputDims, data: await samples.read(index) }],
       ]);
-      const reference = firstOutput(prepared, await float.run(feeds));
+      const reference = comparedOutput(await float.run(feeds), prepared);
       for (const [candidate, session] of sessions.slice(1).entries()) {
-        const output = firstOutput(prepared, await session.run(feeds));
+        const output = comparedOutput(await session.run(feeds), prepared);
         divergences[candidate]! += divergenceOf(prepared, reference, output) / count;
       }
       progress((index + 1) / count, 'choosing ranges');
@@ -107,8 +107,4 @@ function divergenceOf(prepared: PreparedModel, reference: Float32Array, output: 
   const asLogits = (values: Float32Array) =>
     prepared.endsInSoftmax ? values.map((value) => Math.log(Math.max(value, 1e-30))) : values;
   return klDivergence(asLogits(reference), asLogits(output));
-}
-
-function firstOutput(prepared: PreparedModel, results: ReadonlyMap<string, Feed>): Float32Array {
-  return results.get(prepared.model.graph.outputs[0]!.name)!.data as Float32Array;
 }

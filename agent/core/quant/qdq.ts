@@ -211,18 +211,17 @@ class QdqWriter {
   #int8Constants(operator: Operator, node: Node, inputs: readonly string[], inputAffine: Affine): string[] {
     const { name, channelAxis } = operator.weight!;
     const tensor = this.#initializers.get(name)!;
-    const quantized = quantizeWeights(
-      readFloats(tensor),
-      tensor.dims,
-      channelAxis,
-      8,
-      deployedOptions(operator, tensor.dims, 8, this.#options.saturates ?? false),
-    );
+    const bias = node.op === 'MatMul' ? null : this.#biasOf(operator, tensor.dims[channelAxis]!);
+    // A channel of tiny weights would need bias codes beyond 32 bits: its scale is raised, which costs weights that hardly matter.
+    const leastScales = bias?.map((value) => Math.abs(value) / (2 ** 30 * inputAffine.scale));
+    const quantized = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 8, {
+      ...deployedOptions(operator, tensor.dims, 8, this.#options.saturates ?? false),
+      ...(leastScales === undefined ? {} : { leastScales }),
+    });
     const prefix = operator.name;
     const rewritten = [...inputs];
     rewritten[1] = this.#dequantizedWeights(prefix, tensor, channelAxis, quantized);
-    const bias = node.op === 'MatMul' ? null : this.#int32Bias(operator, quantized, inputAffine);
-    if (bias !== null) rewritten[2] = bias;
+    if (bias !== null) rewritten[2] = this.#writeBias(operator, bias, quantized, inputAffine);
     else if (node.inputs.length > 2 && node.inputs[2] === '') rewritten.length = 2;
     return rewritten;
   }
@@ -249,21 +248,30 @@ class QdqWriter {
     return output;
   }
 
-  #int32Bias(operator: Operator, quantized: QuantizedWeights, inputAffine: Affine): string | null {
+  /** Float bias with its correction; null where there is neither. */
+  #biasOf(operator: Operator, channels: number): Float32Array | null {
     const correction = this.#options.biasCorrections?.get(operator.name);
     if (operator.bias === null && correction === undefined) return null;
-    const channels = quantized.scales.length;
-    const values =
-      operator.bias === null ? new Float32Array(channels) : readFloats(this.#initializers.get(operator.bias)!);
+    const values = operator.bias === null ? null : readFloats(this.#initializers.get(operator.bias)!);
+    return Float32Array.from({ length: channels }, (_, channel) => {
+      const value = values === null ? 0 : values[values.length === 1 ? 0 : channel]!;
+      return value + (correction?.[channel] ?? 0);
+    });
+  }
+
+  /** The bias as DQ of int32 codes at the accumulator's scale; as it is for TensorRT, which takes no integer bias. */
+  #writeBias(operator: Operator, values: Float32Array, quantized: QuantizedWeights, inputAffine: Affine): string {
+    const prefix = operator.name;
+    const channels = values.length;
+    if (this.#options.variant === 'tensorrt')
+      return this.#constant(makeTensor(`${prefix}_bias`, 'float32', [channels], values));
     const codes = new Int32Array(channels);
     const scales = new Float32Array(channels);
     for (let channel = 0; channel < channels; channel++) {
       const scale = Math.fround(quantized.scales[channel]! * inputAffine.scale);
-      const value = values[values.length === 1 ? 0 : channel]! + (correction?.[channel] ?? 0);
       scales[channel] = scale;
-      codes[channel] = Math.max(-(2 ** 31), Math.min(2 ** 31 - 1, Math.round(value / scale)));
+      codes[channel] = Math.max(-(2 ** 31), Math.min(2 ** 31 - 1, Math.round(values[channel]! / scale)));
     }
-    const prefix = operator.name;
     const bias = this.#constant(makeTensor(`${prefix}_b32`, 'int32', [channels], codes));
     const scale = this.#constant(makeTensor(`${prefix}_b32_scale`, 'float32', [channels], scales));
     const zero = this.#constant(makeTensor(`${prefix}_b32_zero`, 'int32', [channels], new Int32Array(channels)));

@@ -42,6 +42,8 @@ export interface WeightOptions {
   readonly clip: WeightClip;
   /** Keep 8-bit codes small enough for kernels that saturate at 16 bits. */
   readonly pairSafe?: boolean;
+  /** Smallest scale a channel may have; absent: any. */
+  readonly leastScales?: ArrayLike<number>;
 }
 
 /** Iterates a tensor of any layout by channel: flat index = outer * outerStride + channel * inner + k. */
@@ -90,7 +92,8 @@ export function quantizeWeights(
       }
     }
     const free = channelScale(channelValues, bound, limit, options.clip);
-    const scale = options.pairSafe && bits === 8 ? pairSafeScale(channelValues, free) : free;
+    const safe = options.pairSafe && bits === 8 ? pairSafeScale(channelValues, free) : free;
+    const scale = Math.fround(Math.max(safe, options.leastScales?.[channel] ?? 0));
     scales[channel] = scale;
     for (let o = 0, k = 0; o < outer; o++) {
       const start = (o * channels + channel) * inner;

@@ -19,7 +19,7 @@ export class SensitivityTable {
     this.document = document;
   }
 
-  /** Output error of quantizing a weight as the precision says; block-wise 4 bits have the column 'W4A32'. */
+  /** Output error of quantizing a weight as the precision says; block-wise 4 bits have the column '4b'. */
   weight(name: string, precision: Precision): number {
     if (precision.weightBits === 32) return 0;
     const column = precision.activationBits === 32 ? `${precision.weightBits}b` : String(precision.weightBits);
