@@ -15,7 +15,14 @@ export const speedReferenceKey = 'speed-reference';
 
 /** Rows as they would have been at another speed of the machine. */
 export function scaleRows(rows: readonly LatencyRow[], factor: number): LatencyRow[] {
-  return rows.map((row) => ({ ...row, minimum: row.minimum * factor, median: row.median * factor }));
+  // Energy is mean power times the row's own time.
+  const energy = (row: LatencyRow) => (row.energyJoules === null ? null : row.energyJoules * factor);
+  return rows.map((row) => ({
+    ...row,
+    minimum: row.minimum * factor,
+    median: row.median * factor,
+    energyJoules: energy(row),
+  }));
 }
 
 /** Layout and quantize nodes that ONNX Runtime puts between regions of different formats. */
