@@ -87,7 +87,7 @@ function checkGradients(t: Assert, layer: Layer, input: Activation, random: Rand
 }
 
 t.test('gradients of every layer agree with finite differences', async (t) => {
-  const seed = Number(process.env.SEED ?? 11);
+  const seed = Number(process.env.QUANTD_SEED ?? 11);
   t.comment(`seed ${seed}`);
   const random = new Random(seed);
   const initial = (fanIn: number): number => random.normal() / Math.sqrt(fanIn);
