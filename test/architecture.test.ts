@@ -383,7 +383,7 @@ const undocumented: Readonly<Record<string, string>> = {
   'agent/jobs/quantize.ts': 'QuantizeOptions',
   'agent/pipeline.ts': 'Ports StepSeconds QuantizeResult Pipeline',
   'agent/ports.ts': 'Feeds Clock',
-  'agent/report.ts': 'toMs FrontierDocument modelDocument planDocument QuantizeDocument precisionList',
+  'agent/report.ts': 'toMs FrontierDocument modelDocument planDocument QuantizeDocument',
   'agent/steps/plan-search.ts': 'QualityReport PlanOutcome SearchContext',
   'agent/terminal.ts': 'bold formatBytes formatPercent formatMs printError',
   'agent/worker.ts': 'WorkerRequest WorkerMessage',

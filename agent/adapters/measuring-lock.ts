@@ -1,9 +1,10 @@
 import { link, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { EdgeError } from '../../configs/contracts/errors.js';
 
 /** One file for the whole machine, whatever TMPDIR says: measurements of two processes at once would both be wrong. */
-const lockPath = '/tmp/quantd-measuring.lock';
+const lockPath = join('/tmp', 'quantd-measuring.lock');
 
 /** A lock file that names no process and is older than this was left by something else. */
 const namelessMs = 5000;
