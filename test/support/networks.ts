@@ -137,6 +137,8 @@ function randomBlock(builder: NetworkBuilder, images: readonly string[]): string
       return shape[2] === height && shape[3] === width && (axisFree || shape[1] === channels);
     });
   const canShrink = height >= 4 && width >= 4;
+  // ONNX Runtime fails to fuse what is clamped twice in a row.
+  const isClamped = builder.nodes.some(({ op, outputs }) => outputs[0] === input && (op === 'Relu' || op === 'Clip'));
   const blocks: (() => string)[] = [
     () => convolve({ kernel: random.pick([1, 3]), hasBias: true }),
     () =>
@@ -160,7 +162,8 @@ function randomBlock(builder: NetworkBuilder, images: readonly string[]): string
       const total = channels + builder.shapes.get(other)![1]!;
       return builder.emit('Concat', [input, other], [1, total, height, width], { axis: 1 });
     },
-    () => builder.same('Relu', input),
+    () => builder.same('Relu', convolve({ kernel: 1, stride: canShrink ? 2 : 1 })),
+    () => (isClamped ? builder.silu(input) : builder.same('Relu', input)),
   ];
   if (canShrink) {
     blocks.push(
