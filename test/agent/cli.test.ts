@@ -1,0 +1,102 @@
+/** The command line as others rely on it: documents, exit codes, what goes to which stream. */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import Database from 'better-sqlite3';
+import { InferenceSession } from 'onnxruntime-node';
+import t from 'tap';
+import type { QuantizeDocument } from '../../agent/report.js';
+
+const main = fileURLToPath(new URL('../../agent/main.js', import.meta.url));
+const models = fileURLToPath(new URL('../../../scripts/firewatch/model', import.meta.url));
+const model = join(models, 'firewatch-v1.onnx');
+const folder = mkdtempSync(join(tmpdir(), 'quantd-cli-'));
+t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+
+function quantd(...args: string[]) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [main, ...args], { encoding: 'utf8' });
+  return { status, stdout, stderr };
+}
+
+const job = ['quantize', model, '--data', join(models, 'samples'), '--state', join(folder, 'state')];
+
+t.test('quantize prints one document with every agreed field, and writes what it describes', async (t) => {
+  const { status, stdout } = quantd(...job, '--out', join(folder, 'out'), '--precisions', 'W8A8', '--json');
+  t.equal(status, 0);
+  const document = JSON.parse(stdout) as QuantizeDocument;
+  t.strictSame(
+    Object.keys(document.quality).filter((key) =>
+      ['samples', 'floatTop1', 'int8Top1', 'top1', 'agreement', 'kl'].includes(key),
+    ).length,
+    6,
+  );
+  for (const key of ['unit', 'float', 'int8', 'predicted', 'measured']) t.ok(key in document.latency, `latency.${key}`);
+  for (const key of ['profile', 'calibrate', 'assess', 'plan', 'apply', 'verify', 'total'])
+    t.ok(key in document.seconds, `seconds.${key}`);
+  for (const key of ['name', 'seconds', 'forwards']) t.ok(key in document.estimator, `estimator.${key}`);
+  for (const key of ['averageWeightBits', 'averageActivationBits', 'bitOps', 'solver', 'digest'])
+    t.ok(key in document.plan!, `plan.${key}`);
+  for (const key of ['name', 'op', 'weightBits', 'inputBits', 'outputBits', 'kernel', 'latency', 'sensitivity']) {
+    t.ok(key in document.plan!.operators[0]!, `operators.${key}`);
+  }
+  t.ok(document.quality.top1! > 0.93, 'uniform int8 keeps the accuracy');
+  t.ok(document.quality.agreement! > 0.97);
+  t.equal(document.target.counter, 'nanoseconds');
+  t.strictSame(JSON.parse(readFileSync(join(folder, 'out', 'report.json'), 'utf8')), document);
+  const session = await InferenceSession.create(document.artifact.path!);
+  t.strictSame([...session.inputNames], ['input']);
+  await session.release();
+});
+
+t.test('a second run measures no operator again', async (t) => {
+  const rows = () => {
+    const database = new Database(join(folder, 'state', 'quantd.db'), { readonly: true });
+    const all = database
+      .prepare('SELECT id, operator_key, precision, median, measured_at FROM latency ORDER BY id')
+      .all();
+    database.close();
+    return all;
+  };
+  const before = rows();
+  t.ok(before.length > 10);
+  t.equal(quantd(...job, '--out', join(folder, 'again'), '--budget', 'size=150KB', '--json').status, 0);
+  t.strictSame(rows(), before, 'ids, values and timestamps are unchanged');
+});
+
+t.test('a budget below the fastest plan ends with 3, the reason and a frontier, and writes nothing', async (t) => {
+  const { status, stdout } = quantd(...job, '--out', join(folder, 'none'), '--budget', 'latency=1us', '--json');
+  t.equal(status, 3);
+  const document = JSON.parse(stdout) as QuantizeDocument;
+  t.equal(document.feasible, false);
+  t.ok(document.frontier.length > 0);
+  t.equal(document.infeasible[0]?.metric, 'latency');
+  t.equal(document.infeasible[0]?.ceiling, 0.001);
+  t.notOk(existsSync(join(folder, 'none', 'report.json')));
+});
+
+t.test(
+  'mistakes are told on stderr with code, subject and hint, without a stack, and nothing goes to stdout',
+  async (t) => {
+    const cases: [number, RegExp, string[]][] = [
+      [2, /usage\/invalid/, [...job, '--out', folder, '--precisions', 'W3A3']],
+      [2, /budget\/invalid/, [...job, '--out', folder, '--budget', 'speed=1']],
+      [2, /estimator\/unknown/, [...job, '--out', folder, '--estimator', 'guess']],
+      [1, /model\/malformed/, ['quantize', main, '--out', folder, '--state', join(folder, 'state'), '--json']],
+      [
+        1,
+        /model\/unreadable/,
+        ['quantize', join(folder, 'absent.onnx'), '--out', folder, '--state', join(folder, 'state')],
+      ],
+    ];
+    for (const [expected, code, args] of cases) {
+      const { status, stdout, stderr } = quantd(...args);
+      t.equal(status, expected, String(code));
+      t.match(stderr, code);
+      t.match(stderr, /subject: .+\n {2}hint: .+/);
+      t.notMatch(stderr, /\n\s+at /);
+      t.equal(stdout, '');
+    }
+  },
+);
