@@ -36,8 +36,8 @@ export function parseBudget(text: string): Budget {
     .split(',')
     .map((piece) => piece.trim())
     .filter((piece) => piece !== '')) {
-    const [name = '', value = ''] = part.split('=', 2).map((piece) => piece.trim());
-    const parsed = Object.hasOwn(parsers, name) ? parsers[name]!(value) : null;
+    const [name = '', value = '', ...rest] = part.split('=').map((piece) => piece.trim());
+    const parsed = Object.hasOwn(parsers, name) && rest.length === 0 ? parsers[name]!(value) : null;
     if (parsed === null) {
       throw new EdgeError('budget/invalid', `"${part}" is not a budget`, {
         subject: part,

@@ -30,7 +30,7 @@ export function inputDims(card: ModelCard, shapes: Shapes): number[] {
 
 /**
  * One sample as the model's input tensor (batch 1). Images lie as rows x columns x channels and are cropped from the middle where
- * they are larger than `crop`; other arrays must have as many values as the input.
+ * they are larger than `crop`; other arrays must have as many values as the input, in its order.
  */
 export function preprocess(card: ModelCard, dims: readonly number[], sample: RawSample): Float32Array {
   const { layout } = card.input;
@@ -40,7 +40,7 @@ export function preprocess(card: ModelCard, dims: readonly number[], sample: Raw
   const isImage =
     axis('H') >= 0 && axis('W') >= 0 && sample.dims.length >= 2 && !(isAsInput && sample.dims.length === 3);
   const result = new Float32Array(dims.reduce((a, b) => a * b, 1));
-  if (!isImage) return fillVector(card, result, sample);
+  if (!isImage) return fillVector(card, dims, result, sample);
   const height = dims[axis('H')]!;
   const width = dims[axis('W')]!;
   const channels = axis('C') >= 0 ? dims[axis('C')]! : 1;
@@ -72,10 +72,16 @@ export function preprocess(card: ModelCard, dims: readonly number[], sample: Raw
   return result;
 }
 
-function fillVector(card: ModelCard, result: Float32Array, sample: RawSample): Float32Array {
+/** A sample whose values lie in the order of the input. */
+function fillVector(card: ModelCard, dims: readonly number[], result: Float32Array, sample: RawSample): Float32Array {
   if (sample.values.length !== result.length) throw mismatch(sample, [result.length]);
-  const { factor, offset } = affineOf(card.preprocess, 0);
-  for (let i = 0; i < result.length; i++) result[i] = sample.values[i]! * factor + offset;
+  const channelAxis = card.input.layout.indexOf('C');
+  const channels = channelAxis < 0 ? 1 : dims[channelAxis]!;
+  const stride = channelAxis < 0 ? result.length : stridesOf(dims)[channelAxis]!;
+  for (let start = 0; start < result.length; start += stride) {
+    const { factor, offset } = affineOf(card.preprocess, (start / stride) % channels);
+    for (let i = start; i < start + stride; i++) result[i] = sample.values[i]! * factor + offset;
+  }
   return result;
 }
 
