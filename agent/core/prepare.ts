@@ -54,6 +54,13 @@ function checkInput(model: Model, card: ModelCard): void {
       },
     );
   }
+  if (card.input.layout.length !== card.input.shape.length) {
+    throw new EdgeError(
+      'card/invalid',
+      `the card's layout ${card.input.layout} does not name the ${card.input.shape.length} axes of its shape`,
+      { subject: card.input.name },
+    );
+  }
   const open = card.input.shape.findIndex(
     (dim, axis) => axis > 0 && dim === null && typeof inputs[0]!.shape?.[axis] !== 'number',
   );
