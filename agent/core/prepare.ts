@@ -72,6 +72,12 @@ function checkInput(model: Model, card: ModelCard): void {
   }
 }
 
+/** Elements of all float constants, each counted once however many operators read it. */
+function parameterCount(model: Model): number {
+  const constants = [...model.graph.initializers.values()].filter(({ type }) => /float/.test(type));
+  return constants.reduce((sum, { dims }) => sum + dims.reduce((a, b) => a * b, 1), 0);
+}
+
 /** Operators that leave the values and their order as they are. */
 const reshaping: ReadonlySet<string> = new Set(['Reshape', 'Flatten', 'Squeeze', 'Unsqueeze']);
 
@@ -109,6 +115,6 @@ export function prepare(source: Model, givenCard: ModelCard | null): PreparedMod
     endsInSoftmax,
     batchNorms,
     macs: operators.reduce((sum, operator) => sum + operator.macs, 0),
-    parameters: operators.reduce((sum, operator) => sum + operator.parameters, 0),
+    parameters: parameterCount(model),
   };
 }
