@@ -40,7 +40,7 @@ import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import { type MeasuredPlan, type PlanOutcome, PlanSearch, type QualityReport } from './steps/plan-search.js';
 import type { SampleReader } from './steps/samples.js';
-import { syntheticSamples } from './steps/synthetic.js';
+import { syntheticCount, syntheticSamples } from './steps/synthetic.js';
 import { type QuantizationRecipe, recipeOf, type TuningDocument, tune } from './steps/tune.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
@@ -385,7 +385,7 @@ export class Pipeline {
             }
           : await syntheticSamples(
               prepared,
-              { count: 32, threads: workThreads },
+              { count: syntheticCount, threads: workThreads },
               this.#ports.runtime,
               this.#signal,
               this.#progress('calibrate'),
