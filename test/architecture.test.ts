@@ -379,7 +379,6 @@ const undocumented: Readonly<Record<string, string>> = {
   'agent/jobs/frontier.ts': 'FrontierReport',
   'agent/jobs/index.ts': 'jobs JobName OptionsOf ReportOf',
   'agent/jobs/profile.ts': 'ProfileReport',
-  'agent/jobs/quantize.ts': 'QuantizeOptions',
   'agent/pipeline.ts': 'Ports StepSeconds QuantizeResult Pipeline',
   'agent/ports.ts': 'Feeds Clock',
   'agent/report.ts': 'toMs FrontierDocument modelDocument planDocument QuantizeDocument',

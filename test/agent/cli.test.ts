@@ -111,6 +111,8 @@ t.test(
     const cases: [number, RegExp, string[]][] = [
       [2, /usage\/invalid/, [...job, '--out', folder, '--precisions', 'W3A3']],
       [2, /budget\/invalid/, [...job, '--out', folder, '--budget', 'speed=1']],
+      [2, /usage\/invalid.*\n.*main\.js/, [...job, '--out', main]],
+      [1, /store\/unwritable/, [...job, '--out', '/sys/quantd']],
       [2, /estimator\/unknown/, [...job, '--out', folder, '--estimator', 'guess']],
       [1, /model\/malformed/, ['quantize', main, '--out', folder, '--state', join(folder, 'state'), '--json']],
       [
@@ -125,6 +127,7 @@ t.test(
       t.match(stderr, code);
       t.match(stderr, /subject: .+\n {2}hint: .+/);
       t.notMatch(stderr, /\n\s+at /);
+      t.notMatch(stderr, /^profile$/m, 'told before anything long begins');
       t.equal(stdout, '');
     }
   },
