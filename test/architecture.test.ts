@@ -40,7 +40,13 @@ const zones: Readonly<Record<string, Zone>> = {
     packages: ['protobufjs'],
     forbidden: everything,
   },
-  ports: { holds: /^agent\/ports\.ts$/, values: [], types: ['core', 'contracts'], packages: [], forbidden: everything },
+  ports: {
+    holds: /^agent\/(device-)?ports\.ts$/,
+    values: [],
+    types: ['core', 'contracts'],
+    packages: [],
+    forbidden: everything,
+  },
   digest: { holds: /^agent\/digest\.ts$/, values: [], types: [], packages: ['node:crypto'], forbidden: everything },
   steps: {
     holds: /^agent\/(steps\/.*|pipeline|report)\.ts$/,
