@@ -46,6 +46,9 @@ import { type QuantizationRecipe, recipeOf, type TuningDocument, tune } from './
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
 const versions = { calibrate: 2, tune: 1, assess: 2 } as const;
 
+/** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
+export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.assess}.1`;
+
 const frontierPoints = 8;
 const frontierSeconds = 6;
 /** Samples that calibration looks at: fewer where a pass, and the activations to look at, are large. */
@@ -107,6 +110,8 @@ export interface QuantizeResult extends Assessed {
 export interface Assessed {
   readonly identity: TargetIdentity;
   readonly table: LatencyTable;
+  /** Distinct operators that were timed for this run; 0 where everything was stored. */
+  readonly profiledOperators: number;
   readonly calibration: CalibrationDocument;
   readonly tuning: TuningDocument;
   readonly recipe: QuantizationRecipe;
@@ -142,7 +147,7 @@ export class Pipeline {
   async assess(): Promise<Assessed> {
     const { prepared } = this.#job;
     await this.#requireEnergyMeter();
-    const { identity, table } = await this.profile();
+    const { identity, table, profiledOperators } = await this.profile();
     const saturates = await this.#ports.target.saturates();
     const calibration = await this.#timed('calibrate', () => this.#calibrate());
     const tuning = await this.#timed('calibrate', () => this.#tune(calibration, saturates));
@@ -162,6 +167,7 @@ export class Pipeline {
     return {
       identity,
       table,
+      profiledOperators,
       calibration,
       tuning,
       recipe,
@@ -174,7 +180,7 @@ export class Pipeline {
   }
 
   /** Latency rows of every distinct operator at every precision it may get; measured where the store has none. */
-  async profile(): Promise<{ identity: TargetIdentity; table: LatencyTable }> {
+  async profile(): Promise<Pick<Assessed, 'identity' | 'table' | 'profiledOperators'>> {
     return this.#timed('profile', async () => {
       const { prepared } = this.#job;
       const { target, store } = this.#ports;
@@ -205,7 +211,7 @@ export class Pipeline {
       }
       for (const operator of prepared.operators)
         if (!items.has(operator.key)) table.add([freeRow(operator, identity, this.#ports.clock)]);
-      return { identity, table };
+      return { identity, table, profiledOperators: missing.length };
     });
   }
 

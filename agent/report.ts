@@ -99,6 +99,8 @@ export function quantizeDocument(
     infeasible: result.shortfalls.map((shortfall) => shortfallDocument(shortfall)),
     frontier: frontierDocument(job, result.frontier, result.latencyRatio),
     plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver),
+    /** Distinct operators that were timed for this; 0 where every latency was stored already. */
+    profiledOperators: result.profiledOperators,
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
     ram: { peakBytes: chosen?.plan.costs.ramBytes ?? null },
     quality: {

@@ -149,7 +149,7 @@ export const TargetReport = Type.Object({
   step: Type.Union([StepReport, Type.Null()]),
   /** Of the newest plan; what there is to choose from when the budget is infeasible. */
   frontier: Type.Array(FrontierPoint, { maxItems: 64 }),
-  /** From accepting the newest generation that changed this target to its artifact being confirmed; null until then. */
+  /** From accepting the newest generation that changed this target to its artifact being active; null until then. */
   secondsToActive: Measured,
   /** Whether that took new timings of operators; null until then. */
   hasReprofiled: Type.Union([Type.Boolean(), Type.Null()]),

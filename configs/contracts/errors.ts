@@ -38,6 +38,23 @@ export const errorTable = {
   'store/unwritable': { retryable: true, hint: 'Check free space and permissions of the state folder.' },
   'artifact/invalid': { retryable: false, hint: 'Produce the artifact again with `quantd quantize`.' },
   'measure/busy': { retryable: true, hint: 'Another process is measuring on this machine; wait for it to finish.' },
+  'job/memory': {
+    retryable: true,
+    hint: 'Raise limits.workerMemoryMb in the settings, or release a smaller model.',
+  },
+  'confirm/failed': {
+    retryable: false,
+    hint: 'The previous model serves again. Change the release or the budget to try anew; the journal has the details.',
+  },
+  'infer/unavailable': { retryable: true, hint: 'Release a model to this device, and wait until it is active.' },
+  'infer/invalid': { retryable: false, hint: 'Send what the model card describes; see agent/README.md.' },
+  'document/invalid': { retryable: false, hint: 'Nothing was changed. Use a console of the same major version.' },
+  'disk/full': { retryable: true, hint: 'Free some space; work goes on by itself.' },
+  'download/failed': { retryable: true, hint: 'Check that the console can be reached; it is tried again by itself.' },
+  'download/mismatch': {
+    retryable: true,
+    hint: 'What the console sends is not what the release names; upload the model again.',
+  },
   'job/aborted': { retryable: true, hint: 'The job was interrupted; start it again, finished steps are kept.' },
 } as const satisfies Record<string, { retryable: boolean; hint: string }>;
 
