@@ -66,6 +66,8 @@ const reportEveryMs = 500;
 /** How soon a document that could not be taken over for want of space is looked at again. */
 const acceptAgainMs = 5000;
 
+type ActiveListener = (change: { target: string; artifact: string }) => void;
+
 interface Task {
   readonly target: DaemonTarget;
   readonly step: DeviceStep;
@@ -97,6 +99,7 @@ export class Daemon {
   /** Aborted when there may be something new to do. */
   #wake = new AbortController();
   #accepting: Promise<void> = Promise.resolve();
+  readonly #activeListeners = new Set<ActiveListener>();
   #sequence = 0;
   #eventSequence = 0;
   #reportDue: Promise<void> | null = null;
@@ -152,6 +155,12 @@ export class Daemon {
   async addSample(target: string, type: SampleType, bytes: Uint8Array): Promise<void> {
     this.#servingOf(target);
     await this.#ports.samples.add(target, type, bytes);
+  }
+
+  /** Calls back whenever another artifact serves a target; answers how to stop that. */
+  onActive(listener: ActiveListener): () => void {
+    this.#activeListeners.add(listener);
+    return () => this.#activeListeners.delete(listener);
   }
 
   /** What was last reported, or would have been. */
@@ -251,6 +260,7 @@ export class Daemon {
       this.#troubles.delete(target.id);
       this.#notBefore.delete(target.id);
       log.info({ target: target.id, step }, 'step done');
+      if (step === 'activate' || step === 'revert') this.#tellActive(target.id);
       if (step === 'confirm' || step === 'revert' || step === 'publish') await this.#collect();
     } catch (error) {
       if (abort.signal.aborted) this.#forgetInterruption(task);
@@ -260,6 +270,11 @@ export class Daemon {
       this.#steps.delete(target.id);
       this.#reportSoon();
     }
+  }
+
+  #tellActive(target: string): void {
+    const artifact = this.#serving.get(target)!.key;
+    if (artifact !== null) for (const listener of this.#activeListeners) listener({ target, artifact });
   }
 
   /** A step that was stopped in order did not fail. */

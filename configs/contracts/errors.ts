@@ -48,6 +48,8 @@ export const errorTable = {
   },
   'infer/unavailable': { retryable: true, hint: 'Release a model to this device, and wait until it is active.' },
   'infer/invalid': { retryable: false, hint: 'Send what the model card describes; see agent/README.md.' },
+  'socket/busy': { retryable: false, hint: 'Stop the other daemon, or give this one a state folder of its own.' },
+  'socket/unusable': { retryable: true, hint: 'Check the path, its length (107 bytes at most) and its permissions.' },
   'document/invalid': { retryable: false, hint: 'Nothing was changed. Use a console of the same major version.' },
   'disk/full': { retryable: true, hint: 'Free some space; work goes on by itself.' },
   'download/failed': { retryable: true, hint: 'Check that the console can be reached; it is tried again by itself.' },
