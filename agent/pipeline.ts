@@ -25,6 +25,7 @@ import { encode } from './core/onnx/codec.js';
 import type { Operator, Tensor } from './core/onnx/model.js';
 import type { Ceilings } from './core/plan/allocate.js';
 import { buildProblem } from './core/plan/build-problem.js';
+import { type LatencyExperience, noExperience } from './core/plan/expected-latency.js';
 import { frontier } from './core/plan/frontier.js';
 import { type Plan, planOf, restrict } from './core/plan/plan.js';
 import type { Problem } from './core/plan/problem.js';
@@ -100,7 +101,7 @@ export interface QuantizeResult extends Assessed {
   readonly shortfalls: PlanOutcome['shortfalls'];
   readonly chosen: MeasuredPlan | null;
   readonly rounds: readonly Correction[];
-  readonly latencyRatio: number;
+  readonly experience: LatencyExperience;
   readonly solver: { status: string; gap: number; seconds: number };
   readonly quality: QualityReport | null;
   readonly seconds: StepSeconds;
@@ -237,7 +238,7 @@ export class Pipeline {
     const assessed = await this.assess();
     const points = await this.frontier(assessed);
     const samples = await this.#calibrationSamples();
-    const priorRatio = this.latencyRatio(assessed.identity);
+    const priorRatio = this.experience(assessed.identity).ratio;
     const search = new PlanSearch(
       {
         job: this.#job,
@@ -252,18 +253,17 @@ export class Pipeline {
       (step, work) => this.#timed(step, work),
     );
     const outcome = await search.run();
-    this.#ports.store.putResult(this.#ratioKey(assessed.identity), 'latency-ratio', outcome.latencyRatio);
+    this.#ports.store.putResult(this.#experienceKey(assessed.identity), 'latency-experience', outcome.experience);
     return { ...assessed, frontier: points, ...outcome, seconds: this.#seconds };
   }
 
-  /** How much longer this model's plans measured than predicted in the last run here; 1 before any run. */
-  latencyRatio(identity: TargetIdentity): number {
-    const known = this.#ports.store.result(this.#ratioKey(identity));
-    return typeof known === 'number' ? known : 1;
+  /** What the last run here has learnt about predictions for this model. */
+  experience(identity: TargetIdentity): LatencyExperience {
+    return (this.#ports.store.result(this.#experienceKey(identity)) as LatencyExperience | null) ?? noExperience;
   }
 
-  #ratioKey(identity: TargetIdentity): string {
-    return contentKey(['latency-ratio', this.#job.modelSha256, identity]);
+  #experienceKey(identity: TargetIdentity): string {
+    return contentKey(['latency-experience', this.#job.modelSha256, identity]);
   }
 
   /** A budget that cannot be judged is refused before anything long begins. */

@@ -11,14 +11,11 @@ import { canRunInt8 } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
 import { median, minimum, spread } from '../core/statistics.js';
 import type { Comparison, EnergyMeter, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
-import { identifyMachine } from './machine.js';
+import { identifyOrt } from './machine.js';
 import { withMeasuringLock } from './measuring-lock.js';
 import { attribute, ProfilerCost, profileInterleaved } from './ort-profile.js';
 import { createSession, sessionOptions, toTensors } from './ort-runtime.js';
 import { SpeedReference } from './speed-reference.js';
-
-/** Version of the measuring code: part of the identity, so that a change of method never mixes with old rows. */
-const methodVersion = 3;
 
 const int8: Precision = { weightBits: 8, activationBits: 8 };
 const blockwise: Precision = { weightBits: 4, activationBits: 32 };
@@ -48,7 +45,7 @@ export class OrtTarget implements Target {
   }
 
   identity(): Promise<TargetIdentity> {
-    this.#identity ??= identifyMachine('ort', this.#threads, methodVersion, this.#meter?.name ?? null);
+    this.#identity ??= identifyOrt(this.#threads, this.#meter?.name ?? null);
     return this.#identity;
   }
 

@@ -142,6 +142,15 @@ export class Daemon {
     this.#wake.abort();
   }
 
+  /** Whether the daemon can do its work: its state can be read, and it was not told to stop. What a watchdog is to be told. */
+  isHealthy(): boolean {
+    try {
+      return this.#ports.memory.observedGeneration >= 0 && !this.#stop.signal.aborted;
+    } catch {
+      return false;
+    }
+  }
+
   /** Answers a request with the active model of a target. Fails with `infer/unavailable`, `infer/invalid` or `target/failed`. */
   async infer(target: string, request: InferRequest): Promise<ServedAnswer> {
     const answer = await this.#servingOf(target).infer(request, this.#stop.signal);
