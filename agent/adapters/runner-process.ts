@@ -72,6 +72,11 @@ class RunnerProcess implements ModelRunner {
     });
   }
 
+  /** Of the process; for people who watch it. */
+  get pid(): number | undefined {
+    return this.#child.pid;
+  }
+
   async load(threads: number): Promise<void> {
     await this.#ask({ kind: 'load', folder: this.#folder, threads }, loadMs);
   }

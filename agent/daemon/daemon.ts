@@ -298,12 +298,15 @@ export class Daemon {
   #handleFailure(task: Task, error: unknown): void {
     const { memory, log, clock } = this.#ports;
     const { target, step } = task;
-    const key = step === 'confirm' || step === 'revert' ? task.activeKey! : task.goalKey!;
+    const isAboutActive = step === 'confirm' || step === 'revert';
+    const key = isAboutActive ? task.activeKey! : task.goalKey!;
     const previous = this.#troubles.get(target.id);
     const attempts = previous?.step === step && previous.key === key ? previous.attempts + 1 : 1;
     const generation = task.goal?.generation ?? memory.observedGeneration;
     const failure = failureOf(error, { target: target.id, key, generation, step, attempts, at: clock.now() });
     log.warn({ target: target.id, step, code: failure.code, subject: failure.subject, attempts }, failure.message);
+    // What failed for a goal that was replaced meanwhile says nothing about the new one.
+    if (!isAboutActive && memory.goal(target.id)?.generation !== task.goal?.generation) return;
     const isRetryable = !(error instanceof EdgeError) || error.retryable;
     const isFinal = !isRetryable || (!patient.has(failure.code) && attempts >= mostAttempts);
     this.#troubles.set(target.id, failure);

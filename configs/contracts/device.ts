@@ -31,7 +31,7 @@ export const DesiredState = Type.Object({
   device: DeviceId,
   generation: Type.Integer({ minimum: 1, maximum: Number.MAX_SAFE_INTEGER }),
   /** By target id; a target that is absent keeps what it runs. */
-  targets: Type.Record(TargetId, DesiredTarget),
+  targets: Type.Record(TargetId, DesiredTarget, { additionalProperties: false }),
   time: Time,
 });
 export type DesiredState = Static<typeof DesiredState>;
@@ -164,7 +164,7 @@ export const ReportedState = Type.Object({
   sequence: Count,
   /** Highest generation that was understood; 0 before any. */
   observedGeneration: Count,
-  targets: Type.Record(TargetId, TargetReport),
+  targets: Type.Record(TargetId, TargetReport, { additionalProperties: false }),
   conditions: Type.Array(Condition, { maxItems: 200 }),
   /** What waits to be sent, and what had to be thrown away for its caps. */
   outbox: Type.Object({ messages: Count, bytes: Count, dropped: Count }),
@@ -184,6 +184,7 @@ export const Birth = Type.Object({
   targets: Type.Record(
     TargetId,
     Type.Object({ kind: Type.String({ maxLength: 32 }), identity: Type.Record(Type.String(), Type.Unknown()) }),
+    { additionalProperties: false },
   ),
   /** `group` among them. */
   labels: Type.Record(Type.String({ maxLength: 64 }), Type.String({ maxLength: 128 })),

@@ -29,9 +29,9 @@ const kinds: readonly (readonly [string, (folder: string) => string])[] = [
   ['a socket in the file system', (folder) => join(folder, 'notify')],
   ['an abstract socket', (folder) => `@${folder}/notify`],
 ];
+const skip = spawnSync('python3', ['--version']).status === 0 ? false : 'python3 is absent';
 for (const [kind, pathOf] of kinds) {
-  t.test(`ready, alive and stopping reach ${kind}`, async (t) => {
-    if (spawnSync('python3', ['--version']).status !== 0) return t.skip('python3 is absent');
+  t.test(`ready, alive and stopping reach ${kind}`, { skip }, async (t) => {
     const path = pathOf(shortFolder());
     const child = spawn('python3', ['-c', receiver, path], { stdio: ['ignore', 'pipe', 'inherit'] });
     t.teardown(() => child.kill());
