@@ -20,7 +20,7 @@ const relevantFeatures = [
 ];
 
 /** Version of the code that times operators in ONNX Runtime: part of the identity, so that a change of method never mixes with old rows. */
-const ortMethodVersion = 3;
+const ortMethodVersion = 4;
 
 /** The identity of this machine as target `ort`; see `identifyMachine`. */
 export function identifyOrt(threads: number, energyMeter: string | null): Promise<TargetIdentity> {
