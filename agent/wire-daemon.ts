@@ -59,10 +59,9 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
   const values = new SqliteKeyValues(join(stateFolder, 'device.db'));
   const memory = new Memory(values);
   const session = memory.beginSession();
-  const outbox = new SqliteOutbox(join(stateFolder, 'outbox.db'), {
-    mostBytes: settings.limits.outboxBytes,
-    mostDays: settings.limits.outboxDays,
-  });
+  const warn = (text: string) => log.warn({}, text);
+  const caps = { mostBytes: settings.limits.outboxBytes, mostDays: settings.limits.outboxDays };
+  const outbox = new SqliteOutbox(join(stateFolder, 'outbox.db'), caps, warn);
   const clock = systemClock();
   const link = new MqttFleetLink({
     url: settings.mqtt.url,
@@ -75,7 +74,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
     birth: birthOf(settings, device, session, version, targets, clock.now()),
     observedGeneration: () => memory.observedGeneration,
     outbox,
-    warn: (text) => log.warn({}, text),
+    warn,
   });
   const models = new HttpModelCache(join(stateFolder, 'models'), {
     url: settings.console.url,

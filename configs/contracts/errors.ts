@@ -48,6 +48,8 @@ export const errorTable = {
   },
   'infer/unavailable': { retryable: true, hint: 'Release a model to this device, and wait until it is active.' },
   'infer/invalid': { retryable: false, hint: 'Send what the model card describes; see agent/README.md.' },
+  'outbox/too-large': { retryable: false, hint: 'Raise limits.outboxBytes in the settings.' },
+  'settings/invalid': { retryable: false, hint: 'See `quantd config show`, and configs/README.md for the keys.' },
   'socket/busy': { retryable: false, hint: 'Stop the other daemon, or give this one a state folder of its own.' },
   'socket/unusable': { retryable: true, hint: 'Check the path, its length (107 bytes at most) and its permissions.' },
   'document/invalid': { retryable: false, hint: 'Nothing was changed. Use a console of the same major version.' },
