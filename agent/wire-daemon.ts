@@ -8,6 +8,7 @@ import type { Birth } from '../configs/contracts/device.js';
 import { EdgeError } from '../configs/contracts/errors.js';
 import { FolderArtifactStore } from './adapters/artifact-store.js';
 import { MqttFleetLink } from './adapters/fleet-link.js';
+import { openLog } from './adapters/journal-log.js';
 import { LocalSocket } from './adapters/local-socket.js';
 import { identifyOrt } from './adapters/machine.js';
 import { DaemonMetrics } from './adapters/metrics.js';
@@ -15,6 +16,7 @@ import { HttpModelCache } from './adapters/model-cache.js';
 import { openEnergyMeter } from './adapters/power.js';
 import { RunnerProcesses } from './adapters/runner-process.js';
 import { SampleFolder } from './adapters/sample-keeper.js';
+import { ServiceManager } from './adapters/service-manager.js';
 import { SqliteKeyValues } from './adapters/sqlite-key-values.js';
 import { SqliteOutbox } from './adapters/sqlite-outbox.js';
 import { Daemon, type DaemonTarget } from './daemon/daemon.js';
@@ -31,7 +33,12 @@ export interface DaemonSurroundings {
   readonly stateFolder: string;
   /** Path of the socket for applications. */
   readonly socketPath: string;
-  readonly log: Log;
+  /** Log lines carry the journal's levels. */
+  readonly isForJournal: boolean;
+  /** Value of NOTIFY_SOCKET; null without a service manager. */
+  readonly notifySocket: string | null;
+  /** How often the service manager wants a sign of life; null: never. */
+  readonly watchdogMs: number | null;
 }
 
 /** A daemon that is ready to run. */
@@ -41,13 +48,13 @@ export interface OpenedDaemon {
   /** Runs until `stop`; then everything is closed in order. */
   run(): Promise<void>;
   stop(): void;
-  /** Whether the daemon can do its work at this moment; what a watchdog is to be told. */
-  isHealthy(): boolean;
 }
 
 /** Opens databases and the local socket. Fails when another daemon runs on the same state. */
 export async function openDaemon(settings: AgentSettings, surroundings: DaemonSurroundings): Promise<OpenedDaemon> {
-  const { version, stateFolder, socketPath, log } = surroundings;
+  const { version, stateFolder, socketPath, isForJournal, notifySocket, watchdogMs } = surroundings;
+  const write = (line: string) => process.stdout.write(line);
+  const log = openLog({ level: settings.log.level, isForJournal, write });
   const device = settings.device.id === '' ? deviceNameOf(hostname()) : settings.device.id;
   await mkdir(stateFolder, { recursive: true }).catch((cause: Error) => {
     throw new EdgeError('store/unwritable', `the state folder cannot be made: ${cause.message}`, {
@@ -115,20 +122,30 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
     values.close();
     throw error;
   }
+  const manager = new ServiceManager(notifySocket, warn);
   return {
     device,
     socketPath,
     async run() {
+      log.info({ device, version, session, socketPath, state: stateFolder }, 'the daemon runs');
+      manager.ready();
+      // Twice as often as is asked for, and only while work can go on.
+      const beat = () => daemon.isHealthy() && manager.alive();
+      const watchdog = watchdogMs === null ? undefined : setInterval(beat, watchdogMs / 2);
       try {
         await daemon.run();
       } finally {
+        clearInterval(watchdog);
         await socket.close();
         outbox.close();
         values.close();
+        log.info({}, 'the daemon has stopped');
       }
     },
-    stop: () => daemon.stop(),
-    isHealthy: () => daemon.isHealthy(),
+    stop() {
+      manager.stopping();
+      daemon.stop();
+    },
   };
 }
 
