@@ -21,7 +21,7 @@ import { SqliteKeyValues } from './adapters/sqlite-key-values.js';
 import { SqliteOutbox } from './adapters/sqlite-outbox.js';
 import { Daemon, type DaemonTarget } from './daemon/daemon.js';
 import { Memory } from './daemon/memory.js';
-import type { DaemonClock, Log, MakeRequest, Maker } from './device-ports.js';
+import type { DaemonClock, MakeRequest, Maker } from './device-ports.js';
 import { contentKey } from './digest.js';
 import { pipelineVersion } from './pipeline.js';
 import { runInWorker } from './run-worker.js';
