@@ -41,11 +41,11 @@ import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import { type MeasuredPlan, type PlanOutcome, PlanSearch, type QualityReport } from './steps/plan-search.js';
 import type { SampleReader } from './steps/samples.js';
-import { syntheticSamples } from './steps/synthetic.js';
+import { syntheticCount, syntheticSamples } from './steps/synthetic.js';
 import { type QuantizationRecipe, recipeOf, type TuningDocument, tune } from './steps/tune.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 2, tune: 1, assess: 2 } as const;
+const versions = { calibrate: 2, tune: 2, assess: 4 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
 export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.assess}.1`;
@@ -391,7 +391,7 @@ export class Pipeline {
             }
           : await syntheticSamples(
               prepared,
-              { count: 32, threads: workThreads },
+              { count: syntheticCount, threads: workThreads },
               this.#ports.runtime,
               this.#signal,
               this.#progress('calibrate'),

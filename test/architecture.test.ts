@@ -189,13 +189,14 @@ function faultsOf(source: Source): string[] {
   return [...new Set([...imports, ...globals])];
 }
 
-/** Folders that hold nothing of ours. */
+/** Folders that hold nothing of ours; `.git` is a file in a worktree. */
 const foreign = /^(node_modules|dist|\.git|\.tap|\.build-.*)$/;
 
 function filesBelow(folder: string): string[] {
   return readdirSync(join(root, folder), { withFileTypes: true }).flatMap((entry) => {
     const path = folder === '' ? entry.name : `${folder}/${entry.name}`;
-    if (entry.isDirectory()) return foreign.test(entry.name) ? [] : filesBelow(path);
+    if (foreign.test(entry.name)) return [];
+    if (entry.isDirectory()) return filesBelow(path);
     return entry.isFile() ? [path] : [];
   });
 }
@@ -374,7 +375,6 @@ const undocumented: Readonly<Record<string, string>> = {
   'agent/core/plan/problem.ts': 'Metric',
   'agent/core/plan/search.ts': 'AllocateOptions',
   'agent/core/plan/units.ts': 'Option',
-  'agent/core/quant/matmul-nbits.ts': 'BlockwiseWeights',
   'agent/core/quant/observer.ts': 'RangeRule',
   'agent/core/quant/weights.ts': 'WeightOptions',
   'agent/core/sensitivity/estimator.ts': 'EstimatorContext Estimator',
@@ -382,11 +382,9 @@ const undocumented: Readonly<Record<string, string>> = {
   'agent/core/sensitivity/registry.ts': 'defaultEstimator',
   'agent/core/statistics.ts': 'median minimum',
   'agent/jobs/bench.ts': 'BenchOptions BenchReport',
-  'agent/jobs/evaluate.ts': 'EvaluateOptions EvaluateReport',
   'agent/jobs/frontier.ts': 'FrontierReport',
   'agent/jobs/index.ts': 'jobs JobName OptionsOf ReportOf',
   'agent/jobs/profile.ts': 'ProfileReport',
-  'agent/jobs/quantize.ts': 'QuantizeOptions',
   'agent/pipeline.ts': 'Ports StepSeconds QuantizeResult Pipeline',
   'agent/ports.ts': 'Feeds Clock',
   'agent/report.ts': 'toMs FrontierDocument modelDocument planDocument QuantizeDocument',

@@ -5,9 +5,11 @@ import { addStateAndJson, type JobFlags, printJson, runWithProgress } from './co
 export function registerEvaluate(program: Command, environment: NodeJS.ProcessEnv): void {
   const command = program
     .command('evaluate')
-    .description('quality of a produced artifact, run on its own target')
+    .description(
+      'quality of a produced artifact, run on its own target: against labels, and against the float model it was made from',
+    )
     .argument('<artifact>', 'file written by `quantd quantize`')
-    .option('--data <dir>', 'sample set to evaluate on');
+    .option('--data <dir>', 'sample set to evaluate on (default: synthetic samples, against the float model alone)');
   addStateAndJson(command, environment).action(
     async (artifact: string, flags: Pick<JobFlags, 'data' | 'json' | 'state'>) => {
       const report = await runWithProgress(
@@ -25,6 +27,8 @@ export function registerEvaluate(program: Command, environment: NodeJS.ProcessEn
         quality.kl?.toFixed(4) ?? null,
       ];
       process.stdout.write(`${table(['samples', 'float top-1', 'top-1', 'agreement', 'KL'], [row])}\n`);
+      if (quality.source === 'synthetic')
+        process.stdout.write('\nsynthetic samples: no substitute for real ones, which --data DIR gives\n');
     },
   );
 }

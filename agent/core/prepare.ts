@@ -23,7 +23,7 @@ export interface PreparedModel {
   readonly inputDims: readonly number[];
   /** Tensors of float32, the only ones that are calibrated, assessed and quantized. */
   readonly floatTensors: ReadonlySet<string>;
-  /** Tensor in front of the final Softmax where there is one, else the first graph output. */
+  /** Tensor in front of the final Softmax where there is one (reshaped behind it or not), else the first graph output. */
   readonly logits: string;
   readonly endsInSoftmax: boolean;
   readonly batchNorms: readonly BatchNormStatistics[];
@@ -72,6 +72,22 @@ function checkInput(model: Model, card: ModelCard): void {
   }
 }
 
+/** Elements of all float constants, each counted once however many operators read it. */
+function parameterCount(model: Model): number {
+  const constants = [...model.graph.initializers.values()].filter(({ type }) => /float/.test(type));
+  return constants.reduce((sum, { dims }) => sum + dims.reduce((a, b) => a * b, 1), 0);
+}
+
+/** Operators that leave the values and their order as they are. */
+const reshaping: ReadonlySet<string> = new Set(['Reshape', 'Flatten', 'Squeeze', 'Unsqueeze']);
+
+/** The operator that computes a tensor; what it is reshaped by afterwards is passed over. */
+function lastComputation(operators: readonly Operator[], tensor: string): Operator | undefined {
+  const writer = operators.find((operator) => operator.outputs.includes(tensor));
+  const isReshaping = writer !== undefined && reshaping.has(writer.op) && writer.inputs.length === 1;
+  return isReshaping ? lastComputation(operators, writer.inputs[0]!) : writer;
+}
+
 /** Prepares a decoded model; `model/*` errors say what about it is not supported. */
 export function prepare(source: Model, givenCard: ModelCard | null): PreparedModel {
   const card = givenCard ?? inferCard(source);
@@ -85,7 +101,7 @@ export function prepare(source: Model, givenCard: ModelCard | null): PreparedMod
   // between operators is a position between nodes.
   const model = { ...folded, graph: { ...folded.graph, nodes: operators.flatMap((operator) => operator.nodes) } };
   const output = model.graph.outputs[0]!.name;
-  const last = operators.find((operator) => operator.outputs.includes(output));
+  const last = lastComputation(operators, output);
   const endsInSoftmax = last?.op === 'Softmax' && last.inputs.length === 1;
   return {
     card,
@@ -99,6 +115,6 @@ export function prepare(source: Model, givenCard: ModelCard | null): PreparedMod
     endsInSoftmax,
     batchNorms,
     macs: operators.reduce((sum, operator) => sum + operator.macs, 0),
-    parameters: operators.reduce((sum, operator) => sum + operator.parameters, 0),
+    parameters: parameterCount(model),
   };
 }

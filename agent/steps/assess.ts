@@ -1,6 +1,7 @@
 import type { Precision, Range } from '../../configs/contracts/plan.js';
 import { klDivergence, logSoftmax, normalizedSquaredDistance } from '../core/divergence.js';
 import { encode } from '../core/onnx/codec.js';
+import type { Model, Operator } from '../core/onnx/model.js';
 import { slice } from '../core/onnx/slice.js';
 import { readFloats } from '../core/onnx/tensor.js';
 import type { PreparedModel } from '../core/prepare.js';
@@ -71,7 +72,7 @@ export async function assess(
       const weightBits = [...new Set(precisions.filter((p) => p.weightBits < 32).map((p) => p.weightBits))];
       if (weight !== null && weightBits.length > 0) {
         const estimate = await estimator.estimate(weight, walk.context(weightBits, walk.samples));
-        weights[weight.name] = {
+        weights[operator.name] = {
           ...Object.fromEntries(estimate),
           ...blockwiseColumn(prepared, index, precisions, weight, estimate),
         };
@@ -174,7 +175,7 @@ class Walk {
 
   async start(samples: SampleReader, signal: AbortSignal): Promise<void> {
     const input = this.#prepared.card.input.name;
-    const whole = await this.#open(0, this.#prepared.operators.length, this.#outputs, []);
+    const whole = await this.#open(0, this.#prepared.operators.length, this.#outputs);
     try {
       for (let sample = 0; sample < this.samples; sample++) {
         signal.throwIfAborted();
@@ -196,7 +197,7 @@ class Walk {
     const produced = this.#prepared.operators.slice(this.#position, index).flatMap((operator) => operator.outputs);
     const kept = produced.filter((name) => (this.#lastUse.get(name) ?? -1) >= index);
     if (kept.length > 0) {
-      const session = await this.#open(this.#position, index, kept, []);
+      const session = await this.#open(this.#position, index, kept);
       try {
         for (const live of this.#live) {
           for (const [name, feed] of await session.run(select(live, session.inputNames), kept)) live.set(name, feed);
@@ -240,15 +241,15 @@ class Walk {
       }
       return result;
     };
-    const override = (data: Float32Array): [string, Feed][] => [[name, { dims: tensor.dims, data }]];
+    const override = (data: Float32Array): [string, Feed][] => [[ownWeight(operator), { dims: tensor.dims, data }]];
     return {
       kind: 'weight',
       name,
       seed: seedOf(name),
       values: () => values,
       quantized,
-      forward: (sample, data) => this.#forward(sample, override(data), name),
-      local: (sample, data) => this.#runLocal(sample, override(data), name),
+      forward: (sample, data) => this.#forward(sample, override(data), true),
+      local: (sample, data) => this.#runLocal(sample, override(data)),
     };
   }
 
@@ -262,7 +263,7 @@ class Walk {
       seed: seedOf(name),
       values,
       quantized: (bits, sample) => fakeQuantize(values(sample), unsignedAffine(rangeAt(ranges, bits, name), bits)),
-      forward: (sample, data) => this.#forward(sample, [[name, { dims, data }]], null),
+      forward: (sample, data) => this.#forward(sample, [[name, { dims, data }]], false),
       local: async (_sample, data) => data,
     };
   }
@@ -284,26 +285,25 @@ class Walk {
     await this.#closeSessions();
   }
 
-  async #forward(sample: number, replaced: readonly [string, Feed][], weight: string | null): Promise<Float32Array> {
+  async #forward(sample: number, replaced: readonly [string, Feed][], hasWeight: boolean): Promise<Float32Array> {
     const live = new Map([...this.#live[sample]!, ...replaced]);
     const inside = this.#outputs.filter((name) => !live.has(name));
     if (inside.length === 0) return concatenate(live, this.#outputs);
     if (this.#suffix === null) {
       const operator = this.#prepared.operators[this.#position]!;
-      const fed = operator.weight === null ? [] : [operator.weight.name];
-      this.#suffix = await this.#open(this.#position, this.#prepared.operators.length, inside, fed);
+      this.#suffix = await this.#open(this.#position, this.#prepared.operators.length, inside, operator);
       const rest = this.#prepared.operators.slice(this.#position).reduce((sum, item) => sum + item.macs, 0);
       this.#suffixShare = this.#prepared.macs > 0 ? rest / this.#prepared.macs : 1;
     }
     this.forwards += this.#suffixShare / this.samples;
-    if (weight === null) this.#keepWeight(live);
+    if (!hasWeight) this.#keepWeight(live);
     const results = await this.#suffix.run(select(live, this.#suffix.inputNames), inside);
     return concatenate(new Map([...live, ...results]), this.#outputs);
   }
 
-  async #runLocal(sample: number, replaced: readonly [string, Feed][], weight: string): Promise<Float32Array> {
+  async #runLocal(sample: number, replaced: readonly [string, Feed][]): Promise<Float32Array> {
     const operator = this.#prepared.operators[this.#position]!;
-    this.#local ??= await this.#open(this.#position, this.#position + 1, operator.outputs, [weight]);
+    this.#local ??= await this.#open(this.#position, this.#position + 1, operator.outputs, operator);
     this.forwards += operator.macs / Math.max(1, this.#prepared.macs) / this.samples;
     const live = new Map([...this.#live[sample]!, ...replaced]);
     return concatenate(await this.#local.run(select(live, this.#local.inputNames)), operator.outputs);
@@ -314,16 +314,18 @@ class Walk {
     const operator = this.#prepared.operators[this.#position]!;
     if (operator.weight === null) return;
     const tensor = this.#prepared.model.graph.initializers.get(operator.weight.name)!;
-    live.set(operator.weight.name, { dims: tensor.dims, data: readFloats(tensor) });
+    live.set(ownWeight(operator), { dims: tensor.dims, data: readFloats(tensor) });
   }
 
-  async #open(from: number, to: number, outputs: readonly string[], fed: readonly string[]): Promise<Session> {
-    const range = { from: this.#offsets[from]!, to: this.#offsets[to]! };
-    const part = slice(this.#prepared.model, range, {
-      outputs: [...outputs],
-      fed: [...fed],
-      shapes: this.#prepared.shapes,
-    });
+  /** Operators `from` to `to`, the latter not included; the weight of the operator under test is an input. */
+  async #open(from: number, to: number, outputs: readonly string[], tested: Operator | null = null): Promise<Session> {
+    const { model, shapes } = this.#prepared;
+    const isFed = tested !== null && tested.weight !== null;
+    const part = slice(
+      isFed ? withOwnWeight(model, tested) : model,
+      { from: this.#offsets[from]!, to: this.#offsets[to]! },
+      { outputs: [...outputs], fed: isFed ? [ownWeight(tested)] : [], shapes },
+    );
     return this.#runtime.open(encode(part), { threads: this.#threads });
   }
 
@@ -333,6 +335,24 @@ class Walk {
     this.#suffix = null;
     this.#local = null;
   }
+}
+
+/** Name under which the weight of the operator under test is fed. */
+function ownWeight(operator: Operator): string {
+  return `${operator.weight!.name} of ${operator.name}`;
+}
+
+/** The model with the operator's weight under a name of its own: what else reads the initializer is not under test. */
+function withOwnWeight(model: Model, operator: Operator): Model {
+  const { name } = operator.weight!;
+  const own = ownWeight(operator);
+  const [first] = operator.nodes;
+  const nodes = model.graph.nodes.map((node) =>
+    node === first ? { ...node, inputs: node.inputs.map((input, at) => (at === 1 ? own : input)) } : node,
+  );
+  const initializers = new Map(model.graph.initializers);
+  initializers.set(own, { ...initializers.get(name)!, name: own });
+  return { ...model, graph: { ...model.graph, nodes, initializers } };
 }
 
 function select(live: ReadonlyMap<string, Feed>, names: readonly string[]): Map<string, Feed> {

@@ -5,6 +5,7 @@ import { allocate, type Shortfall } from '../core/plan/allocate.js';
 import type { LatencyExperience, MeasuredPoint } from '../core/plan/expected-latency.js';
 import { type Plan, planKey, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
 import type { Choice, Problem } from '../core/plan/problem.js';
+import { unitsOf } from '../core/plan/units.js';
 import { emitQdq } from '../core/quant/qdq.js';
 import { median } from '../core/statistics.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
@@ -505,16 +506,17 @@ function choiceAt({ problem, assignment }: Plan, index: number): Choice {
   return problem.operators[index]!.choices[assignment[index]!]!;
 }
 
-/** Assignments on the way from one plan to another, one differing operator at a time, largest gain first. */
+/** Assignments on the way from one plan to another, one differing operator (or group of tied ones) at a time, largest gain first. */
 function between(worse: Plan, better: Plan, gain: (index: number) => number): number[][] {
-  const differing = worse.assignment
-    .map((_, index) => index)
-    .filter((index) => worse.assignment[index] !== better.assignment[index])
-    .sort((a, b) => gain(b) - gain(a));
+  const gainOf = (operators: readonly number[]) => operators.reduce((sum, index) => sum + gain(index), 0);
+  const differing = unitsOf(worse.problem)
+    .map(({ operators }) => operators)
+    .filter((operators) => operators.some((index) => worse.assignment[index] !== better.assignment[index]))
+    .sort((a, b) => gainOf(b) - gainOf(a));
   const assignments: number[][] = [];
   const current = [...worse.assignment];
-  for (const index of differing) {
-    current[index] = better.assignment[index]!;
+  for (const operators of differing) {
+    for (const index of operators) current[index] = better.assignment[index]!;
     assignments.push([...current]);
   }
   return assignments;

@@ -73,7 +73,7 @@ export async function assessQuality(
   const labels = isClassifier(prepared) ? source.labels : null;
   const outputs: Float32Array[] = [];
   let right = 0;
-  const scores = others.map(() => new Score(isClassifier(prepared)));
+  const scores = others.map(() => new Score(prepared));
   let index = -1;
   for await (const sample of readAhead(source, count)) {
     index++;
@@ -102,7 +102,7 @@ export async function scoreAgainst(
   signal: AbortSignal,
 ): Promise<Quality> {
   const labels = isClassifier(prepared) ? source.labels : null;
-  const score = new Score(isClassifier(prepared));
+  const score = new Score(prepared);
   let index = -1;
   for await (const sample of readAhead(source, reference.outputs.length)) {
     index++;
@@ -118,6 +118,7 @@ function feedsOf(prepared: PreparedModel, data: Float32Array): ReadonlyMap<strin
 }
 
 class Score {
+  readonly #prepared: PreparedModel;
   readonly #isClassifier: boolean;
   #samples = 0;
   #right = 0;
@@ -126,8 +127,9 @@ class Score {
   #signal = 0;
   #error = 0;
 
-  constructor(classifier: boolean) {
-    this.#isClassifier = classifier;
+  constructor(prepared: PreparedModel) {
+    this.#prepared = prepared;
+    this.#isClassifier = isClassifier(prepared);
   }
 
   add(reference: Float32Array, output: Float32Array, label: number | null): void {
@@ -142,7 +144,7 @@ class Score {
     const chosen = argmax(output);
     if (chosen === argmax(reference)) this.#agreement++;
     if (label !== null && chosen === label) this.#right++;
-    this.#kl += klDivergence(logits(reference), logits(output));
+    this.#kl += klDivergence(asLogits(this.#prepared, reference), asLogits(this.#prepared, output));
   }
 
   result(hasLabels: boolean): Quality {
@@ -156,12 +158,10 @@ class Score {
   }
 }
 
-/** Probabilities become log-probabilities, whose softmax they are; other scores are taken as logits. */
-function logits(scores: Float32Array): Float32Array {
-  let sum = 0;
-  for (let i = 0; i < scores.length; i++) {
-    if (scores[i]! < 0 || scores[i]! > 1) return scores;
-    sum += scores[i]!;
-  }
-  return Math.abs(sum - 1) > 0.02 ? scores : scores.map((score) => Math.log(Math.max(score, 1e-30)));
+/**
+ * Class scores as logits: the logarithms of probabilities, where the model ends in a Softmax, else the scores. The model decides,
+ * not the values: logits of a few classes lie in [0, 1] and sum to 1 now and then.
+ */
+export function asLogits({ endsInSoftmax }: PreparedModel, scores: Float32Array): Float32Array {
+  return endsInSoftmax ? scores.map((score) => Math.log(Math.max(score, 1e-30))) : scores;
 }

@@ -4,6 +4,9 @@ import { normal, xorshift32 } from '../core/random.js';
 import type { Progress, Runtime } from '../ports.js';
 import type { SampleReader } from './samples.js';
 
+/** How many synthetic samples stand in for a calibration or test set. */
+export const syntheticCount = 32;
+
 /**
  * Made-up inputs for a device that has no samples. Every candidate is noise with a random spectrum (white to 1/f^2), contrast and
  * offset per channel. Where the graph still had BatchNormalization, each layer's stored mean and deviation say what its input

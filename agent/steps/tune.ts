@@ -7,7 +7,7 @@ import type { RangeRule } from '../core/quant/observer.js';
 import { emitQdq } from '../core/quant/qdq.js';
 import type { Progress, Runtime, Session } from '../ports.js';
 import type { CalibrationDocument } from './calibrate.js';
-import { comparedOutput, isClassifier } from './quality.js';
+import { asLogits, comparedOutput, isClassifier } from './quality.js';
 import type { SampleReader } from './samples.js';
 
 /** The recipe that suited this model best, and what each one measured. */
@@ -104,7 +104,5 @@ export function recipeOf(
 
 function divergenceOf(prepared: PreparedModel, reference: Float32Array, output: Float32Array): number {
   if (!isClassifier(prepared)) return normalizedSquaredDistance(reference, output);
-  const asLogits = (values: Float32Array) =>
-    prepared.endsInSoftmax ? values.map((value) => Math.log(Math.max(value, 1e-30))) : values;
-  return klDivergence(asLogits(reference), asLogits(output));
+  return klDivergence(asLogits(prepared, reference), asLogits(prepared, output));
 }

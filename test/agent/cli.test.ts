@@ -1,12 +1,13 @@
 /** The command line as others rely on it: documents, exit codes, what goes to which stream. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import Database from 'better-sqlite3';
 import { InferenceSession } from 'onnxruntime-node';
 import t from 'tap';
+import type { EvaluateReport } from '../../agent/jobs/evaluate.js';
 import type { QuantizeDocument } from '../../agent/report.js';
 
 const main = fileURLToPath(new URL('../../agent/main.js', import.meta.url));
@@ -65,6 +66,34 @@ t.test('a second run measures no operator again', async (t) => {
   t.strictSame(rows(), before, 'ids, values and timestamps are unchanged');
 });
 
+t.test('evaluate judges by test samples, or by synthetic ones against the float model, and says which', async (t) => {
+  const moved = join(folder, 'moved.onnx');
+  cpSync(model, moved);
+  cpSync(model.replace('.onnx', '.json'), moved.replace('.onnx', '.json'));
+  const dataFree = ['quantize', moved, '--state', join(folder, 'state'), '--out', join(folder, 'free')];
+  const quantized = quantd(...dataFree, '--precisions', 'W8A8', '--json');
+  t.equal(quantized.status, 0);
+  const { artifact, quality: before } = JSON.parse(quantized.stdout) as QuantizeDocument;
+  t.equal(before.source, 'synthetic');
+  const evaluate = (...args: string[]) => {
+    const { status, stdout } = quantd('evaluate', artifact.path!, '--json', ...args);
+    t.equal(status, 0);
+    return (JSON.parse(stdout) as EvaluateReport).quality;
+  };
+  const { source, samples, floatTop1, top1, agreement, kl, sqnrDb } = evaluate();
+  t.strictSame([source, samples, floatTop1, top1], ['synthetic', before.samples, null, null]);
+  t.strictSame([agreement, kl, sqnrDb], [before.agreement, before.kl, before.sqnrDb], 'as when it was made');
+  const labelled = evaluate('--data', join(models, 'samples'));
+  t.equal(labelled.source, 'test');
+  t.ok(labelled.top1! > 0.9 && labelled.floatTop1! > 0.9);
+
+  rmSync(moved);
+  t.ok(evaluate('--data', join(models, 'samples')).top1! > 0.9, 'labels need no float model');
+  const { status, stderr } = quantd('evaluate', artifact.path!);
+  t.equal(status, 2);
+  t.match(stderr, /usage\/invalid.*\n.*--data\n.*moved\.onnx/);
+});
+
 t.test('a budget below the fastest plan ends with 3, the reason and a frontier, and writes nothing', async (t) => {
   const { status, stdout } = quantd(...job, '--out', join(folder, 'none'), '--budget', 'latency=1us', '--json');
   t.equal(status, 3);
@@ -82,6 +111,8 @@ t.test(
     const cases: [number, RegExp, string[]][] = [
       [2, /usage\/invalid/, [...job, '--out', folder, '--precisions', 'W3A3']],
       [2, /budget\/invalid/, [...job, '--out', folder, '--budget', 'speed=1']],
+      [2, /usage\/invalid.*\n.*main\.js/, [...job, '--out', main]],
+      [1, /store\/unwritable/, [...job, '--out', '/sys/quantd']],
       [2, /estimator\/unknown/, [...job, '--out', folder, '--estimator', 'guess']],
       [1, /model\/malformed/, ['quantize', main, '--out', folder, '--state', join(folder, 'state'), '--json']],
       [
@@ -96,6 +127,7 @@ t.test(
       t.match(stderr, code);
       t.match(stderr, /subject: .+\n {2}hint: .+/);
       t.notMatch(stderr, /\n\s+at /);
+      t.notMatch(stderr, /^profile$/m, 'told before anything long begins');
       t.equal(stdout, '');
     }
   },

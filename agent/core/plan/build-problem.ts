@@ -1,10 +1,11 @@
 /** From measured tables to a planning problem for ONNX Runtime: what each operator costs at each precision, and each change between them. */
 import type { LatencyRow, Precision } from '../../../configs/contracts/plan.js';
 import { type ConversionOp, conversionKey, dispatchKey, type LatencyTable, runOverheadKey } from '../latency.js';
-import type { Operator } from '../onnx/model.js';
-import { formatPrecision } from '../precision.js';
+import { reads } from '../onnx/graph.js';
+import type { Operator, Tensor } from '../onnx/model.js';
+import { float, formatPrecision } from '../precision.js';
 import type { PreparedModel } from '../prepare.js';
-import { constantBytes, keepsRange } from '../quant/qdq.js';
+import { keepsRange, storedConstants } from '../quant/qdq.js';
 import type { SensitivityTable } from '../sensitivity/table.js';
 import type { Choice, Conversion, Edge, Problem } from './problem.js';
 
@@ -17,6 +18,8 @@ export function formatOf(precision: Precision): 'f32' | 'u8' {
 }
 
 /**
+ * Operators that read one weight are tied: it is stored once, at one precision.
+ *
  * @param allowed precisions by operator, in order; a precision whose row is missing from the table is left out
  * @param floatArtifactBytes size of the model written all float, from which stored bytes of every plan follow
  */
@@ -27,23 +30,26 @@ export function buildProblem(
   sensitivity: SensitivityTable,
   floatArtifactBytes: number,
 ): Problem {
-  const { operators, model } = prepared;
-  const weightOf = (operator: Operator) =>
-    operator.weight === null ? null : (model.graph.initializers.get(operator.weight.name) ?? null);
-  const floatBytes = operators.reduce(
-    (sum, operator) => sum + constantBytes(operator, weightOf(operator), { weightBits: 32, activationBits: 32 }),
-    0,
+  const { operators } = prepared;
+  const ties = tiesOf(operators);
+  const stored = new StoredBytes(prepared, ties);
+  const floatBytes = operators.reduce((sum, operator) => sum + stored.of(operator, float), 0);
+  const possible = operators.map((operator) =>
+    allowed(operator).filter((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined),
   );
-  const planOperators = operators.map((operator) => {
-    const choices = allowed(operator)
-      .filter((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined)
-      .map((precision): Choice => choiceOf(operator, precision, weightOf(operator), table, sensitivity));
+  const planOperators = operators.map((operator, index) => {
+    const others = ties.find((tie) => tie.includes(index)) ?? [];
+    const isCommon = (precision: Precision) =>
+      others.every((other) => possible[other]!.some((one) => formatPrecision(one) === formatPrecision(precision)));
+    const choices = possible[index]!.filter(isCommon).map((precision) =>
+      choiceOf(operator, precision, stored.of(operator, precision), table, sensitivity),
+    );
     return { name: operator.name, choices };
   });
   return {
     operators: planOperators,
     edges: edgesOf(prepared, table, sensitivity),
-    ties: [],
+    ties,
     fixed: {
       latency: table.median(runOverheadKey, 'float', 0),
       energy: table.get(runOverheadKey, 'float')?.energyJoules ?? null,
@@ -53,16 +59,68 @@ export function buildProblem(
   };
 }
 
+/** Indices of the operators that read each weight, where there is more than one. */
+function tiesOf(operators: readonly Operator[]): number[][] {
+  const readers = new Map<string, number[]>();
+  operators.forEach(({ weight }, index) => {
+    if (weight !== null) readers.set(weight.name, [...(readers.get(weight.name) ?? []), index]);
+  });
+  return [...readers.values()].filter((tie) => tie.length > 1);
+}
+
+/** What each operator's constants add to the artifact. */
+class StoredBytes {
+  readonly #weights: ReadonlyMap<Operator, Tensor | null>;
+  /** Operators tied with each that come before it. */
+  readonly #earlier: ReadonlyMap<Operator, readonly Operator[]>;
+  /** By initializer: tied groups, and operators alone, that read it. */
+  readonly #readers = new Map<string, Set<number>>();
+
+  constructor({ operators, model }: PreparedModel, ties: readonly (readonly number[])[]) {
+    const { initializers } = model.graph;
+    this.#weights = new Map(
+      operators.map((operator) => [operator, initializers.get(operator.weight?.name ?? '') ?? null]),
+    );
+    const groups = operators.map((_, index) => ties.find((tie) => tie.includes(index)) ?? [index]);
+    this.#earlier = new Map(
+      operators.map((operator, index) => [
+        operator,
+        groups[index]!.filter((other) => other < index).map((other) => operators[other]!),
+      ]),
+    );
+    operators.forEach((operator, index) => {
+      for (const name of operator.nodes.flatMap(reads)) {
+        if (initializers.has(name))
+          this.#readers.set(name, (this.#readers.get(name) ?? new Set()).add(groups[index]![0]!));
+      }
+    });
+  }
+
+  /**
+   * Bytes at a precision. What tied operators share is counted at the first of them. A float constant that others read as well
+   * stays in every artifact, so it is not counted here.
+   */
+  of(operator: Operator, precision: Precision): number {
+    const constants = (of: Operator) => storedConstants(of, this.#weights.get(of)!, precision);
+    const counted = new Set(this.#earlier.get(operator)!.flatMap((other) => [...constants(other).keys()]));
+    let bytes = 0;
+    for (const [name, size] of constants(operator)) {
+      if (!counted.has(name) && (this.#readers.get(name)?.size ?? 1) === 1) bytes += size;
+    }
+    return bytes;
+  }
+}
+
 function choiceOf(
   operator: Operator,
   precision: Precision,
-  weight: Parameters<typeof constantBytes>[1],
+  storedBytes: number,
   table: LatencyTable,
   sensitivity: SensitivityTable,
 ): Choice {
   const format = formatOf(precision);
   const row = table.get(operator.key, formatPrecision(precision))!;
-  const weightError = operator.weight === null ? 0 : sensitivity.weight(operator.weight.name, precision);
+  const weightError = operator.weight === null ? 0 : sensitivity.weight(operator.name, precision);
   const outputError =
     format === 'f32' || keepsRange(operator)
       ? 0
@@ -73,7 +131,7 @@ function choiceOf(
     costs: {
       sensitivity: weightError + outputError,
       latency: row.median,
-      bytes: constantBytes(operator, weight, precision) + (format === 'u8' ? int8DescriptionBytes : 0),
+      bytes: storedBytes + (format === 'u8' ? int8DescriptionBytes : 0),
       energy: row.energyJoules,
       bitOps: operator.macs * precision.weightBits * precision.activationBits,
     },

@@ -39,11 +39,15 @@ export function blockBytes(operator: Operator, weight: Tensor): number {
   return outputCount * blocks * ((blockSize * bits) / 8 + 4);
 }
 
+/** A weight in blocks of 32 codes along its inner dimension: output by output, block by block. */
 export interface BlockwiseWeights {
+  /** Two codes a byte, the first in the low half; the last block of an output is filled up. */
   readonly packed: Uint8Array;
+  /** One a block: real = scale * (code - 8). */
   readonly scales: Float32Array;
   /** Dequantized values in the layout of the original tensor. */
   readonly values: Float32Array;
+  /** Sum over all weights of (dequantized - float)^2. */
   readonly errorEnergy: number;
 }
 
@@ -80,18 +84,24 @@ export function quantizeBlockwise(operator: Operator, tensor: Tensor): Blockwise
   return { packed, scales, values, errorEnergy };
 }
 
-/** The contrib node that replaces the Gemm or MatMul `operator.nodes[0]`, with its constants; the bias of a Gemm becomes an Add. */
+/**
+ * The contrib node that replaces the Gemm or MatMul `operator.nodes[0]`, with its constants; the bias of a Gemm becomes an Add.
+ *
+ * @param quantized the operator's weight, of quantizeBlockwise
+ * @param owner begins the constants' names
+ */
 export function matMulNBitsNode(
   operator: Operator,
   tensor: Tensor,
+  { packed, scales }: BlockwiseWeights,
+  owner: string,
   input: string,
   output: string,
 ): { nodes: Node[]; constants: Tensor[] } {
   const { innerCount, outputCount } = matrixView(operator, tensor);
   const blocks = Math.ceil(innerCount / blockSize);
-  const { packed, scales } = quantizeBlockwise(operator, tensor);
-  const codes = makeTensor(`${operator.name}_w4`, 'uint8', [outputCount, blocks, blockSize / 2], packed);
-  const scale = makeTensor(`${operator.name}_w4_scale`, 'float32', [outputCount * blocks], scales);
+  const codes = makeTensor(`${owner}_w4`, 'uint8', [outputCount, blocks, blockSize / 2], packed);
+  const scale = makeTensor(`${owner}_w4_scale`, 'float32', [outputCount * blocks], scales);
   const attributes = new Map<string, AttributeValue>([
     ['K', { kind: 'int', value: innerCount }],
     ['N', { kind: 'int', value: outputCount }],

@@ -4,7 +4,7 @@ import type { AttributeValue, Model, Node, Operator, Shapes, Tensor } from '../o
 import { inferShapes } from '../onnx/shapes.js';
 import { makeTensor, readFloats } from '../onnx/tensor.js';
 import { type Affine, symmetricAffine, unsignedAffine } from './affine.js';
-import { blockBytes, matMulNBitsNode } from './matmul-nbits.js';
+import { blockBytes, matMulNBitsNode, quantizeBlockwise } from './matmul-nbits.js';
 import { deployedOptions, type QuantizedWeights, quantizeWeights } from './weights.js';
 
 /** Which runtime the QDQ model is written for. */
@@ -97,6 +97,8 @@ class QdqWriter {
   readonly #initializers: Map<string, Tensor>;
   readonly #tensors = new Map<string, Availability>();
   readonly #graphOutputs: ReadonlySet<string>;
+  /** By form and initializer: whose quantized weights there are; see `#ownerOf`. */
+  readonly #owners = new Map<string, readonly { readonly name: string; readonly scales: Float32Array }[]>();
   /** Tensors that some 8-bit operator reads. */
   readonly #readAsCodes = new Set<string>();
   #shapes: Shapes | null = null;
@@ -218,9 +220,8 @@ class QdqWriter {
       ...deployedOptions(operator, tensor.dims, 8, this.#options.saturates ?? false),
       ...(leastScales === undefined ? {} : { leastScales }),
     });
-    const prefix = operator.name;
     const rewritten = [...inputs];
-    rewritten[1] = this.#dequantizedWeights(prefix, tensor, channelAxis, quantized);
+    rewritten[1] = this.#dequantizedWeights(operator, tensor, channelAxis, quantized);
     if (bias !== null) rewritten[2] = this.#writeBias(operator, bias, quantized, inputAffine);
     else if (node.inputs.length > 2 && node.inputs[2] === '') rewritten.length = 2;
     return rewritten;
@@ -235,17 +236,33 @@ class QdqWriter {
     return [[operator.bias, this.#constant(makeTensor(`${operator.name}_corrected`, 'float32', bias.dims, corrected))]];
   }
 
-  #dequantizedWeights(prefix: string, tensor: Tensor, axis: number, quantized: QuantizedWeights): string {
-    const codes = this.#constant(makeTensor(`${prefix}_w8`, 'int8', tensor.dims, quantized.codes));
+  #dequantizedWeights(operator: Operator, tensor: Tensor, axis: number, quantized: QuantizedWeights): string {
+    const owner = this.#ownerOf('w8', operator, quantized.scales);
+    const codes = this.#constant(makeTensor(`${owner}_w8`, 'int8', tensor.dims, quantized.codes));
     const scale = this.#constant(
-      makeTensor(`${prefix}_w8_scale`, 'float32', [quantized.scales.length], quantized.scales),
+      makeTensor(`${owner}_w8_scale`, 'float32', [quantized.scales.length], quantized.scales),
     );
     const zero = this.#constant(
-      makeTensor(`${prefix}_w8_zero`, 'int8', [quantized.scales.length], new Int8Array(quantized.scales.length)),
+      makeTensor(`${owner}_w8_zero`, 'int8', [quantized.scales.length], new Int8Array(quantized.scales.length)),
     );
-    const output = `${prefix}_w8_dq`;
+    const output = `${operator.name}_w8_dq`;
     this.#push('DequantizeLinear', [codes, scale, zero], output, new Map([['axis', int(axis)]]));
     return output;
+  }
+
+  /**
+   * The operator whose constants hold this operator's quantized weights: the first that reads the same initializer with the same
+   * scales, so that what operators share stays shared.
+   */
+  #ownerOf(form: 'w8' | 'w4', operator: Operator, scales: Float32Array): string {
+    const { name, channelAxis } = operator.weight!;
+    const key = `${form} ${channelAxis} ${name}`;
+    const owners = this.#owners.get(key) ?? [];
+    const isSame = (others: Float32Array) => others.every((scale, channel) => scale === scales[channel]);
+    const known = owners.find((owner) => isSame(owner.scales));
+    if (known !== undefined) return known.name;
+    this.#owners.set(key, [...owners, { name: operator.name, scales }]);
+    return operator.name;
   }
 
   /** Float bias with its correction; null where there is neither. */
@@ -285,7 +302,9 @@ class QdqWriter {
     const [node, ...rest] = operator.nodes;
     const input = this.#floatNameOf(operator.inputs[0]!);
     const output = node!.outputs[0]!;
-    const { nodes, constants } = matMulNBitsNode(operator, tensor, input, output);
+    const quantized = quantizeBlockwise(operator, tensor);
+    const owner = this.#ownerOf('w4', operator, quantized.scales);
+    const { nodes, constants } = matMulNBitsNode(operator, tensor, quantized, owner, input, output);
     for (const constant of constants) this.#constant(constant);
     this.#nodes.push(...nodes, ...rest);
     this.#usesContrib = true;
@@ -405,15 +424,23 @@ function int(value: number): AttributeValue {
   return { kind: 'int', value };
 }
 
-/** Bytes that an operator's constants take in the artifact at a precision. */
-export function constantBytes(operator: Operator, weight: Tensor | null, precision: Precision): number {
-  if (weight === null || operator.weight === null) return 0;
+/**
+ * Bytes that an operator's weight and bias take in the artifact at a precision, by what they are: equal names of two operators are
+ * one constant. Float constants go by their initializers.
+ */
+export function storedConstants(operator: Operator, weight: Tensor | null, precision: Precision): Map<string, number> {
+  if (weight === null || operator.weight === null) return new Map();
+  const { name, channelAxis } = operator.weight;
   const count = weight.dims.reduce((a, b) => a * b, 1);
-  const channels = weight.dims[operator.weight.channelAxis] ?? 1;
-  const bias = operator.bias === null ? 0 : channels * 4;
-  const int8Bias = operator.op === 'MatMul' ? bias : bias * 3;
-  if (precision.weightBits === 32) return count * 4 + bias;
-  if (precision.activationBits === 32) return blockBytes(operator, weight) + bias;
-  // int8 codes, and per channel: weight scale and zero point, bias scale and zero point
-  return count + channels * 5 + int8Bias;
+  const channels = weight.dims[channelAxis] ?? 1;
+  const stored = new Map<string, number>();
+  if (precision.weightBits === 32) stored.set(name, count * 4);
+  else if (precision.activationBits === 32)
+    stored.set(`${name} in blocks, ${channelAxis}`, blockBytes(operator, weight));
+  // Codes, and a scale and a zero point per channel.
+  else stored.set(`${name} in codes, ${channelAxis}`, count + channels * 5);
+  if (operator.bias === null) return stored;
+  // Codes, scales and zero points too, for the input's scale is in them; the bias of a MatMul is an Add that stays.
+  const isInteger = precision.activationBits === 8 && operator.op !== 'MatMul';
+  return isInteger ? stored.set(`${operator.name} bias`, channels * 12) : stored.set(operator.bias, channels * 4);
 }

@@ -20,6 +20,8 @@ import { CountingRuntime, clock, never, quiet, samplesOf } from '../../support/s
 import { info } from '../core/onnx/support.js';
 
 const seed = announceSeed();
+/** Samples that weights are assessed on; there are more. */
+const sampleCount = 4;
 const candidates: readonly Precision[] = [
   { weightBits: 32, activationBits: 32 },
   { weightBits: 8, activationBits: 8 },
@@ -41,6 +43,18 @@ const networks: Readonly<Record<string, { build: Build; task: 'classification' |
   'a classifier that ends in logits': {
     task: 'classification',
     build: (builder) => [builder.gemm(builder.pooled(builder.silu(builder.conv('x', { out: 6 }))), 4)],
+  },
+  'operators that share a weight': {
+    task: 'classification',
+    build: (builder) => {
+      const first = builder.conv('x', { out: 3 });
+      const shared = builder.nodes.at(-1)!;
+      const second = builder.emit('Conv', [builder.same('Relu', first), ...shared.inputs.slice(1)], [1, 3, 6, 6], {
+        kernel_shape: [3, 3],
+        pads: [1, 1, 1, 1],
+      });
+      return [builder.gemm(builder.pooled(second), 4)];
+    },
   },
   'a regressor with two outputs': {
     task: 'other',
@@ -75,7 +89,7 @@ class Whole {
   }
 
   async start(): Promise<void> {
-    for (const sample of this.#samples.keys())
+    for (let sample = 0; sample < sampleCount; sample++)
       this.references.push(await this.run(this.#prepared.model, this.#outputs, sample));
   }
 
@@ -100,12 +114,14 @@ class Whole {
     const { model } = this.#prepared;
     const tensor = model.graph.initializers.get(operator.weight!.name)!;
     const values = readFloats(tensor);
+    // This operator's weight alone, whoever else reads the initializer.
     const replaced = (data: Float32Array): Model => {
-      const initializers = new Map(model.graph.initializers).set(
-        tensor.name,
-        makeTensor(tensor.name, 'float32', tensor.dims, data),
+      const instead = makeTensor('replaced', 'float32', tensor.dims, data);
+      const nodes = model.graph.nodes.map((node) =>
+        node === operator.nodes[0] ? { ...node, inputs: node.inputs.with(1, instead.name) } : node,
       );
-      return { ...model, graph: { ...model.graph, initializers } };
+      const initializers = new Map(model.graph.initializers).set(instead.name, instead);
+      return { ...model, graph: { ...model.graph, nodes, initializers } };
     };
     const axis = operator.weight!.channelAxis;
     return {
@@ -201,7 +217,7 @@ function assessed(network: Network, estimator: Estimator, options: AssessOptions
     samplesOf(network.samples),
     { 8: ranges, 4: ranges },
     estimator,
-    { precisionsOf, samples: 4, activationSamples: 2, threads: 1, kinds, saturates },
+    { precisionsOf, samples: sampleCount, activationSamples: 2, threads: 1, kinds, saturates },
     { runtime, clock },
     signal,
     quiet,
@@ -219,13 +235,13 @@ for (const name of Object.keys(networks)) {
     await whole.start();
     for (const estimator of estimators) {
       const document = await assessed(network, estimator);
-      t.equal(document.samples, 4);
+      t.equal(document.samples, sampleCount);
       t.equal(document.estimator, estimator.name);
       t.ok(document.seconds > 0 && document.forwards >= 1, `${estimator.name}: ${document.forwards} passes`);
       for (const operator of operators.filter((candidate) => candidate.weight !== null)) {
-        const expected = await estimator.estimate(whole.weightSite(operator, true), whole.context([8, 4], 4));
+        const expected = await estimator.estimate(whole.weightSite(operator, true), whole.context([8, 4], sampleCount));
         for (const [bits, value] of expected) {
-          const actual = document.weights[operator.weight!.name]![String(bits)]!;
+          const actual = document.weights[operator.name]![String(bits)]!;
           t.ok(
             isNear(actual, value),
             `${estimator.name}, ${operator.name} at ${bits} bits: ${actual}, expected ${value}`,
@@ -279,7 +295,7 @@ t.test('4-bit blocks get the sensitivity of 4-bit channels times the ratio of th
   const tensor = model.graph.initializers.get(operator.weight!.name)!;
   const channels = quantizeWeights(readFloats(tensor), tensor.dims, operator.weight!.channelAxis, 4, { clip: 'mse' });
   const ratio = quantizeBlockwise(operator, tensor).errorEnergy / channels.errorEnergy;
-  const row = weights[tensor.name]!;
+  const row = weights[operator.name]!;
   t.ok(isNear(row['4b']!, row['4']! * ratio));
 });
 
@@ -292,9 +308,9 @@ t.test('weights are assessed as they are deployed: kept small where kernels satu
     const { weights } = await assessed(network, findEstimator('exact'), { saturates });
     const expected = await findEstimator('exact').estimate(
       whole.weightSite(operator!, saturates),
-      whole.context([8], 4),
+      whole.context([8], sampleCount),
     );
-    t.ok(isNear(weights[operator!.weight!.name]!['8']!, expected.get(8)!), `saturates ${saturates}`);
+    t.ok(isNear(weights[operator!.name]!['8']!, expected.get(8)!), `saturates ${saturates}`);
   }
 });
 

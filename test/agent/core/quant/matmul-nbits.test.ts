@@ -150,7 +150,7 @@ t.test('stored bytes are those of the codes and scales', async (t) => {
     [70, 3],
   ] as const) {
     const { operator, weight } = prepared((builder) => builder.gemm('x', outputs, true), [1, size]);
-    const { constants } = matMulNBitsNode(operator, weight, 'x', 'y');
+    const { constants } = matMulNBitsNode(operator, weight, quantizeBlockwise(operator, weight), 'w', 'x', 'y');
     t.equal(
       blockBytes(operator, weight),
       constants.reduce((sum, tensor) => sum + tensor.bytes.length, 0),

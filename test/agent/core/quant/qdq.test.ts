@@ -5,7 +5,7 @@ import type { Model, Operator, Tensor } from '../../../../agent/core/onnx/model.
 import { readFloats } from '../../../../agent/core/onnx/tensor.js';
 import { prepare } from '../../../../agent/core/prepare.js';
 import { canRunBlockwise } from '../../../../agent/core/quant/matmul-nbits.js';
-import { canRunInt8, constantBytes, emitQdq, type QdqOptions } from '../../../../agent/core/quant/qdq.js';
+import { canRunInt8, emitQdq, type QdqOptions, storedConstants } from '../../../../agent/core/quant/qdq.js';
 import type { Precision } from '../../../../configs/contracts/plan.js';
 import { calibratedNetwork, type Network, NetworkBuilder, randomNetwork } from '../../../support/networks.js';
 import { feed, hasSaturatingKernels, Oracle, run } from '../../../support/ort.js';
@@ -360,7 +360,8 @@ t.test('stored bytes of an operator are what its constants take in the model', a
       const weight = weightOf(network, operator);
       if (weight === null || (precision === blockwise && !canRunBlockwise(operator, weight))) continue;
       const model = emit(network, new Map([[operator.name, precision]]));
-      const all = constantBytes(operator, weight, precision) - constantBytes(operator, weight, float);
+      const stored = (at: Precision) => [...storedConstants(operator, weight, at).values()].reduce((a, b) => a + b, 0);
+      const all = stored(precision) - stored(float);
       const difference = bytesOf(model) - bytesOf(emit(network, new Map()));
       // Scales and zero points of its activations are not the operator's: a few bytes, or one for each channel of the next reader.
       t.ok(
@@ -369,6 +370,29 @@ t.test('stored bytes of an operator are what its constants take in the model', a
       );
     }
   }
+});
+
+t.test('a weight that operators share is stored once in each form, where it gets the same scales', async (t) => {
+  const codes = async (bias: number) => {
+    const builder = new NetworkBuilder(new Random(5), [1, 4, 6, 6]);
+    const image = builder.same('Relu', builder.conv('x', { out: 4 }));
+    const [, weight] = builder.nodes[0]!.inputs;
+    const second = builder.constant([4], new Float32Array(4).fill(bias));
+    const attributes = { kernel_shape: [3, 3], pads: [1, 1, 1, 1] };
+    const vector = builder.pooled(builder.emit('Conv', [image, weight!, second], [1, 4, 6, 6], attributes));
+    const matrix = builder.weight([4, 4], 4);
+    const hidden = builder.emit('Gemm', [vector, matrix], [1, 4], { transB: 1 });
+    const network = await calibratedNetwork(
+      builder.build([builder.emit('Gemm', [hidden, matrix], [1, 4], { transB: 1 })]),
+      5,
+    );
+    const model = emit(network, precisionsOf(network, last, [float, int8, blockwise]));
+    t.ok((await compare(network, model)).steps <= 1);
+    const { initializers } = model.graph;
+    return [...initializers.values()].flatMap(({ name }) => (/_w[48]$/.test(name) ? [name.slice(-3)] : []));
+  };
+  t.strictSame(await codes(0.5), ['_w8', '_w4']);
+  t.strictSame(await codes(1e6), ['_w8', '_w8', '_w4'], 'a bias of many steps raises the scales of its own operator');
 });
 
 t.test('a precision that cannot be written, and a tensor without range, are artifact/invalid', async (t) => {

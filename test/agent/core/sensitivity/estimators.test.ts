@@ -214,23 +214,26 @@ t.test('names are unique, the default is among them, and an unknown one says whi
   t.throws(() => findEstimator('magic'), { code: 'estimator/unknown', subject: 'magic', hint: /mask4.*exact/ });
 });
 
-t.test('a table answers by tensor and precision; float and what was not assessed are harmless', async (t) => {
-  const document = {
-    estimator: 'exact',
-    samples: 1,
-    forwards: 1,
-    seconds: 1,
-    weights: { w: { 8: 0.1, 4: 0.5, '4b': 0.25 }, v: { 4: 0.75 } },
-    activations: { a: { 8: 0.2 } },
-  };
-  const table = new SensitivityTable(document);
-  t.equal(table.weight('w', { weightBits: 8, activationBits: 8 }), 0.1);
-  t.equal(table.weight('w', { weightBits: 4, activationBits: 8 }), 0.5);
-  t.equal(table.weight('w', { weightBits: 4, activationBits: 32 }), 0.25, 'in blocks');
-  t.equal(table.weight('v', { weightBits: 4, activationBits: 32 }), 0.75, 'blocks not assessed: as channels');
-  t.equal(table.weight('w', { weightBits: 32, activationBits: 32 }), 0);
-  t.equal(table.weight('other', { weightBits: 8, activationBits: 8 }), 0);
-  t.equal(table.activation('a', 8), 0.2);
-  t.equal(table.activation('a', 32), 0);
-  t.equal(table.activation('b', 8), 0);
-});
+t.test(
+  'a table answers by operator or tensor, and precision; float and what was not assessed are harmless',
+  async (t) => {
+    const document = {
+      estimator: 'exact',
+      samples: 1,
+      forwards: 1,
+      seconds: 1,
+      weights: { w: { 8: 0.1, 4: 0.5, '4b': 0.25 }, v: { 4: 0.75 } },
+      activations: { a: { 8: 0.2 } },
+    };
+    const table = new SensitivityTable(document);
+    t.equal(table.weight('w', { weightBits: 8, activationBits: 8 }), 0.1);
+    t.equal(table.weight('w', { weightBits: 4, activationBits: 8 }), 0.5);
+    t.equal(table.weight('w', { weightBits: 4, activationBits: 32 }), 0.25, 'in blocks');
+    t.equal(table.weight('v', { weightBits: 4, activationBits: 32 }), 0.75, 'blocks not assessed: as channels');
+    t.equal(table.weight('w', { weightBits: 32, activationBits: 32 }), 0);
+    t.equal(table.weight('other', { weightBits: 8, activationBits: 8 }), 0);
+    t.equal(table.activation('a', 8), 0.2);
+    t.equal(table.activation('a', 32), 0);
+    t.equal(table.activation('b', 8), 0);
+  },
+);
