@@ -67,7 +67,7 @@ export interface ArtifactStore {
   finish(key: string): Promise<void>;
   /** Path of a finished folder, or null. */
   find(key: string): Promise<string | null>;
-  /** The `report.json` of a finished folder, or null where there is no such folder. Fails with `artifact/invalid`. */
+  /** The `report.json` of a finished folder; null where there is no such folder, or it is damaged. */
   report(key: string): Promise<QuantizeDocument | null>;
   /** Key that a link of a target points at, or null. */
   linked(target: string, role: SlotRole): Promise<string | null>;

@@ -95,7 +95,7 @@ export function resolveSettings<T extends SettingsSchema>(schema: T, layers: rea
 }
 
 function isTable(value: unknown): boolean {
-  return value !== null && typeof value === 'object' && !Array.isArray(value) && !(value instanceof Date);
+  return value !== null && typeof value === 'object' && !Array.isArray(value) && !('toISOString' in value);
 }
 
 function plain(name: string): string {

@@ -1,6 +1,5 @@
 import { mkdir, readdir, readFile, readlink, rename, rm, stat, symlink, unlink } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { EdgeError } from '../../configs/contracts/errors.js';
 import type { ArtifactStore, SlotRole } from '../device-ports.js';
 import type { QuantizeDocument } from '../report.js';
 import { diskError, sync, syncTree } from './durable-files.js';
@@ -54,22 +53,13 @@ export class FolderArtifactStore implements ArtifactStore {
     const known = this.#reports.get(key);
     if (known !== undefined) return known;
     const path = join(this.#path(key), reportName);
-    let text: string;
     try {
-      text = await readFile(path, 'utf8');
-    } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return null;
-      throw new EdgeError('artifact/invalid', `the report cannot be read: ${(cause as Error).message}`, {
-        subject: path,
-        cause,
-      });
-    }
-    try {
-      const report = JSON.parse(text) as QuantizeDocument;
+      const report = JSON.parse(await readFile(path, 'utf8')) as QuantizeDocument;
       this.#reports.set(key, report);
       return report;
-    } catch (cause) {
-      throw new EdgeError('artifact/invalid', 'the report is not JSON', { subject: path, cause });
+    } catch {
+      // Absent, or damaged by the disk: either way there is no finished artifact of this key, and it is made again.
+      return null;
     }
   }
 

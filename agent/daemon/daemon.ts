@@ -7,30 +7,17 @@
  * 3. Nothing heavy runs in this process: downloads stream, models and planning live in processes of their own.
  * 4. Offline is ordinary: the last accepted document stands until another comes.
  */
-import {
-  type Condition,
-  DesiredState,
-  documentBytes,
-  type ReportedState,
-  type StepReport,
-  type TargetReport,
-} from '../../configs/contracts/device.js';
+import { DesiredState, documentBytes, type ReportedState, type StepReport } from '../../configs/contracts/device.js';
 import { EdgeError, type ErrorCode } from '../../configs/contracts/errors.js';
 import { validateKnown } from '../../configs/contracts/validate.js';
-import { type DeviceStep, type Have, nextStep } from '../core/reconcile.js';
-import type { Failure, Goal, InferRequest, SampleKeeper, SampleType, SlotRole } from '../device-ports.js';
-import { canonical, contentKey } from '../digest.js';
-import type { TargetIdentity } from '../ports.js';
-import { artifactReport, failureStatement, frontierOf, type Statement, statement, withTimes } from './report.js';
+import { type DeviceStep, nextStep } from '../core/reconcile.js';
+import type { Failure, Goal, InferRequest, SampleKeeper, SampleType } from '../device-ports.js';
+import { canonical } from '../digest.js';
+import { type Statement, statement } from './report.js';
+import { type Moment, Reporter } from './reporter.js';
 import { type ServedAnswer, Serving } from './serving.js';
+import { type DaemonTarget, goalKeyOf, stateOf } from './state.js';
 import { type ConfirmOptions, executors, failureOf, type StepContext, type StepPorts, serveActive } from './steps.js';
-
-/** A target of this device. */
-export interface DaemonTarget {
-  readonly id: string;
-  readonly kind: string;
-  readonly identity: TargetIdentity;
-}
 
 /** What the daemon is told at its start. */
 export interface DaemonOptions {
@@ -76,16 +63,11 @@ interface Task {
   readonly activeKey: string | null;
 }
 
-interface State {
-  readonly goal: Goal | null;
-  readonly goalKey: string | null;
-  readonly have: Have;
-}
-
 /** See the head of this file. */
 export class Daemon {
   readonly #options: DaemonOptions;
   readonly #ports: DaemonPorts;
+  readonly #reporter: Reporter;
   readonly #stop = new AbortController();
   readonly #serving: ReadonlyMap<string, Serving>;
   /** Monotonic times at which a target's step may be tried again. */
@@ -107,6 +89,7 @@ export class Daemon {
   constructor(options: DaemonOptions, ports: DaemonPorts) {
     this.#options = options;
     this.#ports = ports;
+    this.#reporter = new Reporter(options, ports);
     this.#serving = new Map(options.targets.map(({ id }) => [id, new Serving(ports.runners, ports.log)]));
   }
 
@@ -174,7 +157,7 @@ export class Daemon {
 
   /** What was last reported, or would have been. */
   async status(): Promise<ReportedState> {
-    return this.#reported();
+    return this.#reporter.reported(this.#moment());
   }
 
   #servingOf(target: string): Serving {
@@ -195,51 +178,12 @@ export class Daemon {
     }
   }
 
-  /** What is there and what is wanted; the one look at the world that decisions rest on. */
-  async #stateOf({ id, identity }: DaemonTarget): Promise<State> {
-    const { memory, artifacts, models } = this.#ports;
-    const goal = memory.goal(id);
-    const goalKey = goal === null ? null : this.#keyOf(goal, identity);
-    const activeKey = await artifacts.linked(id, 'active');
-    const document = goalKey === null ? null : await artifacts.report(goalKey);
-    const model = goal === null ? null : await models.find(goal.wanted.release.model.sha256);
-    return {
-      goal,
-      goalKey,
-      have: {
-        hasModel: model !== null,
-        made: document === null ? 'no' : document.feasible ? 'feasible' : 'infeasible',
-        isPublished: goalKey !== null && memory.isPublished(id, goalKey),
-        active: activeKey === null ? null : { key: activeKey, isConfirmed: memory.isConfirmed(id, activeKey) },
-        previous: await artifacts.linked(id, 'previous'),
-        failed: new Set(memory.failures(id).map(({ key }) => key)),
-      },
-    };
-  }
-
-  /** Everything that an artifact depends on. */
-  #keyOf(goal: Goal, identity: TargetIdentity): string {
-    const { release, budget } = goal.wanted;
-    const { algorithm } = this.#options;
-    const samples = goal.samples?.digest ?? null;
-    return contentKey([
-      'artifact',
-      algorithm,
-      release.id,
-      release.model.sha256,
-      release.card,
-      budget,
-      identity,
-      samples,
-    ]);
-  }
-
   /** The first step that may be done now, target by target. */
   async #nextTask(): Promise<Task | null> {
     for (const target of this.#options.targets) {
       if ((this.#notBefore.get(target.id) ?? 0) > this.#ports.clock.monotonicMs()) continue;
       try {
-        const { goal, goalKey, have } = await this.#stateOf(target);
+        const { goal, goalKey, have } = await stateOf(target, this.#options.algorithm, this.#ports);
         const step = nextStep(goalKey, have);
         if (step !== null) return { target, step, goal, goalKey, activeKey: have.active?.key ?? null };
       } catch (error) {
@@ -365,7 +309,7 @@ export class Daemon {
         const goal = memory.goal(target.id);
         const own = [await artifacts.linked(target.id, 'active'), await artifacts.linked(target.id, 'previous')];
         if (goal !== null) {
-          own.push(this.#keyOf(goal, target.identity));
+          own.push(goalKeyOf(goal, target.identity, this.#options.algorithm));
           shas.add(goal.wanted.release.model.sha256);
           if (goal.samples !== null) folders.add(goal.samples.folder);
         }
@@ -381,6 +325,10 @@ export class Daemon {
     }
   }
 
+  #moment(): Moment {
+    return { sequence: this.#sequence, steps: this.#steps, troubles: this.#troubles, refusal: this.#refusal };
+  }
+
   /** A document from the link. They are taken one after the other, without holding up the loop. */
   #receive(payload: Uint8Array): void {
     this.#accepting = this.#accepting.then(() => this.#accept(payload));
@@ -394,7 +342,7 @@ export class Daemon {
       const { changed, refusals } = await this.#goalsOf(document);
       const forgotten = changed.map((goal) => {
         const { identity } = this.#options.targets.find(({ id }) => id === goal.target)!;
-        return { target: goal.target, key: this.#keyOf(goal, identity) };
+        return { target: goal.target, key: goalKeyOf(goal, identity, this.#options.algorithm) };
       });
       memory.accept(document, changed, forgotten);
       this.#refusal = refusals[0] ?? null;
@@ -491,103 +439,10 @@ export class Daemon {
     try {
       await this.#ports.clock.sleep(this.#sequence === 0 ? 0 : reportEveryMs, this.#stop.signal);
       this.#sequence++;
-      this.#ports.link.report(await this.#reported());
+      this.#ports.link.report(await this.#reporter.reported(this.#moment()));
     } catch (error) {
       this.#ports.log.warn({ error: String(error) }, 'the report could not be put together');
     }
-  }
-
-  async #reported(): Promise<ReportedState> {
-    const { memory, clock, link } = this.#ports;
-    const statements: Statement[] = this.#refusal === null ? [] : [this.#refusal];
-    const targets: Record<string, TargetReport> = {};
-    for (const target of this.#options.targets) {
-      const state = await this.#stateOf(target);
-      targets[target.id] = await this.#targetReport(target, state);
-      statements.push(...this.#statementsOf(target, state));
-    }
-    if (this.#refusal === null && memory.observedGeneration > 0) {
-      statements.unshift(statement(null, 'Accepted', true, 'accepted', `generation ${memory.observedGeneration}`));
-    }
-    const conditions = withTimes(statements, memory.conditions, clock.now());
-    this.#keepConditions(conditions);
-    return {
-      schema: 'quantd/reported/1',
-      device: this.#options.device,
-      session: this.#options.session,
-      sequence: this.#sequence,
-      observedGeneration: memory.observedGeneration,
-      targets,
-      conditions,
-      outbox: link.outbox(),
-      time: clock.now(),
-    };
-  }
-
-  #keepConditions(conditions: readonly Condition[]): void {
-    const { memory, log } = this.#ports;
-    if (canonical(memory.conditions) === canonical(conditions)) return;
-    try {
-      memory.setConditions(conditions);
-    } catch (error) {
-      log.warn(
-        { error: String(error) },
-        'conditions could not be written; their times will be those of the next start',
-      );
-    }
-  }
-
-  async #targetReport({ id }: DaemonTarget, { goalKey }: State): Promise<TargetReport> {
-    const { artifacts, memory } = this.#ports;
-    const made = goalKey === null ? null : await artifacts.report(goalKey);
-    return {
-      active: await this.#slot(id, 'active'),
-      previous: await this.#slot(id, 'previous'),
-      step: this.#steps.get(id) ?? null,
-      frontier: made === null ? [] : frontierOf(made),
-      ...memory.timing(id),
-    };
-  }
-
-  async #slot(target: string, role: SlotRole): Promise<TargetReport['active']> {
-    const { artifacts, memory } = this.#ports;
-    const key = await artifacts.linked(target, role);
-    const document = key === null ? null : await artifacts.report(key);
-    if (key === null || document === null) return null;
-    const activation = memory.activation(target, key);
-    return artifactReport(document, {
-      release: activation?.release ?? '',
-      since: activation?.since ?? '',
-      isConfirmed: memory.isConfirmed(target, key),
-      result: memory.resultOf(target, key) ?? contentKey(document),
-    });
-  }
-
-  #statementsOf({ id }: DaemonTarget, { goal, goalKey, have }: State): Statement[] {
-    const statements: Statement[] = [];
-    const { memory } = this.#ports;
-    const say = (...rest: [Statement['type'], boolean | null, string, string]) =>
-      statements.push(statement(id, ...rest));
-    if (goal !== null && goalKey !== null) {
-      const { release } = goal.wanted;
-      const failure = memory.failures(id).find(({ key }) => key === goalKey) ?? null;
-      const isMade = have.made !== 'no';
-      say('Staged', have.hasModel || isMade, have.hasModel ? 'fetched' : 'waiting', `model of ${release.id}`);
-      say('Quantized', have.made === 'feasible', have.made, release.id);
-      if (have.made === 'infeasible') {
-        say('BudgetInfeasible', true, 'infeasible', `no plan for ${release.id} holds the budget; see the frontier`);
-      }
-      const isActive = have.active?.key === goalKey;
-      say('Active', isActive, isActive ? 'active' : have.active === null ? 'none' : 'other', release.id);
-      say('Confirmed', isActive && have.active!.isConfirmed, isActive ? 'probes' : 'waiting', release.id);
-      if (failure !== null) {
-        const isTakenBack = failure.step === 'confirm';
-        statements.push(failureStatement(failure, isTakenBack ? 'RolledBack' : 'Degraded', true));
-      }
-    }
-    const trouble = this.#troubles.get(id);
-    if (trouble !== undefined) statements.push(failureStatement(trouble, 'Degraded', true));
-    return statements;
   }
 }
 

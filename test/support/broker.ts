@@ -30,7 +30,9 @@ export async function freePort(): Promise<number> {
 }
 
 /** The embedded broker's library, bare. `allows` may refuse a client's name and password. */
-export async function aedesBroker(allows: (username: string, password: string) => boolean = () => true): Promise<TestBroker> {
+export async function aedesBroker(
+  allows: (username: string, password: string) => boolean = () => true,
+): Promise<TestBroker> {
   const port = await freePort();
   let aedes: Aedes | null = null;
   let server: Server | null = null;

@@ -27,14 +27,26 @@ function linkTo(broker: TestBroker, changes: { session?: number; username?: stri
     tenant: 'default',
     keepaliveSeconds: 5,
     willDelaySeconds: 0,
-    birth: { schema: 'quantd/birth/1', device, session, agentVersion: '0', hardwareClass: 'x', targets: {}, labels: {}, time },
+    birth: {
+      schema: 'quantd/birth/1',
+      device,
+      session,
+      agentVersion: '0',
+      hardwareClass: 'x',
+      targets: {},
+      labels: {},
+      time,
+    },
     observedGeneration: () => 3,
     outbox,
     warn: (text) => warnings.push(text),
     backoff: { firstMs: 20, mostMs: 200 },
   });
   const start = () =>
-    link.start({ desired: (payload) => heard.push(Buffer.from(payload).toString('utf8')), connected: (is) => states.push(is) });
+    link.start({
+      desired: (payload) => heard.push(Buffer.from(payload).toString('utf8')),
+      connected: (is) => states.push(is),
+    });
   return { link, outbox, warnings, heard, states, start };
 }
 
@@ -67,35 +79,39 @@ const brokers: readonly (readonly [string, () => Promise<TestBroker>, string | f
 ];
 
 for (const [name, open, skip] of brokers) {
-  t.test(`${name}: birth, online, sync and the last report follow a connect; desired comes, retained or new`, { skip }, async (t) => {
-    const broker = await open();
-    const console = await Listener.open(broker);
-    await console.client.publishAsync(topics.desired, '{"retained":1}', { qos: 1, retain: true });
-    const { link, heard, states, start } = linkTo(broker);
-    link.report(report(1));
-    link.report(report(2));
-    start();
-    await until(() => console.of<ReportedState>('/reported').length === 1, 'the report came');
-    t.equal(console.of<ReportedState>('/reported')[0]!.sequence, 2, 'of two reports made offline, the last');
-    t.same(console.of<Online>('/online'), [{ schema: 'quantd/online/1', online: true, session: 7 }]);
-    t.match(console.of<Sync>('/sync'), [{ session: 7, observedGeneration: 3 }]);
-    t.equal(console.of('/birth').length, 1);
-    await until(() => heard.length > 0, 'the retained document came');
-    t.equal(heard[0], '{"retained":1}');
-    await console.client.publishAsync(topics.desired, '{"new":1}', { qos: 1, retain: true });
-    await until(() => heard.includes('{"new":1}'), 'the new document came');
-    t.same(states, [true]);
-    const late = await Listener.open(broker);
-    await until(() => late.messages.length >= 4, 'retained documents came');
-    t.same(
-      new Set(late.messages.filter(({ isRetained }) => isRetained).map(({ topic }) => topic)),
-      new Set([topics.desired, topics.birth, topics.online, topics.reported]),
-    );
-    await link.close();
-    await until(() => console.of<Online>('/online').some(({ online }) => !online), 'it said goodbye');
-    await Promise.all([console.close(), late.close()]);
-    await broker.stop();
-  });
+  t.test(
+    `${name}: birth, online, sync and the last report follow a connect; desired comes, retained or new`,
+    { skip },
+    async (t) => {
+      const broker = await open();
+      const console = await Listener.open(broker);
+      await console.client.publishAsync(topics.desired, '{"retained":1}', { qos: 1, retain: true });
+      const { link, heard, states, start } = linkTo(broker);
+      link.report(report(1));
+      link.report(report(2));
+      start();
+      await until(() => console.of<ReportedState>('/reported').length === 1, 'the report came');
+      t.equal(console.of<ReportedState>('/reported')[0]!.sequence, 2, 'of two reports made offline, the last');
+      t.same(console.of<Online>('/online'), [{ schema: 'quantd/online/1', online: true, session: 7 }]);
+      t.match(console.of<Sync>('/sync'), [{ session: 7, observedGeneration: 3 }]);
+      t.equal(console.of('/birth').length, 1);
+      await until(() => heard.length > 0, 'the retained document came');
+      t.equal(heard[0], '{"retained":1}');
+      await console.client.publishAsync(topics.desired, '{"new":1}', { qos: 1, retain: true });
+      await until(() => heard.includes('{"new":1}'), 'the new document came');
+      t.same(states, [true]);
+      const late = await Listener.open(broker);
+      await until(() => late.messages.length >= 4, 'retained documents came');
+      t.same(
+        new Set(late.messages.filter(({ isRetained }) => isRetained).map(({ topic }) => topic)),
+        new Set([topics.desired, topics.birth, topics.online, topics.reported]),
+      );
+      await link.close();
+      await until(() => console.of<Online>('/online').some(({ online }) => !online), 'it said goodbye');
+      await Promise.all([console.close(), late.close()]);
+      await broker.stop();
+    },
+  );
 
   t.test(`${name}: messages survive outages of the broker, in order, each at least once`, { skip }, async (t) => {
     const random = new Random(seed);
@@ -127,12 +143,22 @@ for (const [name, open, skip] of brokers) {
     const from = sequence;
     for (let i = 0; i < 20; i++) link.send('event', event(++sequence));
     await until(() => outbox.state().messages === 0, 'the outbox is empty');
-    await until(() => console.of<DeviceEvent>('/evt').some((message) => message.sequence === sequence), 'the last one came');
+    await until(
+      () => console.of<DeviceEvent>('/evt').some((message) => message.sequence === sequence),
+      'the last one came',
+    );
     collect();
     const last = received.slice(received.lastIndexOf(from + 1));
-    t.same(last, Array.from({ length: 20 }, (_, index) => from + 1 + index));
+    t.same(
+      last,
+      Array.from({ length: 20 }, (_, index) => from + 1 + index),
+    );
     const firsts = [...new Set(received)];
-    t.same(firsts, [...firsts].sort((a, b) => a - b), 'in order');
+    t.same(
+      firsts,
+      [...firsts].sort((a, b) => a - b),
+      'in order',
+    );
     await link.close();
     await console.close();
     await broker.stop();
@@ -146,7 +172,10 @@ for (const [name, open, skip] of brokers) {
     await until(() => states.length === 1, 'connected');
     link.testClient()!.stream.destroy();
     await until(() => console.of<Online>('/online').some(({ online }) => !online), 'the will came');
-    t.same(console.of<Online>('/online').find(({ online }) => !online), { schema: 'quantd/online/1', online: false, session: 41 });
+    t.same(
+      console.of<Online>('/online').find(({ online }) => !online),
+      { schema: 'quantd/online/1', online: false, session: 41 },
+    );
     await until(() => states.filter((is) => is).length === 2, 'it is back');
     await link.close();
     await console.close();

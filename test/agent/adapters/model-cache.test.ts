@@ -30,18 +30,30 @@ function blobOf(bytes: Buffer): Blob {
   for (let at = 0; at < bytes.length; at += chunkBytes) chunks.push(hex(bytes.subarray(at, at + chunkBytes)));
   const manifest: BlobManifest = { sha256: hex(bytes), sizeBytes: bytes.length, chunkBytes, chunks };
   const text = JSON.stringify(manifest);
-  return { bytes, manifest: text, ref: { sha256: manifest.sha256, sizeBytes: bytes.length, manifestSha256: hex(text) } };
+  return {
+    bytes,
+    manifest: text,
+    ref: { sha256: manifest.sha256, sizeBytes: bytes.length, manifestSha256: hex(text) },
+  };
 }
 
-const randomBlob = (random: Random, size: number) => blobOf(Buffer.from(Uint8Array.from({ length: size }, () => random.below(256))));
+const randomBlob = (random: Random, size: number) =>
+  blobOf(Buffer.from(Uint8Array.from({ length: size }, () => random.below(256))));
 
 /** Serves one blob. `meddle` may answer a range request in its own way; it answers whether it did. */
-async function serve(blob: Blob, meddle: (from: number, to: number, response: ServerResponse, request: IncomingMessage) => boolean = () => false) {
+async function serve(
+  blob: Blob,
+  meddle: (from: number, to: number, response: ServerResponse, request: IncomingMessage) => boolean = () => false,
+) {
   const served: [number, number][] = [];
   const server = createServer((request, response) => {
     if (request.url === blobManifestPath(blob.ref.sha256)) return response.end(blob.manifest);
     if (request.url !== blobPath(blob.ref.sha256)) return response.writeHead(404).end();
-    const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? ['', '0', String(blob.bytes.length - 1)];
+    const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [
+      '',
+      '0',
+      String(blob.bytes.length - 1),
+    ];
     const range = [Number(from), Number(to) + 1] as const;
     if (meddle(...range, response, request)) return undefined;
     served.push([...range]);
@@ -61,7 +73,11 @@ async function serve(blob: Blob, meddle: (from: number, to: number, response: Se
 }
 
 function headersOf(blob: Blob, from: number, to: number) {
-  return { 'content-range': `bytes ${from}-${to - 1}/${blob.bytes.length}`, 'content-length': to - from, etag: `"${blob.ref.sha256}"` };
+  return {
+    'content-range': `bytes ${from}-${to - 1}/${blob.bytes.length}`,
+    'content-length': to - from,
+    etag: `"${blob.ref.sha256}"`,
+  };
 }
 
 const cacheOf = (folder: string, url: string) =>
@@ -96,7 +112,9 @@ t.test('cut at 50 random offsets, no verified chunk is asked for again', async (
         if (isWhole) received.set(chunk, (received.get(chunk) ?? 0) + 1);
       }
       response.writeHead(206, headersOf(blob, from, to));
-      response.write(blob.bytes.subarray(from, end), () => (isCut ? response.end() : setTimeout(() => response.destroy(), 5)));
+      response.write(blob.bytes.subarray(from, end), () =>
+        isCut ? response.end() : setTimeout(() => response.destroy(), 5),
+      );
       isCut = true;
       return true;
     });
@@ -134,7 +152,9 @@ t.test('killed at random moments, a download is resumed and ends right, with eve
   const path = join(folder, `${blob.ref.sha256}.onnx`);
   while (!existsSync(path)) {
     if (++lives > 40) return t.fail('it never ends');
-    const child = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     child.stdout.on('data', () => {});
     await Promise.race([once(child, 'exit'), once(child.stdout, 'data').then(() => sleep(5 + random.below(60)))]);
     child.kill('SIGKILL');
@@ -166,7 +186,11 @@ t.test('a chunk that comes wrong is fetched again; one that is always wrong neve
   t.same(readdirSync(other), [`${blob.ref.sha256}.part`]);
   t.equal(await cacheOf(other, server.url).find(blob.ref.sha256), null);
   wrong = 0;
-  t.same(readFileSync(await cacheOf(other, server.url).fetch(blob.ref, never, quiet)), blob.bytes, 'later it may come right');
+  t.same(
+    readFileSync(await cacheOf(other, server.url).fetch(blob.ref, never, quiet)),
+    blob.bytes,
+    'later it may come right',
+  );
   server.close();
 });
 
@@ -200,7 +224,10 @@ t.test('servers that stall, end early, answer nonsense or send without end are g
   const blob = randomBlob(new Random(seed), 3 * chunkBytes);
   const behaviours: [string, (from: number, to: number, response: ServerResponse) => void][] = [
     ['says nothing', () => {}],
-    ['stalls after the headers', (from, to, response) => response.writeHead(206, headersOf(blob, from, to)).flushHeaders()],
+    [
+      'stalls after the headers',
+      (from, to, response) => response.writeHead(206, headersOf(blob, from, to)).flushHeaders(),
+    ],
     ['answers 500', (_from, _to, response) => response.writeHead(500).end()],
     ['closes', (_from, _to, response) => response.destroy()],
     ['gives another range', (_from, _to, response) => response.writeHead(206, headersOf(blob, 1, 2)).end('x')],
@@ -221,7 +248,11 @@ t.test('servers that stall, end early, answer nonsense or send without end are g
     response.on('close', () => clearInterval(timer));
     return true;
   });
-  t.same(readFileSync(await cacheOf(t.testdir(), endless.url).fetch(blob.ref, never, quiet)), blob.bytes, 'more than asked for');
+  t.same(
+    readFileSync(await cacheOf(t.testdir(), endless.url).fetch(blob.ref, never, quiet)),
+    blob.bytes,
+    'more than asked for',
+  );
   endless.close();
 });
 

@@ -32,7 +32,10 @@ t.test('under its caps it is a queue, also after a restart', async (t) => {
       outbox.close();
       outbox = new SqliteOutbox(path, roomy, quiet);
     }
-    t.same(outbox.next(1000).map(({ kind, payload }) => ({ kind, payload })), model);
+    t.same(
+      outbox.next(1000).map(({ kind, payload }) => ({ kind, payload })),
+      model,
+    );
     t.equal(outbox.state().messages, model.length);
   }
   t.equal(outbox.state().dropped, 0);
@@ -60,7 +63,10 @@ t.test('over the cap on bytes the oldest events go first, then the oldest result
     }
     dropped += gone.size;
     model = [...model.filter((message) => !gone.has(message)), newest];
-    t.same(outbox.next(1000).map((message) => message.payload), model.map((message) => message.payload));
+    t.same(
+      outbox.next(1000).map((message) => message.payload),
+      model.map((message) => message.payload),
+    );
     t.ok(outbox.state().bytes <= mostBytes);
     t.equal(outbox.state().dropped, dropped);
   }
@@ -83,7 +89,11 @@ t.test('offline for a day and longer, it stays under its cap and keeps the newes
   const results = outbox.next(10_000).filter(({ kind }) => kind === 'result');
   t.match(results.at(-1)!.payload, /^72r/);
   const numbers = results.map(({ payload }) => Number.parseInt(payload, 10));
-  t.same(numbers, Array.from({ length: numbers.length }, (_, index) => 72 - numbers.length + 1 + index), 'an unbroken run up to the newest');
+  t.same(
+    numbers,
+    Array.from({ length: numbers.length }, (_, index) => 72 - numbers.length + 1 + index),
+    'an unbroken run up to the newest',
+  );
   t.ok(numbers.length >= 50);
   for (const { id } of outbox.next(10_000)) outbox.remove(id);
   outbox.close();
@@ -96,7 +106,10 @@ t.test('what is too old goes, but for the newest of its kind', async (t) => {
   for (let i = 0; i < 3; i++) outbox.put({ kind: 'result', payload: `r${i}` });
   now += 25 * hourMs;
   outbox.put({ kind: 'event', payload: 'e' });
-  t.same(outbox.next(10).map(({ payload }) => payload), ['r2', 'e']);
+  t.same(
+    outbox.next(10).map(({ payload }) => payload),
+    ['r2', 'e'],
+  );
   outbox.close();
 });
 
@@ -112,7 +125,13 @@ t.test('a clock that falls back, or was far ahead, does not empty it', async (t)
   now = 1e12;
   outbox.put({ kind: 'result', payload: 'r5' });
   outbox.put({ kind: 'result', payload: 'r6' });
-  t.same(outbox.next(10).map(({ payload }) => payload).slice(-3), ['future', 'r5', 'r6']);
+  t.same(
+    outbox
+      .next(10)
+      .map(({ payload }) => payload)
+      .slice(-3),
+    ['future', 'r5', 'r6'],
+  );
   outbox.close();
 });
 
@@ -126,7 +145,9 @@ t.test('a message is there after kill -9 once put has returned', async (t) => {
     const first = outbox.state().messages;
     for (let n = first + 1; ; n++) { outbox.put({ kind: 'result', payload: String(n) }); process.stdout.write(n + '\\n'); }`;
   for (let round = 0; round < 6; round++) {
-    const child = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     let told = '';
     child.stdout.on('data', (text) => (told += text));
     await once(child.stdout, 'data');
@@ -135,7 +156,10 @@ t.test('a message is there after kill -9 once put has returned', async (t) => {
     await once(child, 'close');
     const outbox = new SqliteOutbox(path, roomy, quiet);
     const numbers = outbox.next(1e6).map(({ payload }) => Number(payload));
-    t.same(numbers, Array.from({ length: numbers.length }, (_, index) => index + 1));
+    t.same(
+      numbers,
+      Array.from({ length: numbers.length }, (_, index) => index + 1),
+    );
     t.ok(numbers.length >= Number(told.slice(0, told.lastIndexOf('\n')).split('\n').at(-1)));
     outbox.close();
   }
