@@ -51,7 +51,10 @@ const versions = { calibrate: 2, tune: 2, assess: 4 } as const;
 export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.assess}.1`;
 
 const frontierPoints = 8;
-const frontierSeconds = 6;
+/** Time to solve for the frontier: a small model shall not wait long for points that are hard to prove. */
+const frontierSeconds = (operators: number) => Math.min(6, Math.max(0.5, operators * 0.025));
+/** Points between the ends are for choosing a budget: half a percent of sensitivity is less than the estimate is off. */
+const frontierGap = 0.005;
 /** Samples that calibration looks at: fewer where a pass, and the activations to look at, are large. */
 const calibrationSamples = (macs: number) => (macs <= 450e6 ? 64 : 32);
 /** Rules that 'auto' tries. */
@@ -222,7 +225,12 @@ export class Pipeline {
       const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, [], 1);
       this.#progress('plan')(0, 'solving for the frontier');
       const solve = (kept: Ceilings) => {
-        const options = { points: frontierPoints, ceilings: kept, timeLimitSeconds: frontierSeconds };
+        const options = {
+          points: frontierPoints,
+          ceilings: kept,
+          timeLimitSeconds: frontierSeconds(assessed.candidates.operators.length),
+          relativeGap: frontierGap,
+        };
         return frontier(assessed.candidates, this.#ports.solver, options, this.#signal);
       };
       const held = await solve(ceilings);

@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import sharp from 'sharp';
 import type { ModelCard } from '../../configs/contracts/card.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { preprocess, type RawSample } from '../core/preprocess.js';
@@ -133,6 +132,8 @@ export async function decodeSample(
 async function readImage(source: string | Uint8Array, card: ModelCard): Promise<RawSample> {
   const { resize, letterbox, pad = 0 } = card.preprocess;
   const channelAxis = card.input.layout.indexOf('C');
+  // Loaded when the first image comes: what reads arrays only starts sooner.
+  const { default: sharp } = await import('sharp');
   const isGrey = channelAxis >= 0 && card.input.shape[channelAxis] === 1;
   let image = sharp(source, { failOn: 'error' }).rotate().removeAlpha();
   image = isGrey ? image.greyscale() : image.toColourspace('srgb');
