@@ -5,11 +5,13 @@ import { Command, CommanderError } from 'commander';
 import { EdgeError, type ErrorCode } from '../configs/contracts/errors.js';
 import { registerBench } from './commands/bench.js';
 import { exitCodes } from './commands/common.js';
+import { registerConfig } from './commands/config.js';
 import { registerDoctor } from './commands/doctor.js';
 import { registerEvaluate } from './commands/evaluate.js';
 import { registerFrontier } from './commands/frontier.js';
 import { registerProfile } from './commands/profile.js';
 import { registerQuantize } from './commands/quantize.js';
+import { registerRun } from './commands/run.js';
 import { printError } from './terminal.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -34,15 +36,22 @@ for (const register of [
   registerEvaluate,
   registerBench,
   registerDoctor,
+  registerConfig,
 ]) {
   register(program, process.env);
 }
+// Loaded only where it is wanted: the other commands need none of the daemon's libraries.
+registerRun(program, process.env, async (settings, surroundings) => {
+  const { openDaemon } = await import('./wire-daemon.js');
+  return openDaemon(settings, { ...surroundings, version });
+});
 
 const exitCodeOf: Partial<Record<ErrorCode, number>> = {
   'usage/invalid': exitCodes.usage,
   'budget/invalid': exitCodes.usage,
   'estimator/unknown': exitCodes.usage,
   'target/unknown': exitCodes.usage,
+  'settings/invalid': exitCodes.usage,
   'budget/infeasible': exitCodes.infeasible,
   'measure/busy': exitCodes.tryAgain,
   'job/aborted': exitCodes.interrupted,

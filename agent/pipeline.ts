@@ -25,6 +25,7 @@ import { encode } from './core/onnx/codec.js';
 import type { Operator, Tensor } from './core/onnx/model.js';
 import type { Ceilings } from './core/plan/allocate.js';
 import { buildProblem } from './core/plan/build-problem.js';
+import { type LatencyExperience, noExperience } from './core/plan/expected-latency.js';
 import { frontier } from './core/plan/frontier.js';
 import { type Plan, planOf, restrict } from './core/plan/plan.js';
 import type { Problem } from './core/plan/problem.js';
@@ -46,8 +47,14 @@ import { type QuantizationRecipe, recipeOf, type TuningDocument, tune } from './
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
 const versions = { calibrate: 2, tune: 2, assess: 4 } as const;
 
+/** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
+export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.assess}.1`;
+
 const frontierPoints = 8;
-const frontierSeconds = 6;
+/** Time to solve for the frontier: a small model shall not wait long for points that are hard to prove. */
+const frontierSeconds = (operators: number) => Math.min(6, Math.max(0.5, operators * 0.025));
+/** Points between the ends are for choosing a budget: half a percent of sensitivity is less than the estimate is off. */
+const frontierGap = 0.005;
 /** Samples that calibration looks at: fewer where a pass, and the activations to look at, are large. */
 const calibrationSamples = (macs: number) => (macs <= 450e6 ? 64 : 32);
 /** Rules that 'auto' tries. */
@@ -97,7 +104,7 @@ export interface QuantizeResult extends Assessed {
   readonly shortfalls: PlanOutcome['shortfalls'];
   readonly chosen: MeasuredPlan | null;
   readonly rounds: readonly Correction[];
-  readonly latencyRatio: number;
+  readonly experience: LatencyExperience;
   readonly solver: { status: string; gap: number; seconds: number };
   readonly quality: QualityReport | null;
   readonly seconds: StepSeconds;
@@ -107,6 +114,8 @@ export interface QuantizeResult extends Assessed {
 export interface Assessed {
   readonly identity: TargetIdentity;
   readonly table: LatencyTable;
+  /** Distinct operators that were timed for this run; 0 where everything was stored. */
+  readonly profiledOperators: number;
   readonly calibration: CalibrationDocument;
   readonly tuning: TuningDocument;
   readonly recipe: QuantizationRecipe;
@@ -142,7 +151,7 @@ export class Pipeline {
   async assess(): Promise<Assessed> {
     const { prepared } = this.#job;
     await this.#requireEnergyMeter();
-    const { identity, table } = await this.profile();
+    const { identity, table, profiledOperators } = await this.profile();
     const saturates = await this.#ports.target.saturates();
     const calibration = await this.#timed('calibrate', () => this.#calibrate());
     const tuning = await this.#timed('calibrate', () => this.#tune(calibration, saturates));
@@ -162,6 +171,7 @@ export class Pipeline {
     return {
       identity,
       table,
+      profiledOperators,
       calibration,
       tuning,
       recipe,
@@ -174,7 +184,7 @@ export class Pipeline {
   }
 
   /** Latency rows of every distinct operator at every precision it may get; measured where the store has none. */
-  async profile(): Promise<{ identity: TargetIdentity; table: LatencyTable }> {
+  async profile(): Promise<Pick<Assessed, 'identity' | 'table' | 'profiledOperators'>> {
     return this.#timed('profile', async () => {
       const { prepared } = this.#job;
       const { target, store } = this.#ports;
@@ -205,7 +215,7 @@ export class Pipeline {
       }
       for (const operator of prepared.operators)
         if (!items.has(operator.key)) table.add([freeRow(operator, identity, this.#ports.clock)]);
-      return { identity, table };
+      return { identity, table, profiledOperators: missing.length };
     });
   }
 
@@ -215,7 +225,12 @@ export class Pipeline {
       const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, [], 1);
       this.#progress('plan')(0, 'solving for the frontier');
       const solve = (kept: Ceilings) => {
-        const options = { points: frontierPoints, ceilings: kept, timeLimitSeconds: frontierSeconds };
+        const options = {
+          points: frontierPoints,
+          ceilings: kept,
+          timeLimitSeconds: frontierSeconds(assessed.candidates.operators.length),
+          relativeGap: frontierGap,
+        };
         return frontier(assessed.candidates, this.#ports.solver, options, this.#signal);
       };
       const held = await solve(ceilings);
@@ -231,7 +246,7 @@ export class Pipeline {
     const assessed = await this.assess();
     const points = await this.frontier(assessed);
     const samples = await this.#calibrationSamples();
-    const priorRatio = this.latencyRatio(assessed.identity);
+    const priorRatio = this.experience(assessed.identity).ratio;
     const search = new PlanSearch(
       {
         job: this.#job,
@@ -246,18 +261,17 @@ export class Pipeline {
       (step, work) => this.#timed(step, work),
     );
     const outcome = await search.run();
-    this.#ports.store.putResult(this.#ratioKey(assessed.identity), 'latency-ratio', outcome.latencyRatio);
+    this.#ports.store.putResult(this.#experienceKey(assessed.identity), 'latency-experience', outcome.experience);
     return { ...assessed, frontier: points, ...outcome, seconds: this.#seconds };
   }
 
-  /** How much longer this model's plans measured than predicted in the last run here; 1 before any run. */
-  latencyRatio(identity: TargetIdentity): number {
-    const known = this.#ports.store.result(this.#ratioKey(identity));
-    return typeof known === 'number' ? known : 1;
+  /** What the last run here has learnt about predictions for this model. */
+  experience(identity: TargetIdentity): LatencyExperience {
+    return (this.#ports.store.result(this.#experienceKey(identity)) as LatencyExperience | null) ?? noExperience;
   }
 
-  #ratioKey(identity: TargetIdentity): string {
-    return contentKey(['latency-ratio', this.#job.modelSha256, identity]);
+  #experienceKey(identity: TargetIdentity): string {
+    return contentKey(['latency-experience', this.#job.modelSha256, identity]);
   }
 
   /** A budget that cannot be judged is refused before anything long begins. */

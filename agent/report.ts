@@ -1,5 +1,6 @@
 /** The `--json` documents of the commands. Fields are relied on from outside: add, never rename. */
 import { dispatchKey, type LatencyTable, runOverheadKey } from './core/latency.js';
+import { expectedLatency, type LatencyExperience, paretoPoints } from './core/plan/expected-latency.js';
 import { averageBits, type Plan, precisionsOf, tensorBits, uniformPlan } from './core/plan/plan.js';
 import { formatPrecision } from './core/precision.js';
 import { contentKey, sha256 } from './digest.js';
@@ -24,15 +25,16 @@ export interface FrontierDocument {
   averageWeightBits: number;
 }
 
-/** @param ratio see `latencyRatio`: latencies are what plans can be expected to measure */
-export function frontierDocument(job: Job, points: readonly Plan[], ratio: number): FrontierDocument[] {
-  return points.map((plan) => ({
-    latency: toMs(plan.costs.latency * ratio),
+/** The frontier with latencies as they can be expected to measure; what is then no longer the best of its kind is left out. */
+export function frontierDocument(job: Job, points: readonly Plan[], experience: LatencyExperience): FrontierDocument[] {
+  const documents = points.map((plan) => ({
+    latency: toMs(expectedLatency(plan.costs.latency, experience)),
     sensitivity: round(plan.costs.sensitivity),
     sizeBytes: plan.costs.bytes,
     ramBytes: plan.costs.ramBytes,
     averageWeightBits: round(averageBits(job.prepared, precisionsOf(plan)).weights, 4),
   }));
+  return paretoPoints(documents);
 }
 
 export function modelDocument(job: Job, path: string) {
@@ -97,8 +99,10 @@ export function quantizeDocument(
     budget: job.budget,
     feasible: result.feasible,
     infeasible: result.shortfalls.map((shortfall) => shortfallDocument(shortfall)),
-    frontier: frontierDocument(job, result.frontier, result.latencyRatio),
+    frontier: frontierDocument(job, result.frontier, result.experience),
     plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver),
+    /** Distinct operators that were timed for this; 0 where every latency was stored already. */
+    profiledOperators: result.profiledOperators,
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
     ram: { peakBytes: chosen?.plan.costs.ramBytes ?? null },
     quality: {
@@ -124,7 +128,7 @@ export function quantizeDocument(
       measuredMinimum: chosen === null ? null : toMs(chosen.minimumLatency),
       throttled: chosen?.throttled ?? null,
     },
-    latencyRatio: round(result.latencyRatio, 4),
+    latencyRatio: round(result.experience.ratio, 4),
     rounds: result.rounds.map((row) => ({
       predicted: toMs(row.predictedLatency),
       measured: toMs(row.measuredLatency),

@@ -1,5 +1,5 @@
 /**
- * What `tsc` leaves to be done in `dist/`: outputs of deleted sources go, the command becomes executable, and `npx quantd` works in
+ * What `tsc` leaves to be done in `dist/`: outputs of deleted sources go, the commands become executable, and `npx quantd` and `npx fleet` work in
  * a checkout (npm links the commands of dependencies, never the root package's own).
  */
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
@@ -28,3 +28,4 @@ function linkCommand(name: string, main: string): void {
 
 removeStaleOutputs();
 linkCommand('quantd', join(dist, 'agent', 'main.js'));
+linkCommand('fleet', join(dist, 'fleet-console', 'main.js'));

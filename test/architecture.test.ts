@@ -33,6 +33,21 @@ const zones: Readonly<Record<string, Zone>> = {
     packages: ['@sinclair/typebox'],
     forbidden: everything,
   },
+  settings: {
+    holds: /^configs\/settings\.ts$/,
+    values: ['contracts'],
+    types: [],
+    packages: ['@sinclair/typebox', 'smol-toml'],
+    forbidden: everything,
+  },
+  addon: {
+    holds: /^native\/index\.ts$/,
+    values: [],
+    types: [],
+    // It loads the compiled addon by the library that finds it.
+    packages: ['node:module', 'node:path', 'node:url'],
+    forbidden: settings,
+  },
   core: {
     holds: /^agent\/core\//,
     values: ['core', 'contracts'],
@@ -41,6 +56,14 @@ const zones: Readonly<Record<string, Zone>> = {
     forbidden: everything,
   },
   ports: { holds: /^agent\/ports\.ts$/, values: [], types: ['core', 'contracts'], packages: [], forbidden: everything },
+  // What the daemon makes and hears of it is described by the steps' own types.
+  devicePorts: {
+    holds: /^agent\/device-ports\.ts$/,
+    values: [],
+    types: ['core', 'contracts', 'ports', 'steps'],
+    packages: [],
+    forbidden: everything,
+  },
   digest: { holds: /^agent\/digest\.ts$/, values: [], types: [], packages: ['node:crypto'], forbidden: everything },
   steps: {
     holds: /^agent\/(steps\/.*|pipeline|report)\.ts$/,
@@ -49,10 +72,17 @@ const zones: Readonly<Record<string, Zone>> = {
     packages: [],
     forbidden: everything,
   },
+  daemon: {
+    holds: /^agent\/daemon\//,
+    values: ['daemon', 'core', 'contracts', 'digest'],
+    types: ['ports', 'devicePorts', 'steps'],
+    packages: [],
+    forbidden: everything,
+  },
   adapters: {
     holds: /^agent\/adapters\//,
     values: ['core', 'contracts'],
-    types: ['ports'],
+    types: ['ports', 'devicePorts', 'steps'],
     // npm packages have their owners below.
     packages: ['node:*'],
     forbidden: settingsAndOutput,
@@ -68,6 +98,20 @@ const zones: Readonly<Record<string, Zone>> = {
     holds: /^agent\/worker\.ts$/,
     values: ['jobs', 'adapters', 'contracts'],
     types: ['steps', 'ports'],
+    packages: ['node:*'],
+    forbidden: settings,
+  },
+  runner: {
+    holds: /^agent\/runner\.ts$/,
+    values: ['adapters', 'core', 'contracts'],
+    types: ['ports', 'devicePorts'],
+    packages: ['node:*'],
+    forbidden: settings,
+  },
+  wireDaemon: {
+    holds: /^agent\/wire-daemon\.ts$/,
+    values: ['adapters', 'daemon', 'contracts', 'digest', 'steps', 'runWorker'],
+    types: ['ports', 'devicePorts'],
     packages: ['node:*'],
     forbidden: settings,
   },
@@ -88,23 +132,74 @@ const zones: Readonly<Record<string, Zone>> = {
   },
   commands: {
     holds: /^agent\/commands\//,
-    values: ['commands', 'runWorker', 'terminal', 'core', 'contracts'],
-    types: ['jobs', 'steps', 'ports'],
+    values: ['commands', 'runWorker', 'terminal', 'core', 'contracts', 'settings'],
+    types: ['jobs', 'steps', 'ports', 'wireDaemon'],
     packages: ['commander', 'node:*'],
     forbidden: settings,
   },
   main: {
     holds: /^agent\/main\.ts$/,
-    values: ['commands', 'terminal', 'contracts'],
+    values: ['commands', 'terminal', 'contracts', 'wireDaemon'],
+    types: [],
+    packages: ['commander', 'node:*'],
+    forbidden: /^(eval|Function)$/,
+  },
+  // The console knows nothing of the agent but its pure core.
+  selector: {
+    holds: /^fleet-console\/selector\.ts$/,
+    values: ['contracts'],
+    types: [],
+    packages: [],
+    forbidden: everything,
+  },
+  wishes: {
+    holds: /^fleet-console\/server\/desired\.ts$/,
+    values: ['selector', 'contracts'],
+    types: [],
+    packages: [],
+    forbidden: everything,
+  },
+  consoleServer: {
+    holds: /^fleet-console\/server\//,
+    values: ['consoleServer', 'selector', 'wishes', 'core', 'contracts'],
+    types: [],
+    // npm packages have their owners below.
+    packages: ['node:*'],
+    forbidden: settingsAndOutput,
+  },
+  consoleClient: {
+    holds: /^fleet-console\/client\.ts$/,
+    values: ['contracts'],
+    types: [],
+    packages: ['node:*'],
+    forbidden: settingsAndOutput,
+  },
+  consoleCommands: {
+    holds: /^fleet-console\/commands\//,
+    values: ['consoleCommands', 'consoleClient', 'selector', 'core', 'contracts', 'settings'],
+    types: ['consoleServer'],
+    packages: ['commander', 'node:*'],
+    forbidden: settings,
+  },
+  consoleMain: {
+    holds: /^fleet-console\/main\.ts$/,
+    values: ['consoleCommands', 'consoleServer', 'contracts'],
     types: [],
     packages: ['commander', 'node:*'],
     forbidden: /^(eval|Function)$/,
   },
 };
 
-/** npm packages of adapters, with the adapters whose one responsibility needs them. */
+/** npm packages of adapters and of the console's server, with the files whose one responsibility needs them. */
 const packageOwners: Readonly<Record<string, readonly string[]>> = {
-  'better-sqlite3': ['sqlite-store'],
+  '@fastify/swagger': ['api'],
+  '@sinclair/typebox': ['api'],
+  aedes: ['broker'],
+  'better-sqlite3': ['sqlite-store', 'sqlite-key-values', 'sqlite-outbox', 'store'],
+  fastify: ['api', 'stream'],
+  mqtt: ['fleet-link', 'link'],
+  pino: ['journal-log'],
+  'prom-client': ['metrics'],
   highs: ['highs-worker'],
   'onnxruntime-node': ['ort-runtime', 'ort-target', 'ort-profile', 'speed-reference'],
   sharp: ['samples'],
@@ -126,6 +221,10 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'agent/adapters/speed-reference.ts': {
     'agent/adapters/ort-runtime.ts': 'its reference model runs with the options of what is timed',
   },
+  'agent/adapters/artifact-store.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
+  'agent/adapters/model-cache.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
+  'agent/adapters/service-manager.ts': { 'native/index.ts': 'Node has no datagram sockets of its own' },
+  'agent/adapters/runner-process.ts': { 'agent/runner.ts': 'what goes over the channel to its process, as types' },
   'agent/adapters/highs-solver.ts': { 'agent/adapters/highs-worker.ts': 'the thread in which it runs the library' },
   'agent/adapters/samples.ts': { 'agent/adapters/npy.ts': 'the file format, readable without its directory layout' },
   'agent/commands/doctor.ts': {
@@ -153,8 +252,10 @@ function packageOf(specifier: string): string {
 function mayImportPackage(source: Source, zone: Zone, specifier: string): boolean {
   if (specifier.startsWith('node:')) return zone.packages.includes(specifier) || zone.packages.includes('node:*');
   const name = packageOf(specifier);
-  const owners = zone === zones.adapters ? (packageOwners[name] ?? []) : [];
-  return zone.packages.includes(name) || owners.some((owner) => source.path === `agent/adapters/${owner}.ts`);
+  const folder =
+    zone === zones.adapters ? 'agent/adapters' : zone === zones.consoleServer ? 'fleet-console/server' : null;
+  const owners = folder === null ? [] : (packageOwners[name] ?? []);
+  return zone.packages.includes(name) || owners.some((owner) => source.path === `${folder}/${owner}.ts`);
 }
 
 function mayImport(source: Source, zone: Zone, { target, isPackage, isTypeOnly }: Import): boolean {
@@ -184,7 +285,7 @@ function faultsOf(source: Source): string[] {
 }
 
 /** Folders that hold nothing of ours; `.git` is a file in a worktree. */
-const foreign = /^(node_modules|dist|\.git|\.tap|\.build-.*)$/;
+const foreign = /^(node_modules|dist|build|\.git|\.tap|\.build-.*)$/;
 
 function filesBelow(folder: string): string[] {
   return readdirSync(join(root, folder), { withFileTypes: true }).flatMap((entry) => {
@@ -231,7 +332,9 @@ t.test('the dependencies in package.json are those that the product imports', as
     imports.filter(({ isPackage }) => isPackage).map(({ target }) => target!),
   );
   const used = imported.filter((specifier) => !specifier.startsWith('node:')).map(packageOf);
-  t.same(Object.keys(dependencies).sort(), [...new Set(used)].sort());
+  // Of the addon: one to compile it with, one that finds what was compiled.
+  const ofAddon = ['node-addon-api', 'node-gyp-build'];
+  t.same(Object.keys(dependencies).sort(), [...new Set([...used, ...ofAddon])].sort());
   t.same(
     Object.values(dependencies).filter((version) => !/^\d/.test(version)),
     [],

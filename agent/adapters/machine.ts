@@ -19,6 +19,14 @@ const relevantFeatures = [
   'bf16',
 ];
 
+/** Version of the code that times operators in ONNX Runtime: part of the identity, so that a change of method never mixes with old rows. */
+const ortMethodVersion = 4;
+
+/** The identity of this machine as target `ort`; see `identifyMachine`. */
+export function identifyOrt(threads: number, energyMeter: string | null): Promise<TargetIdentity> {
+  return identifyMachine('ort', threads, ortMethodVersion, energyMeter);
+}
+
 /**
  * The identity of this machine as a measuring target; the one place where it is put together.
  *

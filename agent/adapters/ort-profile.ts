@@ -64,7 +64,8 @@ export async function profileInterleaved(
       if (round >= rounds.warmUp + rounds.least && performance.now() - started > rounds.seconds * 1000) break;
       for (const [index, session] of sessions.entries()) {
         signal.throwIfAborted();
-        await session.run(feeds[index]!);
+        // The first of two runs fills the caches, as the run before does for a model that is run over and over.
+        for (let run = 0; run < runsARound; run++) await session.run(feeds[index]!);
       }
       await reference.sample();
     }
@@ -127,7 +128,12 @@ async function readProfile(folder: string, prefix: string): Promise<ProfileEvent
   }
   const nodes = all.filter((event) => event.cat === 'Node' && event.name.endsWith('_kernel_time'));
   if (nodes.length === 0) throw fail();
-  return nodes;
+  const runs = new Map<string, number>();
+  return nodes.filter(({ name }) => {
+    const run = runs.get(name) ?? 0;
+    runs.set(name, run + 1);
+    return run % runsARound === runsARound - 1;
+  });
 }
 
 /**
@@ -175,6 +181,9 @@ function describedCharacters(event: ProfileEvent): number {
 
 /** How often bundles are run: at least and at most so many rounds, within a time that keeps a profile short. */
 const rounds = { warmUp: 4, least: 12, most: 48, seconds: 2.5 };
+
+/** Of each model in each round; only the last of them counts. */
+const runsARound = 2;
 
 const meteredSeconds = 0.3;
 

@@ -3,7 +3,7 @@ import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
 import { type BundleItem, buildBundle, bundleAt, itemBytes } from '../core/bundle.js';
 import { dispatchKey, runOverheadKey, scaleRows, speedReferenceKey } from '../core/latency.js';
 import { encode } from '../core/onnx/codec.js';
-import type { Model, Node, Operator, Tensor } from '../core/onnx/model.js';
+import type { AttributeValue, Model, Node, Operator, Tensor } from '../core/onnx/model.js';
 import { makeTensor } from '../core/onnx/tensor.js';
 import { float, formatPrecision } from '../core/precision.js';
 import { canRunBlockwise } from '../core/quant/matmul-nbits.js';
@@ -11,14 +11,11 @@ import { canRunInt8 } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
 import { median, minimum, spread } from '../core/statistics.js';
 import type { Comparison, EnergyMeter, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
-import { identifyMachine } from './machine.js';
+import { identifyOrt } from './machine.js';
 import { withMeasuringLock } from './measuring-lock.js';
 import { attribute, ProfilerCost, profileInterleaved } from './ort-profile.js';
 import { createSession, sessionOptions, toTensors } from './ort-runtime.js';
 import { SpeedReference } from './speed-reference.js';
-
-/** Version of the measuring code: part of the identity, so that a change of method never mixes with old rows. */
-const methodVersion = 3;
 
 const int8: Precision = { weightBits: 8, activationBits: 8 };
 const blockwise: Precision = { weightBits: 4, activationBits: 32 };
@@ -48,7 +45,7 @@ export class OrtTarget implements Target {
   }
 
   identity(): Promise<TargetIdentity> {
-    this.#identity ??= identifyMachine('ort', this.#threads, methodVersion, this.#meter?.name ?? null);
+    this.#identity ??= identifyOrt(this.#threads, this.#meter?.name ?? null);
     return this.#identity;
   }
 
@@ -179,8 +176,8 @@ export class OrtTarget implements Target {
   }
 
   /**
-   * Per-run and per-node costs from chains of 1 and 65 nodes that do next to nothing, and what the profiler adds to a node: the
-   * long chains, profiled, against what their nodes take without it.
+   * Per-run and per-node costs from chains of 1 and 65 small nodes, and what the profiler adds to a node: the long chains,
+   * profiled, against what their nodes take without it.
    */
   async #measureOverheads(signal: AbortSignal): Promise<Overheads> {
     const lengths = [1, 65] as const;
@@ -287,21 +284,34 @@ function scalarChain(length: number): FedModel {
   return chainOf(length, [1], 'Sqrt', []);
 }
 
-/** A chain of 1x1 convolutions of one pixel of eight channels: next to no work, but described at length as real ones are. */
+/**
+ * A chain of small depthwise convolutions: nodes as real models have them. What the profiler adds to a node is more where nodes
+ * work on images than where they do next to nothing, since its own code and data are then out of the caches.
+ */
 function imageChain(length: number): FedModel {
-  const weight = makeTensor('w', 'float32', [8, 8, 1, 1], new Float32Array(64).fill(0.125));
-  const bias = makeTensor('b', 'float32', [8], new Float32Array(8));
-  return chainOf(length, [1, 8, 1, 1], 'Conv', [weight, bias]);
+  const weight = makeTensor('w', 'float32', [16, 1, 3, 3], new Float32Array(16 * 9).fill(0.11));
+  const bias = makeTensor('b', 'float32', [16], new Float32Array(16));
+  const attributes: ReadonlyMap<string, AttributeValue> = new Map([
+    ['group', { kind: 'int', value: 16 }],
+    ['pads', { kind: 'ints', value: [1, 1, 1, 1] }],
+  ]);
+  return chainOf(length, [1, 16, 16, 16], 'Conv', [weight, bias], attributes);
 }
 
-function chainOf(length: number, dims: readonly number[], op: string, constants: readonly Tensor[]): FedModel {
+function chainOf(
+  length: number,
+  dims: readonly number[],
+  op: string,
+  constants: readonly Tensor[],
+  attributes: ReadonlyMap<string, AttributeValue> = new Map(),
+): FedModel {
   const nodes: Node[] = Array.from({ length }, (_, index) => ({
     name: `n${index}`,
     op,
     domain: '',
     inputs: [index === 0 ? 'x' : `t${index - 1}`, ...constants.map((tensor) => tensor.name)],
     outputs: [index === length - 1 ? 'y' : `t${index}`],
-    attributes: new Map(),
+    attributes,
   }));
   const value = (name: string) => ({ name, type: 'float32' as const, shape: dims });
   const initializers = new Map(constants.map((tensor) => [tensor.name, tensor]));

@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import sharp from 'sharp';
 import type { ModelCard } from '../../configs/contracts/card.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { preprocess, type RawSample } from '../core/preprocess.js';
@@ -115,11 +114,28 @@ async function openFolder(folder: string, card: ModelCard): Promise<RawSource | 
   };
 }
 
-async function readImage(path: string, card: ModelCard): Promise<RawSample> {
+/**
+ * Decodes and prepares one sample that lies in memory as it would in a file: a JPEG or PNG image, or a `.npy` array.
+ * Fails with `samples/unreadable` or `samples/mismatch`.
+ */
+export async function decodeSample(
+  type: 'jpg' | 'png' | 'npy',
+  bytes: Uint8Array,
+  card: ModelCard,
+  dims: readonly number[],
+): Promise<Float32Array> {
+  const raw = type === 'npy' ? parseNpy(bytes, 'sample') : await readImage(bytes, card);
+  return preprocess(card, dims, raw);
+}
+
+/** @param source path or content of the image file */
+async function readImage(source: string | Uint8Array, card: ModelCard): Promise<RawSample> {
   const { resize, letterbox, pad = 0 } = card.preprocess;
   const channelAxis = card.input.layout.indexOf('C');
+  // Loaded when the first image comes: what reads arrays only starts sooner.
+  const { default: sharp } = await import('sharp');
   const isGrey = channelAxis >= 0 && card.input.shape[channelAxis] === 1;
-  let image = sharp(path, { failOn: 'error' }).rotate().removeAlpha();
+  let image = sharp(source, { failOn: 'error' }).rotate().removeAlpha();
   image = isGrey ? image.greyscale() : image.toColourspace('srgb');
   if (letterbox !== undefined) {
     const background = { r: pad, g: pad, b: pad };
@@ -131,7 +147,8 @@ async function readImage(path: string, card: ModelCard): Promise<RawSample> {
     const { data, info } = await image.raw().toBuffer({ resolveWithObject: true });
     return { dims: [info.height, info.width, info.channels], values: data };
   } catch (cause) {
-    throw new EdgeError('samples/unreadable', 'the image cannot be decoded', { subject: path, cause });
+    const subject = typeof source === 'string' ? source : 'image';
+    throw new EdgeError('samples/unreadable', 'the image cannot be decoded', { subject, cause });
   }
 }
 

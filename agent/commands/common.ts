@@ -2,7 +2,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { EdgeError } from '../../configs/contracts/errors.js';
-import { budgetForms } from '../core/budget.js';
+import { budgetForms, parseBudget } from '../core/budget.js';
 import { rangeRules } from '../core/quant/observer.js';
 import { defaultEstimator, estimators } from '../core/sensitivity/registry.js';
 import type { JobName, OptionsOf, ReportOf } from '../jobs/index.js';
@@ -99,7 +99,8 @@ export function jobOptions(model: string, flags: JobFlags): JobOptions {
     range = 'auto',
     state,
   } = flags;
-  return { model, target, card, data, budget, precisions, estimator, threads, variant, range, state };
+  const ceilings = parseBudget(budget ?? '');
+  return { model, target, card, data, budget: ceilings, precisions, estimator, threads, variant, range, state };
 }
 
 /** Runs a job in a worker with a progress display, abortable by SIGINT and SIGTERM. */

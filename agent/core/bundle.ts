@@ -195,9 +195,13 @@ function untimed(node: Node, inputs: readonly string[]): Operator {
   };
 }
 
+/**
+ * Range of a branch's output: another one than its inputs', as in real models. Where ranges are equal, a concatenation of codes
+ * is a mere copy, several times as fast as the translation from one scale to the other that it nearly always is.
+ */
 function rangeAfter(operator: Operator): Range {
   return operator.clamp === null
-    ? { minimum: -1, maximum: 1 }
+    ? { minimum: -1.25, maximum: 1.25 }
     : { minimum: 0, maximum: Math.min(6, operator.clamp[1]) };
 }
 

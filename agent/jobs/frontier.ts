@@ -9,14 +9,14 @@ export async function frontierJob(options: JobOptions, ports: Ports, signal: Abo
   const pipeline = new Pipeline(job, ports, signal, progress);
   const assessed = await pipeline.assess();
   const points = await pipeline.frontier(assessed);
-  const ratio = pipeline.latencyRatio(assessed.identity);
+  const experience = pipeline.experience(assessed.identity);
   return {
     model: modelDocument(job, resolve(options.model)),
     target: { kind: assessed.identity.kind, identity: assessed.identity, counter: 'nanoseconds' },
     unit,
-    latencyRatio: ratio,
-    uniform: uniformPredictions(assessed, ratio),
-    frontier: frontierDocument(job, points, ratio),
+    latencyRatio: experience.ratio,
+    uniform: uniformPredictions(assessed, experience.ratio),
+    frontier: frontierDocument(job, points, experience),
   };
 }
 export type FrontierReport = Awaited<ReturnType<typeof frontierJob>>;

@@ -2,23 +2,22 @@ import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { ModelCard } from '../../configs/contracts/card.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
-import type { Precision } from '../../configs/contracts/plan.js';
+import type { Budget, Precision } from '../../configs/contracts/plan.js';
 import { validate } from '../../configs/contracts/validate.js';
 import { readModel } from '../adapters/model-files.js';
 import { openSampleSet } from '../adapters/samples.js';
-import { parseBudget } from '../core/budget.js';
 import { formatPrecision, parsePrecisions } from '../core/precision.js';
 import { prepare } from '../core/prepare.js';
 import { findEstimator } from '../core/sensitivity/registry.js';
 import type { Job } from '../pipeline.js';
 
-/** What the job commands take, as typed on the command line. */
+/** What the job commands take; precisions as typed on the command line. */
 export interface JobOptions {
   readonly model: string;
   readonly card?: string;
   readonly data?: string;
   readonly target: string;
-  readonly budget?: string;
+  readonly budget: Budget;
   readonly precisions?: string;
   readonly estimator: string;
   readonly threads: number;
@@ -36,7 +35,7 @@ export async function openJob(options: JobOptions): Promise<Job & { calibrationF
     });
   }
   findEstimator(options.estimator);
-  const budget = parseBudget(options.budget ?? '');
+  const { budget } = options;
   const precisions = options.precisions === undefined ? null : parsePrecisions(options.precisions);
   checkPrecisions(precisions);
   const { model, sha256 } = await readModel(options.model);

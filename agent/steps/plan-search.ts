@@ -2,10 +2,12 @@ import { type Correction, ceilingsOf, latencyCeiling, latencyRatio } from '../co
 import { speedReferenceKey } from '../core/latency.js';
 import { encode } from '../core/onnx/codec.js';
 import { allocate, type Shortfall } from '../core/plan/allocate.js';
+import type { LatencyExperience, MeasuredPoint } from '../core/plan/expected-latency.js';
 import { type Plan, planKey, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
 import type { Choice, Problem } from '../core/plan/problem.js';
 import { unitsOf } from '../core/plan/units.js';
 import { emitQdq } from '../core/quant/qdq.js';
+import { median } from '../core/statistics.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
 import type { Feeds, Progress, SampleSource, Session } from '../ports.js';
 import { assessQuality, type FloatReference, type Quality, scoreAgainst } from './quality.js';
@@ -40,8 +42,7 @@ export interface PlanOutcome {
   readonly chosen: MeasuredPlan | null;
   /** What was predicted and measured of every plan that was tried, in order. */
   readonly rounds: readonly Correction[];
-  /** See `latencyRatio`. */
-  readonly latencyRatio: number;
+  readonly experience: LatencyExperience;
   readonly solver: { status: string; gap: number; seconds: number };
   readonly quality: QualityReport | null;
 }
@@ -120,10 +121,22 @@ export class PlanSearch {
       shortfalls,
       chosen,
       rounds: this.#rounds,
-      latencyRatio: latencyRatio(this.#corrections, this.#context.priorRatio),
+      experience: {
+        ratio: latencyRatio(this.#corrections, this.#context.priorRatio),
+        points: this.#measuredFrontier(),
+      },
       solver: this.#solver,
       quality,
     };
+  }
+
+  #measuredFrontier(): MeasuredPoint[] {
+    return this.#context.frontier.flatMap((plan) => {
+      const measured = this.#pool.filter((candidate) => planKey(candidate.plan) === planKey(plan));
+      return measured.length === 0
+        ? []
+        : [{ predicted: plan.costs.latency, measured: median(measured.map((candidate) => candidate.latency)) }];
+    });
   }
 
   #isForAccuracy(): boolean {

@@ -38,6 +38,42 @@ export const errorTable = {
   'store/unwritable': { retryable: true, hint: 'Check free space and permissions of the state folder.' },
   'artifact/invalid': { retryable: false, hint: 'Produce the artifact again with `quantd quantize`.' },
   'measure/busy': { retryable: true, hint: 'Another process is measuring on this machine; wait for it to finish.' },
+  'job/memory': {
+    retryable: true,
+    hint: 'Raise limits.workerMemoryMb in the settings, or release a smaller model.',
+  },
+  'confirm/failed': {
+    retryable: false,
+    hint: 'The previous model serves again. Change the release or the budget to try anew; the journal has the details.',
+  },
+  'infer/unavailable': { retryable: true, hint: 'Release a model to this device, and wait until it is active.' },
+  'infer/invalid': { retryable: false, hint: 'Send what the model card describes; see agent/README.md.' },
+  'broker/unusable': {
+    retryable: true,
+    hint: 'Choose another broker.host or broker.port in the settings; 0 is any free port.',
+  },
+  'selector/invalid': { retryable: false, hint: 'Forms: all, device=ID, group=NAME, LABEL=VALUE; a comma means and.' },
+  'release/exists': { retryable: false, hint: 'Releases never change: give the new content another version.' },
+  'release/unknown': { retryable: false, hint: 'See `fleet release list` for what there is.' },
+  'device/unknown': { retryable: false, hint: 'See `fleet devices` for what there is.' },
+  'upload/invalid': { retryable: false, hint: 'Send the whole file again.' },
+  'console/unreachable': { retryable: true, hint: 'Check --console, and that `fleet serve` runs there.' },
+  'console/refused': { retryable: false, hint: 'Give the token of the console: --token-file FILE.' },
+  'settings/insecure': {
+    retryable: false,
+    hint: 'Set http.tokenFile, or serve on a loopback address behind a proxy that asks for credentials.',
+  },
+  'outbox/too-large': { retryable: false, hint: 'Raise limits.outboxBytes in the settings.' },
+  'settings/invalid': { retryable: false, hint: 'See `quantd config show`, and configs/README.md for the keys.' },
+  'socket/busy': { retryable: false, hint: 'Stop the other daemon, or give this one a state folder of its own.' },
+  'socket/unusable': { retryable: true, hint: 'Check the path, its length (107 bytes at most) and its permissions.' },
+  'document/invalid': { retryable: false, hint: 'Nothing was changed. Use a console of the same major version.' },
+  'disk/full': { retryable: true, hint: 'Free some space; work goes on by itself.' },
+  'download/failed': { retryable: true, hint: 'Check that the console can be reached; it is tried again by itself.' },
+  'download/mismatch': {
+    retryable: true,
+    hint: 'What the console sends is not what the release names; upload the model again.',
+  },
   'job/aborted': { retryable: true, hint: 'The job was interrupted; start it again, finished steps are kept.' },
 } as const satisfies Record<string, { retryable: boolean; hint: string }>;
 

@@ -9,3 +9,13 @@ export function validate<T extends TSchema>(schema: T, value: unknown, code: Err
   const where = first?.path ? `field ${first.path}` : 'the document';
   throw new EdgeError(code, `${where}: ${first?.message ?? 'does not fit the schema'}`, { subject });
 }
+
+/** `validate`, and answers a copy without the fields that the contract does not know (where it does not allow others itself). */
+export function validateKnown<T extends TSchema>(
+  schema: T,
+  value: unknown,
+  code: ErrorCode,
+  subject: string,
+): Static<T> {
+  return Value.Clean(schema, Value.Clone(validate(schema, value, code, subject))) as Static<T>;
+}

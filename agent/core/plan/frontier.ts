@@ -15,9 +15,9 @@ export interface FrontierOptions {
   points?: number;
   /** Ceilings that every point keeps. */
   ceilings?: Ceilings;
-  /** For the whole frontier; 10 when absent. Points not found by then are left out. */
+  /** For the whole frontier; 10 when absent. Points that are not proven best by then are the best that was found. */
   timeLimitSeconds?: number;
-  /** As for `allocate`. */
+  /** How far points between the two ends may be from the best of their kind, as for `allocate`; the ends always are the best. */
   relativeGap?: number;
 }
 
@@ -35,7 +35,7 @@ export async function frontier(
   if (!Number.isInteger(points) || points < 2) throw new RangeError(`a frontier has at least 2 points, not ${points}`);
   validateProblem(problem);
   if (ceilings.energy !== undefined) requireEnergy(problem);
-  const search = new Search(problem, solver, { timeLimitSeconds, relativeGap }, signal);
+  const search = new Search(problem, solver, { timeLimitSeconds }, signal);
   const fastest = await search.best('latency', ceilings);
   if (fastest === 'infeasible') return [];
   const mostAccurate = await search.best('sensitivity', ceilings, fastest.assignment);
@@ -43,8 +43,14 @@ export async function frontier(
   const begin = fastest.costs.latency;
   const step = (found.at(-1)!.costs.latency - begin) / (points - 1);
   let last: FrontierPoint = fastest;
-  for (let index = 1; index < points - 1 && step > 0 && !search.isOutOfTime; index++) {
-    const point = await search.best('sensitivity', { ...ceilings, latency: begin + index * step }, last.assignment);
+  let seconds = search.seconds;
+  for (let index = 1; index < points - 1 && step > 0; index++) {
+    // Each point may take its share of what is left: one that is hard to prove must not cost the others.
+    const share = (timeLimitSeconds - seconds) / (points - 1 - index);
+    if (share <= 0) break;
+    const between = new Search(problem, solver, { timeLimitSeconds: share, relativeGap }, signal);
+    const point = await between.best('sensitivity', { ...ceilings, latency: begin + index * step }, last.assignment);
+    seconds += between.seconds;
     if (point === 'infeasible') continue;
     found.push(point);
     last = point;

@@ -1,0 +1,273 @@
+import { connect, type IClientOptions, type IClientPublishOptions, type MqttClient } from 'mqtt';
+import {
+  type Birth,
+  type DeviceEvent,
+  type DeviceResult,
+  type DeviceTopics,
+  documentBytes,
+  packetBytes,
+  type ReportedState,
+  topicsOf,
+} from '../../configs/contracts/device.js';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { FleetLink, FleetListener, Outbox } from '../device-ports.js';
+
+/** How the device connects, and what it says of itself. */
+export interface FleetLinkOptions {
+  readonly url: string;
+  /** Empty: none. */
+  readonly username: string;
+  readonly password: string | null;
+  readonly namespace: string;
+  readonly tenant: string;
+  readonly keepaliveSeconds: number;
+  readonly willDelaySeconds: number;
+  readonly birth: Birth;
+  readonly observedGeneration: () => number;
+  readonly outbox: Outbox;
+  readonly warn: (text: string) => void;
+  /** Longest pause between attempts to connect, and the first. */
+  readonly backoff?: { readonly firstMs: number; readonly mostMs: number };
+  /** Uniform in [0, 1). */
+  readonly random?: () => number;
+}
+
+const sessionExpirySeconds = 7 * 86_400;
+const syncExpirySeconds = 120;
+/** Messages under way at once, either way. */
+const receiveMaximum = 20;
+const connectMs = 15_000;
+/** An acknowledgement that does not come for so long: the connection is given up. */
+const acknowledgeMs = 30_000;
+const goodbyeMs = 1000;
+/** Room in a packet for topic and properties. */
+const overheadBytes = 1024;
+
+/**
+ * The device's end of MQTT 5. Truth is elsewhere: in the device's own state and in the console's database; the broker's session and
+ * its retained documents only save time. After every connect the device says who it is, asks for `desired`, repeats its last
+ * report, and empties the outbox in order, deleting what is acknowledged.
+ *
+ * A message that the broker refuses for good (reason code 0x80 and above) is dropped with a warning: what cannot be delivered must
+ * not hold up what can.
+ */
+export class MqttFleetLink implements FleetLink {
+  readonly #options: FleetLinkOptions;
+  readonly #topics: DeviceTopics;
+  #listener: FleetListener = { desired: () => {}, connected: () => {} };
+  #client: MqttClient | null = null;
+  #isConnected = false;
+  #isClosed = false;
+  #attempts = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #lastReport: string | null = null;
+  #isDraining = false;
+
+  constructor(options: FleetLinkOptions) {
+    this.#options = options;
+    this.#topics = topicsOf(options.namespace, options.tenant, options.birth.device);
+  }
+
+  start(listener: FleetListener): void {
+    this.#listener = listener;
+    this.#connect();
+  }
+
+  report(document: ReportedState): void {
+    const text = JSON.stringify(document);
+    if (Buffer.byteLength(text) > documentBytes) {
+      this.#options.warn('the report is larger than a document may be, and is not sent');
+      return;
+    }
+    this.#lastReport = text;
+    if (this.#isConnected) this.#publishReport();
+  }
+
+  send(kind: 'event' | 'result', document: DeviceEvent | DeviceResult): void {
+    const payload = JSON.stringify(document);
+    const bytes = Buffer.byteLength(payload);
+    if (bytes > packetBytes - overheadBytes) {
+      throw new EdgeError('outbox/too-large', `a ${kind} of ${bytes} bytes does not fit a packet of ${packetBytes}`, {
+        subject: kind,
+        hint: 'This is a fault of quantd, please report it.',
+      });
+    }
+    this.#options.outbox.put({ kind, payload });
+    this.#drainSoon();
+  }
+
+  outbox(): { messages: number; bytes: number; dropped: number } {
+    return this.#options.outbox.state();
+  }
+
+  /** The connection of this moment, for tests that cut it. */
+  testClient(): MqttClient | null {
+    return this.#client;
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+    const client = this.#client;
+    if (client === null) return;
+    if (this.#isConnected) {
+      const goodbye = this.#publish(client, this.#topics.online, this.#online(false), { retain: true });
+      await Promise.race([goodbye.catch(() => {}), after(goodbyeMs)]);
+    }
+    this.#isConnected = false;
+    await Promise.race([client.endAsync(false), after(goodbyeMs)]);
+    client.end(true);
+  }
+
+  #connect(): void {
+    if (this.#isClosed) return;
+    const { url, username, password, keepaliveSeconds, willDelaySeconds, birth } = this.#options;
+    const options: IClientOptions = {
+      protocolVersion: 5,
+      clientId: birth.device,
+      clean: false,
+      keepalive: keepaliveSeconds,
+      connectTimeout: connectMs,
+      // Reconnecting is ours: with jitter, and after refusals too.
+      reconnectPeriod: 0,
+      queueQoSZero: false,
+      resubscribe: false,
+      properties: { sessionExpiryInterval: sessionExpirySeconds, receiveMaximum, maximumPacketSize: packetBytes },
+      will: {
+        topic: this.#topics.online,
+        payload: Buffer.from(this.#online(false)),
+        qos: 1,
+        retain: true,
+        properties: { willDelayInterval: willDelaySeconds },
+      },
+      ...(username === '' ? {} : { username }),
+      ...(password === null ? {} : { password }),
+    };
+    const client = connect(url, options);
+    this.#client = client;
+    // One listener a message under way.
+    client.setMaxListeners(0);
+    client.on('connect', () => {
+      this.#greet(client).catch((error: unknown) => this.#giveUp(client, error));
+    });
+    client.on('message', (topic, payload) => this.#receive(topic, payload));
+    // An error without a listener would end the process; what comes of it is a close.
+    client.on('error', (error) => this.#options.warn(`the broker: ${error.message}`));
+    client.on('close', () => this.#lost(client));
+  }
+
+  /** What is said after every connect, in this order. */
+  async #greet(client: MqttClient): Promise<void> {
+    const { birth, observedGeneration } = this.#options;
+    await client.subscribeAsync(this.#topics.desired, { qos: 1 });
+    await this.#publish(client, this.#topics.birth, JSON.stringify(birth), { retain: true });
+    await this.#publish(client, this.#topics.online, this.#online(true), { retain: true });
+    const sync = { schema: 'quantd/sync/1', session: birth.session, observedGeneration: observedGeneration() };
+    const properties = { messageExpiryInterval: syncExpirySeconds };
+    await this.#publish(client, this.#topics.sync, JSON.stringify(sync), { properties });
+    if (client !== this.#client || this.#isClosed) return;
+    this.#attempts = 0;
+    this.#isConnected = true;
+    this.#listener.connected(true);
+    this.#publishReport();
+    this.#drainSoon();
+  }
+
+  #giveUp(client: MqttClient, error: unknown): void {
+    this.#options.warn(`the broker: ${error instanceof Error ? error.message : String(error)}`);
+    client.end(true);
+  }
+
+  #lost(client: MqttClient): void {
+    if (client !== this.#client) return;
+    this.#client = null;
+    // mqtt.js keeps what was not acknowledged, to send it again itself; that is the outbox's business.
+    client.end(true);
+    if (this.#isConnected) this.#listener.connected(false);
+    this.#isConnected = false;
+    if (this.#isClosed) return;
+    const { firstMs, mostMs } = this.#options.backoff ?? { firstMs: 1000, mostMs: 60_000 };
+    const most = Math.min(mostMs, firstMs * 2 ** Math.min(20, this.#attempts++));
+    const pauseMs = (this.#options.random ?? Math.random)() * most;
+    this.#timer = setTimeout(() => this.#connect(), pauseMs);
+  }
+
+  #receive(topic: string, payload: Buffer): void {
+    if (topic !== this.#topics.desired) return;
+    try {
+      this.#listener.desired(payload);
+    } catch (error) {
+      this.#options.warn(`a document could not be taken: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+
+  #publishReport(): void {
+    const client = this.#client;
+    if (client === null || this.#lastReport === null) return;
+    this.#publish(client, this.#topics.reported, this.#lastReport, { retain: true }).catch((error: Error) => {
+      if (this.#isConnected) this.#options.warn(`the report was not delivered: ${error.message}`);
+    });
+  }
+
+  #drainSoon(): void {
+    if (this.#isDraining || !this.#isConnected || this.#client === null) return;
+    this.#isDraining = true;
+    this.#drain(this.#client)
+      .catch((error: unknown) => {
+        if (this.#isConnected)
+          this.#options.warn(`the outbox: ${error instanceof Error ? error.message : String(error)}`);
+      })
+      .finally(() => {
+        this.#isDraining = false;
+      });
+  }
+
+  /** One after the other: the order is kept, and nothing is deleted that was not acknowledged. */
+  async #drain(client: MqttClient): Promise<void> {
+    const { outbox, warn } = this.#options;
+    while (this.#isConnected && client === this.#client) {
+      const [message] = outbox.next(1);
+      if (message === undefined) return;
+      try {
+        await this.#publish(client, this.#topics[message.kind], message.payload, {});
+      } catch (error) {
+        const code = (error as { code?: unknown }).code;
+        if (typeof code !== 'number' || code < 0x80) throw error;
+        warn(`the broker refuses a ${message.kind} for good (reason ${code}); it is dropped`);
+      }
+      outbox.remove(message.id);
+    }
+  }
+
+  /** Resolves when the broker has acknowledged; rejects when it refuses, and when the connection ends or has to be ended first. */
+  #publish(client: MqttClient, topic: string, payload: string, options: IClientPublishOptions): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        settle(new Error(`no acknowledgement for ${acknowledgeMs / 1000} s`));
+        client.end(true);
+      }, acknowledgeMs);
+      timer.unref();
+      const closed = () => settle(new Error('the connection ended'));
+      // mqtt.js does not promise to call back when a connection is lost: what waits is rejected here.
+      client.once('close', closed);
+      const settle = (error?: Error) => {
+        clearTimeout(timer);
+        client.off('close', closed);
+        if (error) reject(error);
+        else resolve();
+      };
+      client.publish(topic, payload, { qos: 1, ...options }, (error) => settle(error ?? undefined));
+    });
+  }
+
+  #online(online: boolean): string {
+    return JSON.stringify({ schema: 'quantd/online/1', online, session: this.#options.birth.session });
+  }
+}
+
+/** Resolves after the time, without keeping the process alive. */
+function after(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms).unref();
+  });
+}

@@ -1,0 +1,40 @@
+/** What a device does next, decided from what is wanted and what is there. All there is to resuming, re-planning and rolling back. */
+
+/** What a target has, as far as deciding needs it. */
+export interface Have {
+  /** The float model of the goal is on disk, verified. */
+  readonly hasModel: boolean;
+  /** Whether the goal's artifact was made: finished, found to be impossible under the budget, or neither yet. */
+  readonly made: 'no' | 'feasible' | 'infeasible';
+  /** The result of making it is in the outbox, or was sent. */
+  readonly isPublished: boolean;
+  /** What applications use, by artifact key. */
+  readonly active: { readonly key: string; readonly isConfirmed: boolean } | null;
+  /** The last confirmed artifact before it. */
+  readonly previous: string | null;
+  /** Keys that were tried and given up. */
+  readonly failed: ReadonlySet<string>;
+}
+
+/** The steps of a device; everything between a model's bytes and a verified artifact is inside `quantize`. */
+export type DeviceStep = 'fetch' | 'quantize' | 'publish' | 'activate' | 'confirm' | 'revert';
+
+/**
+ * The next step, or null when there is nothing to do.
+ *
+ * What is active comes first: a failed artifact is taken back, an unconfirmed one confirmed or failed, before anything new is
+ * begun. A goal that failed is left alone: only another goal can help. What was measured is published last, so that no full
+ * outbox keeps a model from being used.
+ *
+ * @param goalKey key of the artifact that is wanted, null where nothing is
+ */
+export function nextStep(goalKey: string | null, have: Have): DeviceStep | null {
+  if (have.active !== null && have.failed.has(have.active.key)) return 'revert';
+  if (have.active !== null && !have.active.isConfirmed) return 'confirm';
+  if (goalKey === null) return null;
+  if (!have.failed.has(goalKey)) {
+    if (have.made === 'no') return have.hasModel ? 'quantize' : 'fetch';
+    if (have.made === 'feasible' && have.active?.key !== goalKey) return 'activate';
+  }
+  return have.made !== 'no' && !have.isPublished ? 'publish' : null;
+}

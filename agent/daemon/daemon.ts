@@ -1,0 +1,470 @@
+/**
+ * The loop of the device: takes what the console wants, does the next step towards it, and says what came of it.
+ *
+ * INVARIANTS
+ * 1. One step at a time. What to do next follows from what is on disk alone (core/reconcile.ts), never from what was done before.
+ * 2. Nothing that fails here ends the process or touches what is active, but a failed `confirm`, which takes it back.
+ * 3. Nothing heavy runs in this process: downloads stream, models and planning live in processes of their own.
+ * 4. Offline is ordinary: the last accepted document stands until another comes.
+ */
+import { DesiredState, documentBytes, type ReportedState, type StepReport } from '../../configs/contracts/device.js';
+import { EdgeError, type ErrorCode } from '../../configs/contracts/errors.js';
+import { validateKnown } from '../../configs/contracts/validate.js';
+import { type DeviceStep, nextStep } from '../core/reconcile.js';
+import type { Failure, Goal, InferRequest, SampleKeeper, SampleType } from '../device-ports.js';
+import { canonical } from '../digest.js';
+import { type Statement, statement } from './report.js';
+import { type Moment, Reporter } from './reporter.js';
+import { type ServedAnswer, Serving } from './serving.js';
+import { type DaemonTarget, goalKeyOf, stateOf } from './state.js';
+import { type ConfirmOptions, executors, failureOf, type StepContext, type StepPorts, serveActive } from './steps.js';
+
+/** What the daemon is told at its start. */
+export interface DaemonOptions {
+  readonly device: string;
+  readonly session: number;
+  readonly targets: readonly DaemonTarget[];
+  /** Version of everything that decides what an artifact looks like: with another, artifacts are made again. */
+  readonly algorithm: string;
+  readonly confirm: ConfirmOptions;
+  /** Delays between tries of a step, in milliseconds: the first, and the longest. */
+  readonly backoff: { readonly firstMs: number; readonly mostMs: number };
+}
+
+/** The ports of the steps, and what only the loop needs. */
+export interface DaemonPorts extends StepPorts {
+  readonly samples: SampleKeeper;
+  /** Uniform in [0, 1). */
+  readonly random: () => number;
+}
+
+/** Errors that pass by themselves, sooner or later, however often they come back. */
+const patient: ReadonlySet<string> = new Set<ErrorCode>([
+  'disk/full',
+  'store/unwritable',
+  'measure/busy',
+  'download/failed',
+  'download/mismatch',
+]);
+/** Any other retryable error counts as final after so many tries. */
+const mostAttempts = 5;
+/** Reports of progress are sent no more often than this. */
+const reportEveryMs = 500;
+/** How soon a document that could not be taken over for want of space is looked at again. */
+const acceptAgainMs = 5000;
+
+type ActiveListener = (change: { target: string; artifact: string }) => void;
+
+interface Task {
+  readonly target: DaemonTarget;
+  readonly step: DeviceStep;
+  readonly goal: Goal | null;
+  readonly goalKey: string | null;
+  readonly activeKey: string | null;
+}
+
+/** See the head of this file. */
+export class Daemon {
+  readonly #options: DaemonOptions;
+  readonly #ports: DaemonPorts;
+  readonly #reporter: Reporter;
+  readonly #stop = new AbortController();
+  readonly #serving: ReadonlyMap<string, Serving>;
+  /** Monotonic times at which a target's step may be tried again. */
+  readonly #notBefore = new Map<string, number>();
+  readonly #acceptedMs = new Map<string, number>();
+  readonly #steps = new Map<string, StepReport>();
+  /** Failures that may pass, by target: shown, not remembered. */
+  readonly #troubles = new Map<string, Failure>();
+  #refusal: Statement | null = null;
+  #running: { task: Task; abort: AbortController } | null = null;
+  /** Aborted when there may be something new to do. */
+  #wake = new AbortController();
+  #accepting: Promise<void> = Promise.resolve();
+  readonly #activeListeners = new Set<ActiveListener>();
+  #sequence = 0;
+  #eventSequence = 0;
+  #reportDue: Promise<void> | null = null;
+
+  constructor(options: DaemonOptions, ports: DaemonPorts) {
+    this.#options = options;
+    this.#ports = ports;
+    this.#reporter = new Reporter(options, ports);
+    this.#serving = new Map(options.targets.map(({ id }) => [id, new Serving(ports.runners, ports.log)]));
+  }
+
+  /** Runs until `stop`. Resolves when everything that was under way has ended. */
+  async run(): Promise<void> {
+    const { signal } = this.#stop;
+    await Promise.all(this.#options.targets.map((target) => this.#serveAtStart(target)));
+    this.#ports.link.start({
+      desired: (payload) => this.#receive(payload),
+      connected: (isConnected) => {
+        this.#ports.log.info({ isConnected }, isConnected ? 'connected to the console' : 'offline');
+        if (isConnected) this.#reportSoon();
+      },
+    });
+    this.#reportSoon();
+    while (!signal.aborted) {
+      // Anew before every look: what changes during the look wakes the sleep after it.
+      this.#wake = new AbortController();
+      const task = await this.#nextTask();
+      if (task === null) await this.#ports.clock.sleep(this.#idleMs(), AbortSignal.any([signal, this.#wake.signal]));
+      else await this.#execute(task);
+    }
+    await this.#accepting;
+    await this.#reportDue;
+    await Promise.all([...this.#serving.values()].map((serving) => serving.stop()));
+    await this.#ports.link.close();
+  }
+
+  /** Ends `run`: the step under way is aborted and resumed by the next start. */
+  stop(): void {
+    this.#stop.abort();
+    this.#running?.abort.abort();
+    this.#wake.abort();
+  }
+
+  /** Whether the daemon can do its work: its state can be read, and it was not told to stop. What a watchdog is to be told. */
+  isHealthy(): boolean {
+    try {
+      return this.#ports.memory.observedGeneration >= 0 && !this.#stop.signal.aborted;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Answers a request with the active model of a target. Fails with `infer/unavailable`, `infer/invalid` or `target/failed`. */
+  async infer(target: string, request: InferRequest): Promise<ServedAnswer> {
+    const answer = await this.#servingOf(target).infer(request, this.#stop.signal);
+    if (answer === null) {
+      throw new EdgeError('infer/unavailable', `no model is active on target ${target}`, { subject: target });
+    }
+    return answer;
+  }
+
+  /** Keeps a frame of an application for calibration and verification. Fails as `SampleKeeper.add` does. */
+  async addSample(target: string, type: SampleType, bytes: Uint8Array): Promise<void> {
+    this.#servingOf(target);
+    await this.#ports.samples.add(target, type, bytes);
+  }
+
+  /** Calls back whenever another artifact serves a target; answers how to stop that. */
+  onActive(listener: ActiveListener): () => void {
+    this.#activeListeners.add(listener);
+    return () => this.#activeListeners.delete(listener);
+  }
+
+  /** What was last reported, or would have been. */
+  async status(): Promise<ReportedState> {
+    return this.#reporter.reported(this.#moment());
+  }
+
+  #servingOf(target: string): Serving {
+    const serving = this.#serving.get(target);
+    if (serving !== undefined) return serving;
+    throw new EdgeError('target/unknown', `this device has no target ${target}`, {
+      subject: target,
+      hint: `Targets: ${[...this.#serving.keys()].join(', ')}.`,
+    });
+  }
+
+  async #serveAtStart({ id }: DaemonTarget): Promise<void> {
+    try {
+      const key = await this.#ports.artifacts.linked(id, 'active');
+      if (key !== null) await serveActive(key, this.#serving.get(id)!, this.#ports, this.#stop.signal);
+    } catch (error) {
+      this.#ports.log.warn({ target: id, error: String(error) }, 'the active model could not be loaded');
+    }
+  }
+
+  /** The first step that may be done now, target by target. */
+  async #nextTask(): Promise<Task | null> {
+    for (const target of this.#options.targets) {
+      if ((this.#notBefore.get(target.id) ?? 0) > this.#ports.clock.monotonicMs()) continue;
+      try {
+        const { goal, goalKey, have } = await stateOf(target, this.#options.algorithm, this.#ports);
+        const step = nextStep(goalKey, have);
+        if (step !== null) return { target, step, goal, goalKey, activeKey: have.active?.key ?? null };
+      } catch (error) {
+        this.#ports.log.warn({ target: target.id, error: String(error) }, 'the state of a target cannot be read');
+        this.#delay(target.id, mostAttempts);
+      }
+    }
+    return null;
+  }
+
+  #idleMs(): number {
+    const now = this.#ports.clock.monotonicMs();
+    const waits = [...this.#notBefore.values()].map((time) => time - now).filter((wait) => wait > 0);
+    return Math.min(60_000, ...waits);
+  }
+
+  async #execute(task: Task): Promise<void> {
+    const { log } = this.#ports;
+    const { target, step } = task;
+    const abort = new AbortController();
+    this.#running = { task, abort };
+    this.#steps.set(target.id, { name: step, share: 0, text: '' });
+    this.#reportSoon();
+    log.info({ target: target.id, step, release: task.goal?.wanted.release.id }, 'step begins');
+    try {
+      await executors[step](this.#contextOf(task), this.#ports, abort.signal);
+      this.#troubles.delete(target.id);
+      this.#notBefore.delete(target.id);
+      log.info({ target: target.id, step }, 'step done');
+      if (step === 'activate' || step === 'revert') this.#tellActive(target.id);
+      if (step === 'confirm' || step === 'revert' || step === 'publish') await this.#collect();
+    } catch (error) {
+      if (abort.signal.aborted) this.#forgetInterruption(task);
+      else this.#handleFailure(task, error);
+    } finally {
+      this.#running = null;
+      this.#steps.delete(target.id);
+      this.#reportSoon();
+    }
+  }
+
+  #tellActive(target: string): void {
+    const artifact = this.#serving.get(target)!.key;
+    if (artifact !== null) for (const listener of this.#activeListeners) listener({ target, artifact });
+  }
+
+  /** A step that was stopped in order did not fail. */
+  #forgetInterruption({ target, step, activeKey }: Task): void {
+    try {
+      if (step === 'confirm') this.#ports.memory.setBakes(target.id, activeKey!, 0);
+    } catch (error) {
+      this.#ports.log.warn({ target: target.id, error: String(error) }, 'the state could not be written');
+    }
+  }
+
+  #handleFailure(task: Task, error: unknown): void {
+    const { memory, log, clock } = this.#ports;
+    const { target, step } = task;
+    const isAboutActive = step === 'confirm' || step === 'revert';
+    const key = isAboutActive ? task.activeKey! : task.goalKey!;
+    const previous = this.#troubles.get(target.id);
+    const attempts = previous?.step === step && previous.key === key ? previous.attempts + 1 : 1;
+    const generation = task.goal?.generation ?? memory.observedGeneration;
+    const failure = failureOf(error, { target: target.id, key, generation, step, attempts, at: clock.now() });
+    log.warn({ target: target.id, step, code: failure.code, subject: failure.subject, attempts }, failure.message);
+    // What failed for a goal that was replaced meanwhile says nothing about the new one.
+    if (!isAboutActive && memory.goal(target.id)?.generation !== task.goal?.generation) return;
+    const isRetryable = !(error instanceof EdgeError) || error.retryable;
+    const isFinal = !isRetryable || (!patient.has(failure.code) && attempts >= mostAttempts);
+    this.#troubles.set(target.id, failure);
+    // Taking back must succeed in the end: it is tried for ever.
+    if (!isFinal || step === 'revert' || step === 'publish') {
+      this.#delay(target.id, attempts);
+      return;
+    }
+    try {
+      memory.fail(failure);
+      this.#troubles.delete(target.id);
+      this.#event(target.id, 'failed', `${failure.code}: ${failure.message}`);
+    } catch (cause) {
+      log.warn(
+        { target: target.id, error: String(cause) },
+        'the failure could not be written down; the step is tried again',
+      );
+      this.#delay(target.id, attempts);
+    }
+  }
+
+  /** Full jitter, so that many devices do not come back at once. */
+  #delay(target: string, attempts: number): void {
+    const { firstMs, mostMs } = this.#options.backoff;
+    const most = Math.min(mostMs, firstMs * 2 ** Math.min(20, attempts - 1));
+    const delay = most * (0.5 + 0.5 * this.#ports.random());
+    this.#notBefore.set(target, this.#ports.clock.monotonicMs() + delay);
+  }
+
+  #contextOf({ target, goal, goalKey, activeKey }: Task): StepContext {
+    return {
+      device: this.#options.device,
+      target: target.id,
+      goal,
+      goalKey,
+      activeKey,
+      serving: this.#serving.get(target.id)!,
+      confirm: this.#options.confirm,
+      progress: (step) => {
+        this.#steps.set(target.id, { ...step, text: step.text.slice(0, 200) });
+        this.#reportSoon();
+      },
+      event: (type, message) => this.#event(target.id, type, message),
+      acceptedMs: this.#acceptedMs.get(target.id) ?? null,
+    };
+  }
+
+  /** Deletes what neither is wanted nor active nor the way back. */
+  async #collect(): Promise<void> {
+    const { memory, artifacts, models, samples, log } = this.#ports;
+    try {
+      const keys = new Set<string>();
+      const shas = new Set<string>();
+      const folders = new Set<string>();
+      for (const target of this.#options.targets) {
+        const goal = memory.goal(target.id);
+        const own = [await artifacts.linked(target.id, 'active'), await artifacts.linked(target.id, 'previous')];
+        if (goal !== null) {
+          own.push(goalKeyOf(goal, target.identity, this.#options.algorithm));
+          shas.add(goal.wanted.release.model.sha256);
+          if (goal.samples !== null) folders.add(goal.samples.folder);
+        }
+        const kept = new Set(own.filter((key) => key !== null));
+        memory.forgetArtifacts(target.id, kept);
+        for (const key of kept) keys.add(key);
+      }
+      await artifacts.retain(keys);
+      await models.retain(shas);
+      await samples.retain(folders);
+    } catch (error) {
+      log.warn({ error: String(error) }, 'old files could not be deleted');
+    }
+  }
+
+  #moment(): Moment {
+    return { sequence: this.#sequence, steps: this.#steps, troubles: this.#troubles, refusal: this.#refusal };
+  }
+
+  /** A document from the link. They are taken one after the other, without holding up the loop. */
+  #receive(payload: Uint8Array): void {
+    this.#accepting = this.#accepting.then(() => this.#accept(payload));
+  }
+
+  async #accept(payload: Uint8Array): Promise<void> {
+    const { log, memory } = this.#ports;
+    try {
+      const document = parseDesired(payload, this.#options.device);
+      if (document.generation <= memory.observedGeneration) return;
+      const { changed, refusals } = await this.#goalsOf(document);
+      const forgotten = changed.map((goal) => {
+        const { identity } = this.#options.targets.find(({ id }) => id === goal.target)!;
+        return { target: goal.target, key: goalKeyOf(goal, identity, this.#options.algorithm) };
+      });
+      memory.accept(document, changed, forgotten);
+      this.#refusal = refusals[0] ?? null;
+      for (const goal of changed) {
+        this.#acceptedMs.set(goal.target, this.#ports.clock.monotonicMs());
+        this.#notBefore.delete(goal.target);
+        this.#troubles.delete(goal.target);
+        memory.setTiming(goal.target, { secondsToActive: null, hasReprofiled: null });
+      }
+      const changes = changed.map(({ target, wanted }) => `${target}: ${wanted.release.id}`).join(', ');
+      this.#event(null, 'accepted', `generation ${document.generation}${changes === '' ? '' : ` (${changes})`}`);
+      this.#abortIfUnwanted(changed);
+      this.#wake.abort();
+    } catch (error) {
+      const { code, message } = failureOf(error, nowhere);
+      log.warn({ code }, `a desired document was refused: ${message}`);
+      this.#refusal = statement(null, 'Accepted', false, code, message);
+      if (patient.has(code)) {
+        void this.#ports.clock.sleep(acceptAgainMs, this.#stop.signal).then(() => {
+          if (!this.#stop.signal.aborted) this.#receive(payload);
+        });
+      }
+    }
+    this.#reportSoon();
+  }
+
+  /** The goals that a document changes, with the samples that each will use, and what of it cannot be done here. */
+  async #goalsOf(document: DesiredState): Promise<{ changed: Goal[]; refusals: Statement[] }> {
+    const { memory, samples, clock } = this.#ports;
+    const changed: Goal[] = [];
+    const refusals: Statement[] = [];
+    for (const [id, wanted] of Object.entries(document.targets)) {
+      const target = this.#options.targets.find((candidate) => candidate.id === id);
+      const kinds = wanted.release.targetKinds;
+      if (target === undefined || (kinds !== undefined && !kinds.includes(target.kind))) {
+        const why = target === undefined ? `has no target ${id}` : `target ${id} is of kind ${target.kind}`;
+        refusals.push(statement(null, 'Accepted', false, 'target/unknown', `${wanted.release.id}: this device ${why}`));
+        continue;
+      }
+      const old = memory.goal(id);
+      if (old !== null && canonical(old.wanted) === canonical(wanted)) continue;
+      // With the same model, the samples stay: what was measured on them need not be measured again.
+      const isSameModel =
+        old !== null &&
+        old.wanted.release.model.sha256 === wanted.release.model.sha256 &&
+        canonical(old.wanted.release.card) === canonical(wanted.release.card);
+      const chosen = isSameModel ? old.samples : await samples.choose(id);
+      changed.push({ target: id, generation: document.generation, wanted, samples: chosen, acceptedAt: clock.now() });
+    }
+    return { changed, refusals };
+  }
+
+  /** What is being fetched or made for a goal that has just been replaced is stopped. */
+  #abortIfUnwanted(changed: readonly Goal[]): void {
+    if (this.#running === null) return;
+    const { task, abort } = this.#running;
+    const goal = changed.find(({ target }) => target === task.target.id);
+    const isLong = task.step === 'quantize' || task.step === 'fetch';
+    if (goal === undefined || !isLong) return;
+    const isStillUseful =
+      task.step === 'fetch' && task.goal!.wanted.release.model.sha256 === goal.wanted.release.model.sha256;
+    if (!isStillUseful) abort.abort();
+  }
+
+  #event(target: string | null, type: string, message: string): void {
+    const { link, clock, memory, log } = this.#ports;
+    const { device, session } = this.#options;
+    try {
+      link.send('event', {
+        schema: 'quantd/event/1',
+        device,
+        session,
+        sequence: ++this.#eventSequence,
+        target,
+        type,
+        message: message.slice(0, 2000),
+        generation: memory.observedGeneration,
+        time: clock.now(),
+      });
+    } catch (error) {
+      // Events are for people; work goes on without them.
+      log.warn({ type, error: String(error) }, 'an event could not be kept');
+    }
+  }
+
+  /** Sends a report soon: at once when none was sent lately, and never two of the same moment. */
+  #reportSoon(): void {
+    this.#reportDue ??= this.#reportNow().finally(() => {
+      this.#reportDue = null;
+    });
+  }
+
+  async #reportNow(): Promise<void> {
+    try {
+      await this.#ports.clock.sleep(this.#sequence === 0 ? 0 : reportEveryMs, this.#stop.signal);
+      this.#sequence++;
+      this.#ports.link.report(await this.#reporter.reported(this.#moment()));
+    } catch (error) {
+      this.#ports.log.warn({ error: String(error) }, 'the report could not be put together');
+    }
+  }
+}
+
+const nowhere = { target: '', key: '', generation: 0, step: 'fetch', attempts: 0, at: '' } as const;
+
+/** Fails with `document/invalid`. */
+function parseDesired(payload: Uint8Array, device: string): DesiredState {
+  const refuse = (message: string) => new EdgeError('document/invalid', message, { subject: 'desired' });
+  if (payload.length > documentBytes) throw refuse(`the document has ${payload.length} bytes`);
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(payload));
+  } catch {
+    throw refuse('the document is not JSON');
+  }
+  // Unknown fields are ignored: they are neither kept nor part of any key.
+  const document = validateKnown(DesiredState, value, 'document/invalid', 'desired');
+  if (document.device !== device) throw refuse(`the document is for device ${document.device}`);
+  for (const { budget } of Object.values(document.targets)) {
+    if (budget.latencyMs !== undefined && budget.latencyRatio !== undefined) {
+      throw refuse('a budget gives its latency both absolute and relative');
+    }
+  }
+  return document;
+}

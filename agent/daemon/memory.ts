@@ -1,0 +1,122 @@
+/** What the daemon remembers across restarts, as typed values over the key-value store. */
+import type { Condition, DesiredState } from '../../configs/contracts/device.js';
+import type { Failure, Goal, KeyValues } from '../device-ports.js';
+
+/** Everything here is durable when a method returns. Failures to write are the store's EdgeErrors. */
+export class Memory {
+  readonly #values: KeyValues;
+
+  constructor(values: KeyValues) {
+    this.#values = values;
+  }
+
+  /** The number of this start of the daemon: one more than that of any earlier one. */
+  beginSession(): number {
+    const session = ((this.#values.read('session') as number | null) ?? 0) + 1;
+    this.#values.write(new Map([['session', session]]));
+    return session;
+  }
+
+  get observedGeneration(): number {
+    return (this.#values.read('generation') as number | null) ?? 0;
+  }
+
+  goal(target: string): Goal | null {
+    return this.#values.read(`goal.${target}`) as Goal | null;
+  }
+
+  /** Takes over a desired document: its generation, and the goals that it changed, whose old failures count no longer. */
+  accept(
+    document: DesiredState,
+    changed: readonly Goal[],
+    forgotten: readonly { target: string; key: string }[],
+  ): void {
+    this.#values.write(
+      new Map<string, unknown>([
+        ['generation', document.generation],
+        ...changed.map((goal): [string, unknown] => [`goal.${goal.target}`, goal]),
+        ...forgotten.map(({ target, key }): [string, unknown] => [`failure.${target}.${key}`, null]),
+      ]),
+    );
+  }
+
+  failures(target: string): Failure[] {
+    return this.#values.keys(`failure.${target}.`).map((key) => this.#values.read(key) as Failure);
+  }
+
+  fail(failure: Failure): void {
+    this.#values.write(new Map([[`failure.${failure.target}.${failure.key}`, failure]]));
+  }
+
+  /** How often an artifact has begun to prove itself without coming to an end. */
+  bakes(target: string, key: string): number {
+    return (this.#values.read(`bakes.${target}.${key}`) as number | null) ?? 0;
+  }
+
+  setBakes(target: string, key: string, count: number): void {
+    this.#values.write(new Map([[`bakes.${target}.${key}`, count === 0 ? null : count]]));
+  }
+
+  isConfirmed(target: string, key: string): boolean {
+    return this.#values.read(`confirmed.${target}.${key}`) !== null;
+  }
+
+  confirm(target: string, key: string, at: string): void {
+    this.#values.write(
+      new Map([
+        [`confirmed.${target}.${key}`, at],
+        [`bakes.${target}.${key}`, null],
+      ]),
+    );
+  }
+
+  isPublished(target: string, key: string): boolean {
+    return this.#values.read(`published.${target}.${key}`) !== null;
+  }
+
+  setPublished(target: string, key: string, resultId: string): void {
+    this.#values.write(new Map([[`published.${target}.${key}`, resultId]]));
+  }
+
+  /** Id of the result document that was published for an artifact. */
+  resultOf(target: string, key: string): string | null {
+    return this.#values.read(`published.${target}.${key}`) as string | null;
+  }
+
+  /** What is remembered of an artifact that is no longer wanted is forgotten with it. */
+  forgetArtifacts(target: string, kept: ReadonlySet<string>): void {
+    const changes = new Map<string, unknown>();
+    for (const kind of ['confirmed', 'published', 'activated', 'failure', 'bakes']) {
+      const prefix = `${kind}.${target}.`;
+      for (const key of this.#values.keys(prefix)) if (!kept.has(key.slice(prefix.length))) changes.set(key, null);
+    }
+    if (changes.size > 0) this.#values.write(changes);
+  }
+
+  /** When, and for which release, an artifact became active. */
+  activation(target: string, key: string): { release: string; since: string } | null {
+    return this.#values.read(`activated.${target}.${key}`) as { release: string; since: string } | null;
+  }
+
+  setActivation(target: string, key: string, release: string, since: string): void {
+    this.#values.write(new Map([[`activated.${target}.${key}`, { release, since }]]));
+  }
+
+  get conditions(): readonly Condition[] {
+    return (this.#values.read('conditions') as Condition[] | null) ?? [];
+  }
+
+  setConditions(conditions: readonly Condition[]): void {
+    this.#values.write(new Map([['conditions', conditions]]));
+  }
+
+  /** Seconds from accepting the newest goal of a target to its artifact being active, and whether operators were timed for it. */
+  timing(target: string): { secondsToActive: number | null; hasReprofiled: boolean | null } {
+    const none = { secondsToActive: null, hasReprofiled: null };
+    return (this.#values.read(`timing.${target}`) as typeof none | null) ?? none;
+  }
+
+  setTiming(target: string, timing: { secondsToActive: number | null; hasReprofiled: boolean | null }): void {
+    this.#values.write(new Map([[`timing.${target}`, timing]]));
+  }
+}

@@ -1,0 +1,234 @@
+/** How each step of a device is done. A step that is interrupted anywhere can be begun again. */
+import type { DeviceEvent, StepReport } from '../../configs/contracts/device.js';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { DeviceStep } from '../core/reconcile.js';
+import { median } from '../core/statistics.js';
+import type {
+  ArtifactStore,
+  DaemonClock,
+  Failure,
+  FleetLink,
+  Goal,
+  Log,
+  Maker,
+  ModelCache,
+  RunnerHost,
+} from '../device-ports.js';
+import { contentKey } from '../digest.js';
+import type { StepSeconds } from '../pipeline.js';
+import type { QuantizeDocument } from '../report.js';
+import type { Memory } from './memory.js';
+import type { Serving } from './serving.js';
+
+/** What the steps use. */
+export interface StepPorts {
+  readonly memory: Memory;
+  readonly link: FleetLink;
+  readonly models: ModelCache;
+  readonly artifacts: ArtifactStore;
+  readonly runners: RunnerHost;
+  readonly maker: Maker;
+  readonly clock: DaemonClock;
+  readonly log: Log;
+}
+
+/** How a new model proves itself. */
+export interface ConfirmOptions {
+  /** How long it has to answer probes. */
+  readonly bakeSeconds: number;
+  readonly probeEveryMs: number;
+  /** A probe's median may be above the budget's latency by this factor: the machine also does other things. */
+  readonly latencySlack: number;
+  /** Bakes that may be cut off by a restart before the model counts as what brings the machine down. */
+  readonly mostInterruptions: number;
+}
+
+/** One target, and what is wanted of it. */
+export interface StepContext {
+  readonly device: string;
+  readonly target: string;
+  /** Of the goal; null only for steps on what is active. */
+  readonly goal: Goal | null;
+  readonly goalKey: string | null;
+  readonly activeKey: string | null;
+  readonly serving: Serving;
+  readonly confirm: ConfirmOptions;
+  readonly progress: (step: StepReport) => void;
+  readonly event: (type: DeviceEvent['type'], message: string) => void;
+  /** Monotonic milliseconds at which the goal was accepted; null when that was before this start. */
+  readonly acceptedMs: number | null;
+}
+
+type Executor = (context: StepContext, ports: StepPorts, signal: AbortSignal) => Promise<void>;
+
+/** Order and rough share of the parts of `quantize`, for one progress bar. */
+const quantizeParts: readonly (readonly [keyof StepSeconds, number])[] = [
+  ['profile', 0.3],
+  ['calibrate', 0.2],
+  ['assess', 0.25],
+  ['plan', 0.1],
+  ['apply', 0.02],
+  ['verify', 0.13],
+];
+
+/** The executors, by step. They fail with EdgeErrors; what to do about those is the loop's business. */
+export const executors: Readonly<Record<DeviceStep, Executor>> = {
+  async fetch({ goal, progress, event }, { models }, signal) {
+    const { release } = goal!.wanted;
+    await models.fetch(release.model, signal, (share) => progress({ name: 'fetch', share, text: release.id }));
+    event('fetched', `model of ${release.id}`);
+  },
+
+  async quantize({ goal, goalKey, target, progress, event }, { models, artifacts, maker, memory }, signal) {
+    const { release, budget } = goal!.wanted;
+    const model = await models.find(release.model.sha256);
+    // Deleted behind our back: the next round fetches it again.
+    if (model === null) return;
+    const out = await artifacts.begin(goalKey!);
+    const request = { target, model, release, budget, samples: goal!.samples, out };
+    const document = await maker.make(request, signal, (step, share, text) => {
+      progress({ name: step, share: overallShare(step, share), text });
+    });
+    await artifacts.finish(goalKey!);
+    memory.setTiming(target, { secondsToActive: null, hasReprofiled: document.profiledOperators > 0 });
+    event(document.feasible ? 'quantized' : 'infeasible', describeOutcome(release.id, document));
+  },
+
+  async publish({ device, goal, goalKey, target }, { artifacts, memory, link, clock }) {
+    const document = (await artifacts.report(goalKey!))!;
+    const { release, budget } = goal!.wanted;
+    const content = { device, target, generation: goal!.generation, release: release.id, budget, document };
+    const id = contentKey(content);
+    // In this order: a restart in between sends it twice, under the same id.
+    link.send('result', { schema: 'quantd/result/1', id, ...content, document: { ...document }, time: clock.now() });
+    memory.setPublished(target, goalKey!, id);
+  },
+
+  async activate({ goal, goalKey, activeKey, target, serving, acceptedMs, event }, ports, signal) {
+    const { artifacts, runners, memory, clock } = ports;
+    const folder = (await artifacts.find(goalKey!))!;
+    const runner = await runners.open(folder, signal);
+    try {
+      if (activeKey !== null && memory.isConfirmed(target, activeKey))
+        await artifacts.link(target, 'previous', activeKey);
+      memory.setActivation(target, goalKey!, goal!.wanted.release.id, clock.now());
+      await artifacts.link(target, 'active', goalKey!);
+    } catch (error) {
+      await runner.close();
+      throw error;
+    }
+    serving.switchTo(goalKey!, folder, runner);
+    const seconds = acceptedMs === null ? null : (clock.monotonicMs() - acceptedMs) / 1000;
+    memory.setTiming(target, { ...memory.timing(target), secondsToActive: seconds });
+    event('activated', goal!.wanted.release.id);
+  },
+
+  async confirm(context, { artifacts, memory, clock, ...ports }, signal) {
+    const { goal, goalKey, activeKey, target, serving, confirm, progress, event } = context;
+    const interruptions = memory.bakes(target, activeKey!);
+    if (interruptions > confirm.mostInterruptions) {
+      throw unfit(activeKey!, `${interruptions} times it was cut off while proving itself`);
+    }
+    memory.setBakes(target, activeKey!, interruptions + 1);
+    const document = (await artifacts.report(activeKey!))!;
+    // After a restart the goal may be another already, whose samples need not fit this model: then noise has to do.
+    const samples = activeKey === goalKey ? (goal!.samples?.folder ?? null) : null;
+    const times: number[] = [];
+    const started = clock.monotonicMs();
+    const elapsed = () => (clock.monotonicMs() - started) / 1000;
+    do {
+      const { runner, key } = serving;
+      if (runner === null || key !== activeKey) await serveActive(activeKey!, serving, { artifacts, ...ports }, signal);
+      times.push((await probe(serving, activeKey!, samples, times.length)).latencyMs);
+      progress({
+        name: 'confirm',
+        share: Math.min(1, elapsed() / confirm.bakeSeconds),
+        text: `${times.length} probes`,
+      });
+      await clock.sleep(confirm.probeEveryMs, signal);
+      signal.throwIfAborted();
+    } while (elapsed() < confirm.bakeSeconds);
+    const ceiling = document.budget.latencyMs;
+    const measured = median(times);
+    if (ceiling !== undefined && measured > ceiling * confirm.latencySlack) {
+      throw unfit(activeKey!, `it takes ${measured.toFixed(2)} ms where the budget allows ${ceiling} ms`);
+    }
+    memory.confirm(target, activeKey!, clock.now());
+    event('confirmed', `${times.length} probes, median ${measured.toFixed(2)} ms`);
+  },
+
+  async revert({ activeKey, target, serving, event }, { artifacts, runners, memory }, signal) {
+    const failed = new Set(memory.failures(target).map(({ key }) => key));
+    const previous = await artifacts.linked(target, 'previous');
+    const folder = previous === null || failed.has(previous) ? null : await artifacts.find(previous);
+    if (previous === null || folder === null) {
+      await artifacts.link(target, 'active', null);
+      await serving.stop();
+    } else {
+      const runner = await runners.open(folder, signal);
+      await artifacts.link(target, 'active', previous);
+      serving.switchTo(previous, folder, runner);
+    }
+    await artifacts.link(target, 'previous', null);
+    event('reverted', `${activeKey!.slice(0, 12)} was taken back${folder === null ? '; nothing is active' : ''}`);
+  },
+};
+
+/** Loads what is active, where it is not loaded yet. Fails with `target/failed`. */
+export async function serveActive(
+  activeKey: string,
+  serving: Serving,
+  { artifacts, runners }: Pick<StepPorts, 'artifacts' | 'runners'>,
+  signal: AbortSignal,
+): Promise<void> {
+  const folder = await artifacts.find(activeKey);
+  if (folder === null || serving.key === activeKey) return;
+  serving.switchTo(activeKey, folder, await runners.open(folder, signal));
+}
+
+async function probe(serving: Serving, key: string, samples: string | null, index: number) {
+  try {
+    return await serving.runner!.probe(samples, index);
+  } catch (cause) {
+    // The runner is not started again here: that it failed under a probe is what was to be found out.
+    throw unfit(key, cause instanceof Error ? cause.message : String(cause));
+  }
+}
+
+function unfit(key: string, why: string): EdgeError {
+  return new EdgeError('confirm/failed', `the new model did not prove itself: ${why}`, { subject: key });
+}
+
+function overallShare(step: keyof StepSeconds, share: number): number {
+  let done = 0;
+  for (const [name, weight] of quantizeParts) {
+    if (name === step) return Math.min(1, done + weight * share);
+    done += weight;
+  }
+  return done;
+}
+
+function describeOutcome(release: string, document: QuantizeDocument): string {
+  if (!document.feasible) return `${release}: no plan holds the budget`;
+  const { measured, unit } = document.latency;
+  return `${release}: ${measured} ${unit}, ${document.size.artifactBytes} bytes`;
+}
+
+/** A failure as it is remembered and reported. */
+export function failureOf(
+  error: unknown,
+  where: { target: string; key: string; generation: number; step: DeviceStep; attempts: number; at: string },
+): Failure {
+  if (error instanceof EdgeError) {
+    const { code, message, subject, hint } = error;
+    return { ...where, code, message, subject, hint };
+  }
+  const message = error instanceof Error ? error.message.split('\n')[0]! : String(error);
+  return {
+    ...where,
+    code: 'internal',
+    message,
+    subject: where.step,
+    hint: 'This is a fault of quantd; the journal has more. Please report it.',
+  };
+}

@@ -1,0 +1,279 @@
+/** Composition root of the daemon: constructs its adapters from settings. The environment is read in `main.ts` and handed over. */
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { AgentSettings } from '../configs/contracts/agent-settings.js';
+import type { Birth } from '../configs/contracts/device.js';
+import { EdgeError } from '../configs/contracts/errors.js';
+import { FolderArtifactStore } from './adapters/artifact-store.js';
+import { MqttFleetLink } from './adapters/fleet-link.js';
+import { openLog } from './adapters/journal-log.js';
+import { LocalSocket } from './adapters/local-socket.js';
+import { identifyOrt } from './adapters/machine.js';
+import { DaemonMetrics } from './adapters/metrics.js';
+import { HttpModelCache } from './adapters/model-cache.js';
+import { openEnergyMeter } from './adapters/power.js';
+import { RunnerProcesses } from './adapters/runner-process.js';
+import { SampleFolder } from './adapters/sample-keeper.js';
+import { ServiceManager } from './adapters/service-manager.js';
+import { SqliteKeyValues } from './adapters/sqlite-key-values.js';
+import { SqliteOutbox } from './adapters/sqlite-outbox.js';
+import { Daemon } from './daemon/daemon.js';
+import { Memory } from './daemon/memory.js';
+import type { DaemonTarget } from './daemon/state.js';
+import type { DaemonClock, MakeRequest, Maker } from './device-ports.js';
+import { contentKey } from './digest.js';
+import { pipelineVersion } from './pipeline.js';
+import { runInWorker } from './run-worker.js';
+
+/** What the daemon needs beside its settings. */
+export interface DaemonSurroundings {
+  readonly version: string;
+  /** Folder of everything that is kept. */
+  readonly stateFolder: string;
+  /** Path of the socket for applications. */
+  readonly socketPath: string;
+  /** Log lines carry the journal's levels. */
+  readonly isForJournal: boolean;
+  /** Value of NOTIFY_SOCKET; null without a service manager. */
+  readonly notifySocket: string | null;
+  /** How often the service manager wants a sign of life; null: never. */
+  readonly watchdogMs: number | null;
+}
+
+/** A daemon that is ready to run. */
+export interface OpenedDaemon {
+  readonly device: string;
+  readonly socketPath: string;
+  /** Runs until `stop`; then everything is closed in order. */
+  run(): Promise<void>;
+  stop(): void;
+}
+
+/** Opens databases and the local socket. Fails when another daemon runs on the same state. */
+export async function openDaemon(settings: AgentSettings, surroundings: DaemonSurroundings): Promise<OpenedDaemon> {
+  const { version, stateFolder, socketPath, isForJournal, notifySocket, watchdogMs } = surroundings;
+  const write = (line: string) => process.stdout.write(line);
+  const log = openLog({ level: settings.log.level, isForJournal, write });
+  const device = settings.device.id === '' ? deviceNameOf(hostname()) : settings.device.id;
+  await mkdir(stateFolder, { recursive: true }).catch((cause: Error) => {
+    throw new EdgeError('store/unwritable', `the state folder cannot be made: ${cause.message}`, {
+      subject: stateFolder,
+      cause,
+    });
+  });
+  const targets = [await hostTarget(settings)];
+  const values = new SqliteKeyValues(join(stateFolder, 'device.db'));
+  const memory = new Memory(values);
+  const session = memory.beginSession();
+  const warn = (text: string) => log.warn({}, text);
+  const caps = { mostBytes: settings.limits.outboxBytes, mostDays: settings.limits.outboxDays };
+  const outbox = new SqliteOutbox(join(stateFolder, 'outbox.db'), caps, warn);
+  const clock = systemClock();
+  const link = new MqttFleetLink({
+    url: settings.mqtt.url,
+    username: settings.mqtt.username,
+    password: await secretFrom(settings.mqtt.passwordFile),
+    namespace: settings.mqtt.namespace,
+    tenant: settings.mqtt.tenant,
+    keepaliveSeconds: settings.mqtt.keepaliveSeconds,
+    willDelaySeconds: settings.mqtt.willDelaySeconds,
+    birth: birthOf(settings, device, session, version, targets, clock.now()),
+    observedGeneration: () => memory.observedGeneration,
+    outbox,
+    warn,
+  });
+  const models = new HttpModelCache(join(stateFolder, 'models'), {
+    url: settings.console.url,
+    token: await secretFrom(settings.console.tokenFile),
+    reserveBytes: settings.limits.reserveBytes,
+  });
+  const { mostFrames, mostBytes, folder } = settings.samples;
+  const daemon = new Daemon(
+    {
+      device,
+      session,
+      targets,
+      algorithm: pipelineVersion,
+      confirm: settings.confirm,
+      backoff: settings.retry,
+    },
+    {
+      memory,
+      link,
+      models,
+      artifacts: new FolderArtifactStore(stateFolder),
+      runners: new RunnerProcesses(settings.target.threads),
+      maker: workerMaker(settings, stateFolder),
+      samples: new SampleFolder(join(stateFolder, 'samples'), folder === '' ? null : folder, {
+        frames: mostFrames,
+        bytes: mostBytes,
+      }),
+      clock,
+      log,
+      random: Math.random,
+    },
+  );
+  const socket = new LocalSocket(socketPath, localService(daemon, new DaemonMetrics()));
+  try {
+    await socket.listen();
+  } catch (error) {
+    outbox.close();
+    values.close();
+    throw error;
+  }
+  const manager = new ServiceManager(notifySocket, warn);
+  return {
+    device,
+    socketPath,
+    async run() {
+      log.info({ device, version, session, socketPath, state: stateFolder }, 'the daemon runs');
+      manager.ready();
+      // Twice as often as is asked for, and only while work can go on.
+      const beat = () => daemon.isHealthy() && manager.alive();
+      const watchdog = watchdogMs === null ? undefined : setInterval(beat, watchdogMs / 2);
+      try {
+        await daemon.run();
+      } finally {
+        clearInterval(watchdog);
+        await socket.close();
+        outbox.close();
+        values.close();
+        log.info({}, 'the daemon has stopped');
+      }
+    },
+    stop() {
+      manager.stopping();
+      daemon.stop();
+    },
+  };
+}
+
+/** What may stand in topics and URLs, of a host name. */
+function deviceNameOf(host: string): string {
+  return (
+    host
+      .replace(/[^A-Za-z0-9_-]/g, '-')
+      .replace(/^[^A-Za-z0-9]+/, '')
+      .slice(0, 64) || 'device'
+  );
+}
+
+async function hostTarget(settings: AgentSettings): Promise<DaemonTarget> {
+  const meter = await openEnergyMeter();
+  return { id: 'host', kind: 'ort', identity: await identifyOrt(settings.target.threads, meter?.name ?? null) };
+}
+
+function birthOf(
+  settings: AgentSettings,
+  device: string,
+  session: number,
+  version: string,
+  targets: readonly DaemonTarget[],
+  time: string,
+): Birth {
+  const labels = Object.fromEntries(
+    settings.device.labels.map((label) => [label.slice(0, label.indexOf('=')), label.slice(label.indexOf('=') + 1)]),
+  );
+  return {
+    schema: 'quantd/birth/1',
+    device,
+    session,
+    agentVersion: version,
+    hardwareClass: contentKey(targets[0]!.identity).slice(0, 16),
+    targets: Object.fromEntries(targets.map(({ id, kind, identity }) => [id, { kind, identity: { ...identity } }])),
+    labels: settings.device.group === '' ? labels : { ...labels, group: settings.device.group },
+    time,
+  };
+}
+
+function systemClock(): DaemonClock {
+  return {
+    now: () => new Date().toISOString(),
+    monotonicMs: () => performance.now(),
+    sleep: (ms, signal) => sleep(ms, undefined, { signal }).catch(() => {}),
+  };
+}
+
+/** Content of a file that holds one secret; null where none is named. */
+async function secretFrom(path: string): Promise<string | null> {
+  if (path === '') return null;
+  try {
+    return (await readFile(path, 'utf8')).trim();
+  } catch (cause) {
+    throw new EdgeError('settings/invalid', `a secret cannot be read: ${(cause as Error).message}`, {
+      subject: path,
+      hint: 'Check that the file is there and that the user of the daemon may read it.',
+      cause,
+    });
+  }
+}
+
+/** Makes artifacts in worker processes, with the models, cards and samples of the daemon. */
+function workerMaker(settings: AgentSettings, stateFolder: string): Maker {
+  const { threads } = settings.target;
+  const { workerMemoryMb, workerNice } = settings.limits;
+  return {
+    async make({ model, release, budget, samples, out }: MakeRequest, signal, progress) {
+      const card = join(out, 'card.json');
+      if (release.card !== null) await writeFile(card, JSON.stringify(release.card));
+      const options = {
+        model,
+        out,
+        target: 'ort',
+        budget,
+        estimator: 'mask4',
+        threads,
+        variant: 'ort' as const,
+        range: 'auto' as const,
+        state: stateFolder,
+        ...(release.card === null ? {} : { card }),
+        ...(samples === null ? {} : { data: samples.folder }),
+      };
+      const limits = { nice: workerNice, memoryMb: workerMemoryMb };
+      const document = await runInWorker(
+        'quantize',
+        options,
+        { threads, state: stateFolder },
+        signal,
+        progress,
+        limits,
+      );
+      // An artifact folder always says what came of it.
+      if (!document.feasible) await writeFile(join(out, 'report.json'), JSON.stringify(document));
+      return document;
+    },
+  };
+}
+
+/** The daemon as the local socket offers it. */
+function localService(daemon: Daemon, metrics: DaemonMetrics) {
+  return {
+    async infer(target: string, request: Parameters<Daemon['infer']>[1]) {
+      const started = performance.now();
+      const seconds = () => (performance.now() - started) / 1000;
+      try {
+        const answer = await daemon.infer(target, request);
+        metrics.inferred(target, 'ok', seconds());
+        return answer;
+      } catch (error) {
+        if (!(error instanceof EdgeError) || error.code !== 'target/unknown')
+          metrics.inferred(target, 'failed', seconds());
+        throw error;
+      }
+    },
+    async addSample(...args: Parameters<Daemon['addSample']>) {
+      await daemon.addSample(...args);
+      metrics.frame(args[0]);
+    },
+    status: () => daemon.status(),
+    onActive: (listener: Parameters<Daemon['onActive']>[0]) => daemon.onActive(listener),
+    metrics: async () => metrics.text(await daemon.status()),
+    async unready() {
+      const { targets } = await daemon.status();
+      const idle = Object.keys(targets).filter((target) => targets[target]!.active === null);
+      return idle.length === 0 ? null : `no model is active on ${idle.join(', ')}`;
+    },
+  };
+}

@@ -1,0 +1,54 @@
+import type { Command } from 'commander';
+import { budgetForms, parseBudget } from '../../agent/core/budget.js';
+import { selectorForms } from '../selector.js';
+import type { BudgetAnswer } from '../server/fleet.js';
+import { addClientOptions, budgetText, type ClientFlags, clientOf, printJson, printTable } from './common.js';
+
+/** Adds `budget set` and `budget show`. */
+export function registerBudget(program: Command, environment: NodeJS.ProcessEnv): void {
+  const budget = program
+    .command('budget')
+    .description(
+      "budgets by selector: a device's own comes before a group's or label's, that before \"all\", that before the release's",
+    );
+  const set = budget
+    .command('set')
+    .description('sets the budget of the devices that a selector names')
+    .argument('<selector>', selectorForms)
+    .argument('<budget>', `comma list of ${budgetForms}; "none" for no limits`);
+  addClientOptions(set, environment)
+    .addHelpText('after', '\nExample:\n  fleet budget set group=drones latency=12ms,drop=1%')
+    .action(async (selector: string, text: string, flags: ClientFlags) => {
+      const wanted = parseBudget(text === 'none' ? '' : text);
+      const body = { selector, budget: wanted };
+      const { devices } = await (await clientOf(flags)).send<{ devices: string[] }>('PUT', '/v1/budgets', body);
+      if (flags.json) printJson({ selector, budget: wanted, devices });
+      else
+        process.stdout.write(
+          `${budgetText(wanted)} is wanted on ${devices.length === 0 ? 'no device that runs a release now' : devices.join(', ')}\n`,
+        );
+    });
+  const show = budget
+    .command('show')
+    .description('what was set for a selector, and what holds on its devices')
+    .argument('<selector>', selectorForms);
+  addClientOptions(show, environment).action(async (selector: string, flags: ClientFlags) => {
+    const answer = await (await clientOf(flags)).get<BudgetAnswer>('/v1/budgets', { selector });
+    if (flags.json) return printJson(answer);
+    process.stdout.write(
+      `${answer.selector}: ${answer.budget === null ? 'nothing was set' : budgetText(answer.budget)}\n\n`,
+    );
+    printTable(
+      ['device', 'budget', 'by'],
+      answer.devices.map(({ id, budget: holds, rule }) => [id, budgetText(holds), rule]),
+    );
+    if (answer.history.length > 1) {
+      process.stdout.write('\nearlier, newest first:\n');
+      const earlier = [...answer.history].reverse().slice(1);
+      printTable(
+        ['since', 'budget'],
+        earlier.map(({ createdAt, budget: was }) => [createdAt, budgetText(was)]),
+      );
+    }
+  });
+}

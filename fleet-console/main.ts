@@ -1,0 +1,68 @@
+#!/usr/bin/env node
+/** Composition root of `fleet`: the only place that reads argv and the environment. */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { EdgeError, type ErrorCode } from '../configs/contracts/errors.js';
+import { registerBudget } from './commands/budget.js';
+import { registerDevices } from './commands/devices.js';
+import { registerRelease } from './commands/release.js';
+import { registerResults } from './commands/results.js';
+import { registerServe } from './commands/serve.js';
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
+
+const program = new Command('fleet')
+  .description('Releases models and budgets to devices, and shows what they measured.')
+  .version(version)
+  .enablePositionalOptions()
+  .showHelpAfterError('(fleet --help, or fleet COMMAND --help, shows what there is)')
+  .addHelpText('after', '\nExit codes: 0 ok, 1 failed, 2 usage, 4 the console cannot be reached, 130 interrupted.')
+  .exitOverride();
+// Loaded only where it is wanted: the other commands need none of the server's libraries.
+registerServe(program, process.env, async (settings, surroundings) => {
+  const { openConsole } = await import('./server/serve.js');
+  return openConsole(settings, { ...surroundings, version });
+});
+for (const register of [registerDevices, registerRelease, registerBudget, registerResults])
+  register(program, process.env);
+
+const exitCodeOf: Partial<Record<ErrorCode, number>> = {
+  'usage/invalid': 2,
+  'budget/invalid': 2,
+  'selector/invalid': 2,
+  'settings/invalid': 2,
+  'settings/insecure': 2,
+  'console/unreachable': 4,
+};
+
+// Whoever reads our output may stop before the end.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
+});
+
+try {
+  await program.parseAsync(process.argv);
+} catch (error) {
+  if (error instanceof EdgeError) {
+    const { code, message, subject, hint } = error.toDocument();
+    process.stderr.write(`error ${code}: ${message}\n  subject: ${subject}\n  hint: ${hint}\n`);
+    process.exitCode = exitCodeOf[error.code] ?? 1;
+  } else if (error instanceof CommanderError) {
+    // Commander has printed already; help and version count as success.
+    process.exitCode = error.exitCode === 0 ? 0 : 2;
+  } else {
+    const detail =
+      error instanceof Error
+        ? process.env.FLEET_DEBUG === undefined
+          ? error.message.split('\n')[0]
+          : error.stack
+        : String(error);
+    process.stderr.write(
+      `error internal: ${detail}\n  hint: this is a fault of fleet; run again with FLEET_DEBUG=1 and report it\n`,
+    );
+    process.exitCode = 1;
+  }
+}

@@ -1,0 +1,297 @@
+import { timingSafeEqual } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import swagger from '@fastify/swagger';
+import { type Static, type TSchema, Type } from '@sinclair/typebox';
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { ModelCard } from '../../configs/contracts/card.js';
+import { EdgeError, type ErrorCode } from '../../configs/contracts/errors.js';
+import { Budget } from '../../configs/contracts/plan.js';
+import { ReleaseId } from '../../configs/contracts/release.js';
+import { matches, parseSelector } from '../selector.js';
+import type { ArtifactFolder } from './artifacts.js';
+import type { Fleet } from './fleet.js';
+import type { ConsoleMetrics } from './metrics.js';
+import { pageHtml, pageScript, pageStyle } from './page.js';
+import { type ConsoleStore, type DeviceRecord, viewOf } from './store.js';
+import { streamEvents } from './stream.js';
+
+/** What the API works on. */
+export interface ApiOptions {
+  readonly store: ConsoleStore;
+  readonly fleet: Fleet;
+  readonly artifacts: ArtifactFolder;
+  readonly metrics: ConsoleMetrics;
+  readonly version: string;
+  /** Bearer token that every request has to show, but for health; null: none. */
+  readonly token: string | null;
+  readonly mostUploadBytes: number;
+  /** Why the console is not ready, or null. */
+  readonly unready: () => string | null;
+  readonly warn: (text: string) => void;
+}
+
+const statusOf: Partial<Record<ErrorCode, number>> = {
+  'usage/invalid': 400,
+  'selector/invalid': 400,
+  'budget/invalid': 400,
+  'card/invalid': 400,
+  'upload/invalid': 422,
+  'release/exists': 409,
+  'release/unknown': 404,
+  'device/unknown': 404,
+  'disk/full': 507,
+};
+
+/** Paths that need no token. */
+const open = new Set(['/livez', '/readyz']);
+
+const DeviceQuery = Type.Object({
+  selector: Type.Optional(Type.String({ maxLength: 500 })),
+  after: Type.Optional(Type.String({ maxLength: 64 })),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+});
+const ReleaseBody = Type.Object(
+  {
+    id: ReleaseId,
+    model: Type.Object({ sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) }),
+    card: Type.Union([ModelCard, Type.Null()]),
+    targetKinds: Type.Optional(Type.Array(Type.String({ maxLength: 32 }), { maxItems: 16 })),
+    budget: Type.Optional(Budget),
+  },
+  { additionalProperties: false },
+);
+const AssignmentBody = Type.Object(
+  {
+    selector: Type.String({ minLength: 1, maxLength: 500 }),
+    target: Type.String({ pattern: '^[a-z0-9][a-z0-9_-]{0,63}$', default: 'host' }),
+    release: Type.String({ maxLength: 200 }),
+  },
+  { additionalProperties: false },
+);
+const BudgetBody = Type.Object(
+  { selector: Type.String({ minLength: 1, maxLength: 500 }), budget: Budget },
+  { additionalProperties: false },
+);
+const SelectorQuery = Type.Object({ selector: Type.String({ minLength: 1, maxLength: 500 }) });
+const ResultQuery = Type.Object({
+  device: Type.Optional(Type.String({ maxLength: 64 })),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+});
+const Id = Type.Object({ id: Type.String({ maxLength: 64 }) });
+const Sha = Type.Object({ sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) });
+
+/** The HTTP API of the console, and its page; OpenAPI at /openapi.json. Answers errors as RFC 9457 problems. */
+export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
+  const { store, fleet, artifacts, metrics } = options;
+  const app = Fastify({ bodyLimit: 2 ** 20, ajv: { customOptions: { removeAdditional: false, coerceTypes: true } } });
+  await app.register(swagger, {
+    openapi: { openapi: '3.1.0', info: { title: 'Quantd fleet console', version: options.version } },
+  });
+  app.setErrorHandler((error, request, reply) => answerProblem(reply, error, request, options.warn));
+  app.setNotFoundHandler((request, reply) =>
+    problem(reply, 404, {
+      code: 'usage/invalid',
+      message: `there is no ${request.method} ${request.url.split('?')[0]}`,
+    }),
+  );
+  app.addHook('onRequest', async (request, reply) => guard(request, reply, options.token));
+  // Models are streamed, never held in memory.
+  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload));
+
+  const get = <Q extends TSchema>(path: string, summary: string, querystring: Q, work: (query: Static<Q>) => unknown) =>
+    app.get(path, { schema: { summary, querystring } }, async (request) => work(request.query as Static<Q>));
+  const post = <B extends TSchema>(path: string, summary: string, body: B, work: (body: Static<B>) => unknown) =>
+    app.post(path, { schema: { summary, body } }, async (request) => work(request.body as Static<B>));
+
+  get(
+    '/v1/devices',
+    'Devices, by id, a page at a time',
+    DeviceQuery,
+    ({ selector = 'all', after = '', limit = 200 }) => {
+      const parsed = parseSelector(selector);
+      const named = store.devices().filter((device) => device.id > after && matches(parsed, viewOf(device)));
+      return {
+        devices: named.slice(0, limit).map(deviceDocument),
+        next: named.length > limit ? named[limit - 1]!.id : null,
+      };
+    },
+  );
+  app.get('/v1/devices/:id', { schema: { summary: 'One device', params: Id } }, async (request) =>
+    deviceDocument(existing(store, (request.params as Static<typeof Id>).id)),
+  );
+  app.post(
+    '/v1/devices/:id/adopt',
+    { schema: { summary: 'Lets a device that is ahead of the database take its word again', params: Id } },
+    async (request) => {
+      const { id } = request.params as Static<typeof Id>;
+      fleet.adopt(id);
+      return deviceDocument(existing(store, id));
+    },
+  );
+  get('/v1/releases', 'Releases, newest first', Type.Object({}), () => ({ releases: store.releases() }));
+  post('/v1/releases', 'Makes a release of an uploaded model', ReleaseBody, (body) => fleet.createRelease(body));
+  get('/v1/assignments', 'Assignments, oldest first', Type.Object({}), () => ({ assignments: store.assignments() }));
+  post('/v1/assignments', 'Assigns a release to devices', AssignmentBody, ({ selector, target, release }) => ({
+    devices: fleet.assign(selector, target, release),
+  }));
+  get('/v1/budgets', 'The budget of a selector, and of the devices that it names', SelectorQuery, ({ selector }) =>
+    fleet.budget(selector),
+  );
+  app.put(
+    '/v1/budgets',
+    { schema: { summary: 'Sets the budget of a selector', body: BudgetBody } },
+    async (request) => {
+      const { selector, budget } = request.body as Static<typeof BudgetBody>;
+      return { devices: fleet.setBudget(selector, budget) };
+    },
+  );
+  get('/v1/results', 'Results, newest first', ResultQuery, ({ device = null, limit = 100 }) => ({
+    results: store.results(device, limit),
+  }));
+  app.get('/v1/events', { schema: { summary: 'Server-sent events: `device` and `event`' } }, (request, reply) =>
+    streamEvents(request, reply, store, fleet),
+  );
+
+  app.put(
+    '/v1/artifacts/:sha256',
+    { schema: { summary: 'Uploads a model', params: Sha }, bodyLimit: options.mostUploadBytes },
+    (request) =>
+      artifacts.add(
+        request.body as AsyncIterable<Uint8Array>,
+        (request.params as Static<typeof Sha>).sha256,
+        options.mostUploadBytes,
+      ),
+  );
+  app.get(
+    '/v1/artifacts/:sha256',
+    { schema: { summary: 'A model, whole or a range of it', params: Sha } },
+    (request, reply) => sendBlob((request.params as Static<typeof Sha>).sha256, artifacts, request, reply),
+  );
+  app.get(
+    '/v1/artifacts/:sha256/manifest',
+    { schema: { summary: 'Digests of the chunks', params: Sha } },
+    async (request, reply) => {
+      const manifest = await artifacts.manifest((request.params as Static<typeof Sha>).sha256);
+      if (manifest === null)
+        return problem(reply, 404, { code: 'usage/invalid', message: 'there is no such artifact' });
+      return reply.type('application/json').send(manifest);
+    },
+  );
+
+  app.get('/livez', { schema: { hide: true } }, async () => ({ live: true }));
+  app.get('/readyz', { schema: { hide: true } }, async (_request, reply) => {
+    const why = options.unready();
+    return reply.code(why === null ? 200 : 503).send({ ready: why === null, why });
+  });
+  app.get('/metrics', { schema: { hide: true } }, async (_request, reply) =>
+    reply.type('text/plain; version=0.0.4').send(await metrics.text()),
+  );
+  app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
+  const asset = (path: string, type: string, text: string) =>
+    app.get(path, { schema: { hide: true } }, async (_request, reply) =>
+      reply.type(type).header('content-security-policy', "default-src 'self'; frame-ancestors 'none'").send(text),
+    );
+  asset('/', 'text/html; charset=utf-8', pageHtml);
+  asset('/page.js', 'text/javascript; charset=utf-8', pageScript);
+  asset('/page.css', 'text/css; charset=utf-8', pageStyle);
+  return app;
+}
+
+/** A device as the API shows it. */
+function deviceDocument({ id, birth, isOnline, lastSeen, isAhead, reported, desired }: DeviceRecord) {
+  return { id, isOnline, lastSeen, isAhead, birth, reported, desired };
+}
+
+function existing(store: ConsoleStore, id: string): DeviceRecord {
+  const device = store.device(id);
+  if (device !== null) return device;
+  throw new EdgeError('device/unknown', `there is no device ${id}`, { subject: id });
+}
+
+/**
+ * With a token, whoever does not show it is refused. Without one, only requests by a loopback name are answered: a web page on
+ * another site can make a browser here send requests, but not under such a name.
+ */
+async function guard(request: FastifyRequest, reply: FastifyReply, token: string | null): Promise<unknown> {
+  if (open.has(request.url)) return undefined;
+  if (token === null) {
+    const name = (request.headers.host ?? '').replace(/:\d+$/, '');
+    if (/^(localhost|127(\.\d{1,3}){3}|\[::1\])$/i.test(name)) return undefined;
+    return problem(reply, 421, {
+      code: 'console/refused',
+      message: 'without a token, the console answers to loopback names only',
+    });
+  }
+  const shown = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '';
+  if (isSame(shown, token)) return undefined;
+  reply.header('www-authenticate', 'Bearer');
+  return problem(reply, 401, { code: 'console/refused', message: 'the token is missing or wrong' });
+}
+
+/** In constant time for texts of one length. */
+function isSame(shown: string, token: string): boolean {
+  const [a, b] = [Buffer.from(shown), Buffer.from(token)];
+  return a.length === b.length && timingSafeEqual(a, b);
+}
+
+async function sendBlob(
+  sha256: string,
+  artifacts: ArtifactFolder,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<unknown> {
+  const blob = await artifacts.find(sha256);
+  if (blob === null) return problem(reply, 404, { code: 'usage/invalid', message: 'there is no such artifact' });
+  const { path, sizeBytes } = blob;
+  const etag = `"${sha256}"`;
+  reply
+    .headers({ etag, 'accept-ranges': 'bytes', 'cache-control': 'immutable, max-age=31536000' })
+    .type('application/octet-stream');
+  const condition = request.headers['if-range'];
+  const range = condition === undefined || condition === etag ? rangeOf(request.headers.range, sizeBytes) : null;
+  if (range === 'unsatisfiable') {
+    return reply.code(416).header('content-range', `bytes */${sizeBytes}`).send();
+  }
+  if (range === null) return reply.header('content-length', sizeBytes).send(createReadStream(path));
+  const [start, end] = range;
+  return reply
+    .code(206)
+    .headers({ 'content-range': `bytes ${start}-${end}/${sizeBytes}`, 'content-length': end - start + 1 })
+    .send(createReadStream(path, { start, end }));
+}
+
+/** One range, both ends included (RFC 9110, section 14); null where the whole is to be sent. */
+function rangeOf(header: string | undefined, size: number): readonly [number, number] | 'unsatisfiable' | null {
+  const match = /^bytes=(\d*)-(\d*)$/.exec(header ?? '');
+  if (match === null || (match[1] === '' && match[2] === '')) return null;
+  const [, from = '', to = ''] = match;
+  const start = from === '' ? Math.max(0, size - Number(to)) : Number(from);
+  const end = from === '' || to === '' ? size - 1 : Math.min(size - 1, Number(to));
+  return start > end || start >= size ? 'unsatisfiable' : [start, end];
+}
+
+function answerProblem(reply: FastifyReply, error: unknown, request: FastifyRequest, warn: (text: string) => void) {
+  if (error instanceof EdgeError) {
+    const { code, message, subject, hint } = error.toDocument();
+    return problem(reply, statusOf[error.code] ?? 500, { code, message, subject, hint });
+  }
+  const { statusCode, message } = error as { statusCode?: number; message?: string };
+  if (statusCode !== undefined && statusCode < 500) {
+    return problem(reply, statusCode, { code: 'usage/invalid', message: message ?? 'the request is invalid' });
+  }
+  warn(`${request.method} ${request.routeOptions.url ?? '?'}: ${message ?? String(error)}`);
+  return problem(reply, 500, { code: 'internal', message: 'a fault of the console; its log has more' });
+}
+
+/** RFC 9457. */
+function problem(
+  reply: FastifyReply,
+  status: number,
+  details: { code: string; message: string; subject?: string; hint?: string },
+) {
+  const { code, message, ...rest } = details;
+  return reply
+    .code(status)
+    .type('application/problem+json')
+    .send(JSON.stringify({ type: `urn:quantd:${code}`, title: message, status, code, detail: message, ...rest }));
+}

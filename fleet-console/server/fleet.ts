@@ -1,0 +1,142 @@
+import { EventEmitter } from 'node:events';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { Budget } from '../../configs/contracts/plan.js';
+import { Release } from '../../configs/contracts/release.js';
+import { validate } from '../../configs/contracts/validate.js';
+import { matches, parseSelector } from '../selector.js';
+import type { ArtifactFolder } from './artifacts.js';
+import { type BudgetRule, desiredTargets, effectiveBudget, type Wishes } from './desired.js';
+import type { ConsoleLink } from './link.js';
+import { type ConsoleStore, type DeviceRecord, type StoredEvent, viewOf } from './store.js';
+
+/** What is told to whoever watches: a device has changed, or something has happened. */
+export interface FleetEvents {
+  device: [id: string];
+  event: [event: StoredEvent];
+}
+
+/** A budget selector with what was set for it. */
+export interface BudgetAnswer {
+  readonly selector: string;
+  /** What holds for the selector itself; null where nothing was set. */
+  readonly budget: Budget | null;
+  /** Oldest first. */
+  readonly history: readonly { readonly budget: Budget; readonly createdAt: string }[];
+  /** What holds on each device that the selector names, and by which rule; `release` where it is the release's own. */
+  readonly devices: readonly { readonly id: string; readonly budget: Budget; readonly rule: string }[];
+}
+
+/** What the console does: every wish goes into the store first, and from there to the devices. */
+export class Fleet extends EventEmitter<FleetEvents> {
+  readonly #store: ConsoleStore;
+  readonly #artifacts: ArtifactFolder;
+  #link: ConsoleLink | null = null;
+
+  constructor(store: ConsoleStore, artifacts: ArtifactFolder) {
+    super();
+    this.#store = store;
+    this.#artifacts = artifacts;
+    this.setMaxListeners(0);
+  }
+
+  /** Gives it the way to the devices; before that, wishes only go into the store. */
+  attach(link: ConsoleLink): void {
+    this.#link = link;
+    this.#recompute(this.#store.devices());
+  }
+
+  /** To be called when a device was born, or has said something. */
+  deviceChanged(id: string, isNew: boolean): void {
+    if (isNew) {
+      const device = this.#store.device(id);
+      if (device !== null) this.#recompute([device]);
+    }
+    this.emit('device', id);
+  }
+
+  /** To be called when a device has reported an event. */
+  happened(event: StoredEvent): void {
+    this.emit('event', event);
+  }
+
+  /** Fails with `release/exists`, and with `upload/invalid` where its model is not here. */
+  async createRelease(
+    wanted: Omit<Release, 'model'> & { readonly model: { readonly sha256: string } },
+  ): Promise<Release> {
+    const model = await this.#artifacts.ref(wanted.model.sha256);
+    if (model === null) {
+      throw new EdgeError('upload/invalid', 'the model of the release was not uploaded', {
+        subject: wanted.model.sha256,
+      });
+    }
+    const release = validate(Release, { ...wanted, model }, 'usage/invalid', 'release');
+    this.#store.putRelease(release);
+    return release;
+  }
+
+  /** Assigns a release to a target of the devices that a selector names, now and later. Answers the devices that it changes. */
+  assign(selectorText: string, target: string, release: string): readonly string[] {
+    const selector = parseSelector(selectorText);
+    if (this.#store.release(release) === null) {
+      throw new EdgeError('release/unknown', `there is no release ${release}`, { subject: release });
+    }
+    this.#store.putAssignment({ selector: selector.text, target, release });
+    return this.#recompute(this.#store.devices());
+  }
+
+  /** Sets the budget of a selector. Answers the devices whose desired document it changes. */
+  setBudget(selectorText: string, budget: Budget): readonly string[] {
+    if (budget.latencyMs !== undefined && budget.latencyRatio !== undefined) {
+      throw new EdgeError('budget/invalid', 'latency is given both absolute and relative', { subject: selectorText });
+    }
+    this.#store.putBudget(parseSelector(selectorText).text, budget);
+    return this.#recompute(this.#store.devices());
+  }
+
+  /** What was set for a selector, and what holds on the devices that it names. */
+  budget(selectorText: string): BudgetAnswer {
+    const selector = parseSelector(selectorText);
+    const rules = this.#store.budgets();
+    const history = rules.filter((rule) => rule.selector === selector.text);
+    const named = this.#store.devices().filter((device) => matches(selector, viewOf(device)));
+    return {
+      selector: selector.text,
+      budget: history.at(-1)?.budget ?? null,
+      history: history.map(({ budget, createdAt }) => ({ budget, createdAt })),
+      devices: named.map((device) => ({ id: device.id, ...effectiveOn(device, rules) })),
+    };
+  }
+
+  /** Lets a device that is ahead of this console's database take its word again. Fails with `device/unknown`. */
+  adopt(id: string): void {
+    if (this.#store.adopt(id) === null)
+      throw new EdgeError('device/unknown', `there is no device ${id}`, { subject: id });
+    this.#link?.publishDesired(id);
+    this.emit('device', id);
+  }
+
+  #recompute(devices: readonly DeviceRecord[]): readonly string[] {
+    const wishes: Wishes = {
+      releases: new Map(this.#store.releases().map(({ createdAt: _, ...release }) => [release.id, release])),
+      assignments: this.#store.assignments(),
+      budgets: this.#store.budgets(),
+    };
+    const changed: string[] = [];
+    for (const device of devices) {
+      // A device that is ahead knows of wishes that this database does not: nothing is decided over its head.
+      if (device.isAhead) continue;
+      if (this.#store.putDesired(device.id, desiredTargets(viewOf(device), wishes)) === null) continue;
+      changed.push(device.id);
+      this.#link?.publishDesired(device.id);
+      this.emit('device', device.id);
+    }
+    return changed;
+  }
+}
+
+function effectiveOn(device: DeviceRecord, rules: readonly BudgetRule[]): { budget: Budget; rule: string } {
+  const rule = effectiveBudget(viewOf(device), rules);
+  if (rule !== null) return { budget: rule.budget, rule: rule.selector };
+  const [first] = Object.values(device.desired?.targets ?? {});
+  return { budget: first?.release.budget ?? {}, rule: 'release' };
+}

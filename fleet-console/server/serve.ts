@@ -1,0 +1,129 @@
+/** The console as a whole: opens everything in order, and closes it in order. */
+import { mkdir, readFile } from 'node:fs/promises';
+import type { AddressInfo } from 'node:net';
+import { isIP } from 'node:net';
+import { join } from 'node:path';
+import type { ConsoleSettings } from '../../configs/contracts/console-settings.js';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import { buildApi } from './api.js';
+import { ArtifactFolder } from './artifacts.js';
+import { EmbeddedBroker } from './broker.js';
+import { Fleet } from './fleet.js';
+import { ConsoleLink } from './link.js';
+import { ConsoleMetrics } from './metrics.js';
+import { ConsoleStore } from './store.js';
+
+/** What the console needs beside its settings. */
+export interface ConsoleSurroundings {
+  readonly version: string;
+  readonly stateFolder: string;
+  readonly warn: (text: string) => void;
+}
+
+/** A console that serves. */
+export interface OpenConsole {
+  /** Address of the API and the page. */
+  readonly url: string;
+  /** Address of the broker that devices are to use. */
+  readonly brokerUrl: string;
+  close(): Promise<void>;
+}
+
+/** Opens database, broker, link and API. Fails before anything listens where the settings would expose it to others without a token. */
+export async function openConsole(settings: ConsoleSettings, surroundings: ConsoleSurroundings): Promise<OpenConsole> {
+  const { version, stateFolder, warn } = surroundings;
+  const { http, broker: brokerSettings, mqtt, retention } = settings;
+  const token = await secretFrom(http.tokenFile);
+  if (token === null && !isLoopback(http.host)) {
+    throw new EdgeError(
+      'settings/insecure',
+      `http.host is ${http.host}, and there is no token: anybody there could command the fleet`,
+      {
+        subject: 'http.host',
+      },
+    );
+  }
+  await mkdir(stateFolder, { recursive: true }).catch((cause: Error) => {
+    throw new EdgeError('store/unwritable', `the state folder cannot be made: ${cause.message}`, {
+      subject: stateFolder,
+      cause,
+    });
+  });
+  const store = new ConsoleStore(join(stateFolder, 'fleet.db'), retention);
+  const artifacts = new ArtifactFolder(join(stateFolder, 'artifacts'));
+  await artifacts.clean();
+  const fleet = new Fleet(store, artifacts);
+  let broker: EmbeddedBroker | null = null;
+  let link: ConsoleLink | null = null;
+  try {
+    broker = brokerSettings.embedded ? await EmbeddedBroker.open(brokerSettings.host, brokerSettings.port, warn) : null;
+    const brokerUrl = broker?.url ?? mqtt.url;
+    link = new ConsoleLink(store, {
+      url: brokerUrl,
+      username: broker === null ? mqtt.username : '',
+      password: broker === null ? await secretFrom(mqtt.passwordFile) : null,
+      namespace: mqtt.namespace,
+      tenant: mqtt.tenant,
+      warn,
+      changed: (device, isNew) => fleet.deviceChanged(device, isNew),
+      happened: (event) => fleet.happened(event),
+    });
+    const opened = { broker, link };
+    const app = await buildApi({
+      store,
+      fleet,
+      artifacts,
+      metrics: new ConsoleMetrics(store, link),
+      version,
+      token,
+      mostUploadBytes: http.mostUploadBytes,
+      unready: () => (opened.link.isConnected ? null : 'the broker cannot be reached'),
+      warn,
+    });
+    await app.listen({ host: http.host, port: http.port }).catch((cause: Error) => {
+      throw new EdgeError('settings/invalid', `the API cannot listen: ${cause.message}`, {
+        subject: `${http.host}:${http.port}`,
+        hint: 'Choose another http.host or http.port; 0 is any free port.',
+        cause,
+      });
+    });
+    link.start();
+    fleet.attach(link);
+    const { port } = app.server.address() as AddressInfo;
+    return {
+      url: `http://${isIP(http.host) === 6 ? `[${http.host}]` : http.host}:${port}`,
+      brokerUrl,
+      async close() {
+        app.server.closeAllConnections();
+        await app.close();
+        await opened.link.close();
+        await opened.broker?.close();
+        store.close();
+      },
+    };
+  } catch (error) {
+    await link?.close();
+    await broker?.close();
+    store.close();
+    throw error;
+  }
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+/** Content of a file that holds one secret; null where none is named. */
+async function secretFrom(path: string): Promise<string | null> {
+  if (path === '') return null;
+  const text = await readFile(path, 'utf8').catch((cause: Error) => {
+    throw new EdgeError('settings/invalid', `a secret cannot be read: ${cause.message}`, { subject: path, cause });
+  });
+  if (text.trim().length < 16) {
+    throw new EdgeError('settings/insecure', 'a token of less than 16 characters can be guessed', {
+      subject: path,
+      hint: 'For example: head -c 24 /dev/urandom | base64 > FILE',
+    });
+  }
+  return text.trim();
+}

@@ -1,0 +1,49 @@
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Fleet } from './fleet.js';
+import type { ConsoleStore, StoredEvent } from './store.js';
+
+const heartbeatMs = 15_000;
+/** Who does not read so much of what was sent is cut off: it may come again and resume. */
+const mostWaitingBytes = 2 ** 20;
+const mostStreams = 200;
+/** Events that a resuming client gets at most; older ones it has missed for good. */
+const mostResumed = 1000;
+let streams = 0;
+
+/**
+ * Server-sent events (HTML standard, section 9.2): `event` carries a device's event under its number, which a client that comes again
+ * gives as Last-Event-ID to miss none; `device` carries the id of a device that has changed.
+ */
+export function streamEvents(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  store: ConsoleStore,
+  fleet: Fleet,
+): FastifyReply {
+  if (streams >= mostStreams) return reply.code(503).header('retry-after', '5').send();
+  streams++;
+  reply.hijack();
+  const { raw } = reply;
+  raw.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store', 'x-accel-buffering': 'no' });
+  const send = (text: string) => {
+    if (raw.writableLength > mostWaitingBytes) raw.destroy();
+    else raw.write(text);
+  };
+  const sendEvent = ({ number, event }: StoredEvent) =>
+    send(`id: ${number}\nevent: event\ndata: ${JSON.stringify(event)}\n\n`);
+  const sendDevice = (id: string) => send(`event: device\ndata: ${JSON.stringify({ id })}\n\n`);
+  send(': connected\n\n');
+  const last = Number(request.headers['last-event-id'] ?? Number.NaN);
+  if (Number.isInteger(last) && last >= 0) for (const event of store.eventsAfter(last, mostResumed)) sendEvent(event);
+  fleet.on('event', sendEvent);
+  fleet.on('device', sendDevice);
+  const heartbeat = setInterval(() => send(': alive\n\n'), heartbeatMs);
+  raw.on('close', () => {
+    streams--;
+    clearInterval(heartbeat);
+    fleet.off('event', sendEvent);
+    fleet.off('device', sendDevice);
+  });
+  raw.on('error', () => {});
+  return reply;
+}
