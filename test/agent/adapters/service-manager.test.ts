@@ -35,14 +35,18 @@ for (const [kind, pathOf] of kinds) {
     const path = pathOf(shortFolder());
     const child = spawn('python3', ['-c', receiver, path], { stdio: ['ignore', 'pipe', 'inherit'] });
     t.teardown(() => child.kill());
-    await once(child.stdout, 'data');
+    let text = '';
+    // Chunks end where they like, between a line and its end too.
+    const readTo = async (end: string) => {
+      while (!text.endsWith(end)) text += String((await once(child.stdout, 'data'))[0]);
+    };
+    await readTo('bound\n');
     const manager = new ServiceManager(path, (text) => t.fail(text));
     manager.ready();
     manager.alive();
     manager.stopping();
-    let text = '';
-    while (!text.includes('STOPPING')) text += String((await once(child.stdout, 'data'))[0]);
-    t.equal(text, 'READY=1\nWATCHDOG=1\nSTOPPING=1\n');
+    await readTo('STOPPING=1\n');
+    t.equal(text, 'bound\nREADY=1\nWATCHDOG=1\nSTOPPING=1\n');
   });
 }
 
