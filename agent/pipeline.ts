@@ -21,7 +21,6 @@ import {
   scaleRows,
   speedReferenceKey,
 } from './core/latency.js';
-import { encode } from './core/onnx/codec.js';
 import type { Operator, Tensor } from './core/onnx/model.js';
 import type { Ceilings } from './core/plan/allocate.js';
 import { buildProblem } from './core/plan/build-problem.js';
@@ -32,11 +31,11 @@ import type { Problem } from './core/plan/problem.js';
 import { float, formatPrecision } from './core/precision.js';
 import type { PreparedModel } from './core/prepare.js';
 import type { RangeRule } from './core/quant/observer.js';
-import { emitQdq } from './core/quant/qdq.js';
 import { findEstimator } from './core/sensitivity/registry.js';
 import { type SensitivityDocument, SensitivityTable } from './core/sensitivity/table.js';
 import { contentKey } from './digest.js';
 import type { Clock, Progress, Runtime, SampleSource, Solver, Store, Target, TargetIdentity } from './ports.js';
+import { apply } from './steps/apply.js';
 import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import { type MeasuredPlan, type PlanOutcome, PlanSearch, type QualityReport } from './steps/plan-search.js';
@@ -156,17 +155,16 @@ export class Pipeline {
     const calibration = await this.#timed('calibrate', () => this.#calibrate());
     const tuning = await this.#timed('calibrate', () => this.#tune(calibration, saturates));
     const sensitivity = await this.#timed('assess', () => this.#assess(calibration, tuning, saturates));
-    const floatArtifactBytes = encode(
-      emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' }),
-    ).length;
+    const recipe = recipeOf(prepared, calibration, tuning, saturates);
+    const artifactBytes = (precisions: ReadonlyMap<string, Precision>) =>
+      apply(prepared, precisions, recipe, { variant: this.#job.variant, saturates }).length;
     const problem = buildProblem(
       prepared,
       (operator) => this.#precisionsOf(operator),
       table,
       new SensitivityTable(sensitivity),
-      floatArtifactBytes,
+      artifactBytes,
     );
-    const recipe = recipeOf(prepared, calibration, tuning, saturates);
     const candidates = restrict(problem, this.#job.precisions?.map(formatPrecision) ?? null);
     return {
       identity,
@@ -178,7 +176,7 @@ export class Pipeline {
       sensitivity,
       problem,
       candidates,
-      floatArtifactBytes,
+      floatArtifactBytes: artifactBytes(new Map()),
       saturates,
     };
   }

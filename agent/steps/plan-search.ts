@@ -1,15 +1,14 @@
 import { type Correction, ceilingsOf, latencyCeiling, latencyRatio } from '../core/budget.js';
 import { speedReferenceKey } from '../core/latency.js';
-import { encode } from '../core/onnx/codec.js';
 import { allocate, type Shortfall } from '../core/plan/allocate.js';
 import type { LatencyExperience, MeasuredPoint } from '../core/plan/expected-latency.js';
 import { type Plan, planKey, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
 import type { Choice, Problem } from '../core/plan/problem.js';
 import { unitsOf } from '../core/plan/units.js';
-import { emitQdq } from '../core/quant/qdq.js';
 import { median } from '../core/statistics.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
 import type { Feeds, Progress, SampleSource, Session } from '../ports.js';
+import { apply } from './apply.js';
 import { assessQuality, type FloatReference, type Quality, scoreAgainst } from './quality.js';
 import type { SampleReader } from './samples.js';
 
@@ -481,10 +480,8 @@ export class PlanSearch {
 
   #apply(plan: Plan): Uint8Array {
     const { job, assessed } = this.#context;
-    const { prepared, variant } = job;
-    const { ranges, biasCorrections } = assessed.recipe;
-    const settings = { variant, saturates: assessed.saturates, biasCorrections, shapes: prepared.shapes };
-    return encode(emitQdq(prepared.model, prepared.operators, precisionsOf(plan), ranges, settings));
+    const { variant } = job;
+    return apply(job.prepared, precisionsOf(plan), assessed.recipe, { variant, saturates: assessed.saturates });
   }
 }
 

@@ -9,6 +9,8 @@ import { keepsRange, storedConstants } from '../quant/qdq.js';
 import type { SensitivityTable } from '../sensitivity/table.js';
 import type { Choice, Conversion, Edge, Problem } from './problem.js';
 
+const int8: Precision = { weightBits: 8, activationBits: 8 };
+
 /** What a precision's activations are stored as. */
 export function formatOf(precision: Precision): 'f32' | 'u8' {
   return precision.activationBits === 32 ? 'f32' : 'u8';
@@ -34,26 +36,54 @@ export function buildProblem(
   const possible = operators.map((operator) =>
     allowed(operator).filter((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined),
   );
-  const planOperators = operators.map((operator, index) => {
+  const common = operators.map((_, index) => {
     const others = ties.find((tie) => tie.includes(index)) ?? [];
-    const isCommon = (precision: Precision) =>
-      others.every((other) => possible[other]!.some((one) => formatPrecision(one) === formatPrecision(precision)));
-    const choices = possible[index]!.filter(isCommon).map((precision) =>
-      choiceOf(operator, precision, stored.of(operator, precision), table, sensitivity),
-    );
-    return { name: operator.name, choices };
+    return possible[index]!.filter((precision) => others.every((other) => has(possible[other]!, precision)));
   });
+  const descriptions = descriptionBytes(operators, common, stored, artifactBytes);
   return {
-    operators: planOperators,
+    operators: operators.map((operator, index) => ({
+      name: operator.name,
+      choices: common[index]!.map((precision) => {
+        const described = precision.activationBits === 8 ? descriptions.int8 : 0;
+        return choiceOf(operator, precision, stored.of(operator, precision) + described, table, sensitivity);
+      }),
+    })),
     edges: edgesOf(prepared, table, sensitivity),
     ties,
     fixed: {
       latency: table.median(runOverheadKey, 'float', 0),
       energy: table.get(runOverheadKey, 'float')?.energyJoules ?? null,
-      bytes: Math.max(0, floatArtifactBytes - floatBytes),
+      bytes: descriptions.fixed,
       ramBytes: 0,
     },
   };
+}
+
+function has(precisions: readonly Precision[], wanted: Precision): boolean {
+  return precisions.some((precision) => formatPrecision(precision) === formatPrecision(wanted));
+}
+
+/**
+ * What artifacts hold beside the constants counted for operators: `fixed` in all of them, and `int8` for every 8-bit operator (Q/DQ
+ * nodes, names, scalars), on average.
+ */
+function descriptionBytes(
+  operators: readonly Operator[],
+  possible: readonly (readonly Precision[])[],
+  stored: StoredBytes,
+  artifactBytes: (precisions: ReadonlyMap<string, Precision>) => number,
+): { fixed: number; int8: number } {
+  const beside = (precisions: ReadonlyMap<string, Precision>) =>
+    operators.reduce(
+      (rest, operator) => rest - stored.of(operator, precisions.get(operator.name) ?? float),
+      artifactBytes(precisions),
+    );
+  const fixed = beside(new Map());
+  const uniform = new Map(
+    operators.flatMap(({ name }, index) => (has(possible[index]!, int8) ? [[name, int8] as const] : [])),
+  );
+  return { fixed, int8: uniform.size === 0 ? 0 : Math.round((beside(uniform) - fixed) / uniform.size) };
 }
 
 /** Indices of the operators that read each weight, where there is more than one. */
@@ -111,7 +141,7 @@ class StoredBytes {
 function choiceOf(
   operator: Operator,
   precision: Precision,
-  storedBytes: number,
+  bytes: number,
   table: LatencyTable,
   sensitivity: SensitivityTable,
 ): Choice {
@@ -128,7 +158,7 @@ function choiceOf(
     costs: {
       sensitivity: weightError + outputError,
       latency: row.median,
-      bytes: storedBytes + (format === 'u8' ? int8DescriptionBytes : 0),
+      bytes,
       energy: row.energyJoules,
       bitOps: operator.macs * precision.weightBits * precision.activationBits,
     },

@@ -16,6 +16,9 @@ t.test('every form of the command line becomes its field, in JSON units', async 
     'ram=256KB': { ramBytes: 256 * 1024 },
     'flash=1.5MB': { flashBytes: 1.5 * 1024 ** 2 },
     'energy=30mJ': { energyMj: 30 },
+    'sensitivity=0.05': { sensitivity: 0.05 },
+    'sensitivity=1e-3': { sensitivity: 0.001 },
+    'sensitivity=0': { sensitivity: 0 },
     'drop=1%': { drop: 0.01 },
     'drop=0%': { drop: 0 },
     'agreement=99.5%': { agreement: 0.995 },
@@ -51,6 +54,12 @@ t.test('anything else is budget/invalid and names the part that is wrong', async
     'size=0.1B',
     'drop=1',
     'drop=0.01',
+    'sensitivity=',
+    'sensitivity=5%',
+    'sensitivity=-1',
+    'sensitivity=1.2.3',
+    'sensitivity=1e999',
+    'sensitivity=0x5',
     'drop=-1%',
     'drop=101%',
     'agreement=%',
@@ -120,7 +129,11 @@ t.test(
 t.test('only what the budget names is a ceiling; energy is in joules', async (t) => {
   t.strictSame(ceilingsOf({}, 1e6, [], 1), {});
   t.strictSame(ceilingsOf({ drop: 0.01, agreement: 0.9 }, 1e6, [], 1), {});
-  t.strictSame(ceilingsOf({ ramBytes: 10, energyMj: 3 }, 1e6, [], 1), { ramBytes: 10, energy: 0.003 });
+  t.strictSame(ceilingsOf({ ramBytes: 10, energyMj: 3, sensitivity: 0 }, 1e6, [], 1), {
+    ramBytes: 10,
+    energy: 0.003,
+    sensitivity: 0,
+  });
 });
 
 t.test('a relative latency is a share of int8 on the same target', async (t) => {

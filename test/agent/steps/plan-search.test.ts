@@ -121,10 +121,11 @@ class PretendMachine implements Target {
 
 function network(): PreparedModel {
   const builder = new NetworkBuilder(new Random(seed), dims);
-  const first = builder.same('Relu', builder.conv('x', { out: 12 }));
-  const second = builder.same('Relu', builder.conv(first, { out: 16, stride: 2 }));
-  // No Relu or bias from here on: some scores of some samples are above the others'.
-  const third = builder.conv(second, { out: 24, kernel: 1, hasBias: false });
+  // Linear, without Relu and biases: a sample turned round has all its scores turned round, and so another class.
+  const hasBias = false;
+  const first = builder.conv('x', { out: 12, hasBias });
+  const second = builder.conv(first, { out: 16, stride: 2, hasBias });
+  const third = builder.conv(second, { out: 24, kernel: 1, hasBias });
   const hidden = builder.gemm(builder.pooled(third), 64, true, false);
   return prepare(builder.build([builder.gemm(hidden, classes, true, false)]), imageCard('classification', dims));
 }
@@ -146,15 +147,16 @@ async function classOf(sample: Float32Array): Promise<number> {
 async function undecided(count: number): Promise<Float32Array[]> {
   const samples: Float32Array[] = [];
   while (samples.length < count) {
-    let [one, other] = [0, 1].map(() => random.floats(192, 1 + 3 * random.next(), 3 * random.normal()));
-    const kind = await classOf(one!);
-    if ((await classOf(other!)) === kind) continue;
+    let one = random.floats(192);
+    // Through some third sample: the middle between a sample and itself turned round is nothing at all.
+    let other = random.floats(192).map((value, at) => 0.1 * value - one[at]!);
+    const kind = await classOf(one);
     for (let step = 0; step < 20; step++) {
-      const middle = one!.map((value, at) => (value + other![at]!) / 2);
+      const middle = one.map((value, at) => (value + other[at]!) / 2);
       if ((await classOf(middle)) === kind) one = middle;
       else other = middle;
     }
-    samples.push(one!);
+    samples.push(one);
   }
   return samples;
 }
@@ -253,13 +255,24 @@ for (const share of [0.1, 0.3, 0.6]) {
   }
 }
 
+t.test(
+  'every plan has the size that was predicted, but for what its precisions have to say of their borders',
+  async (t) => {
+    const errors = every.map(({ costs, size }) => costs.bytes - size);
+    // Q and DQ nodes between operators of two precisions, with their constants and names.
+    const borders = 350 * assessed.problem.operators.length;
+    t.ok(least(errors) > -borders && most(errors) < borders, `${least(errors)} to ${most(errors)}`);
+    for (const { costs, size } of [float, int8]) t.ok(Math.abs(costs.bytes - size) < 10, 'the uniform ones exactly');
+  },
+);
+
 t.test('a size is held by the artifact as written, and nothing clearly better holds it', async (t) => {
   const sizes = every.map(({ size }) => size);
   for (const share of [0.05, 0.4, 0.8]) {
     const sizeBytes = Math.round(least(sizes) + share * (most(sizes) - least(sizes)));
     const { chosen } = await quantize({ sizeBytes });
     t.ok(chosen!.bytes.length <= sizeBytes, `${chosen!.bytes.length} of ${sizeBytes}`);
-    const rivals = every.filter(({ size, costs }) => size <= sizeBytes && costs.bytes <= sizeBytes - 2000);
+    const rivals = every.filter(({ size }) => size <= sizeBytes * 0.9);
     t.ok(chosen!.plan.costs.sensitivity <= least(rivals.map(({ costs }) => costs.sensitivity)) * (1 + 1e-6));
   }
 });

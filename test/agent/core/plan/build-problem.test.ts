@@ -68,7 +68,13 @@ function costs(changes: Readonly<Record<string, LatencyRow | null>> = {}) {
     { weightBits: 32, activationBits: 32 },
     { weightBits: 8, activationBits: 8 },
   ] as const;
-  const problem = buildProblem(prepared, () => precisions, new LatencyTable(rows), sensitivity, 1000);
+  const problem = buildProblem(
+    prepared,
+    () => precisions,
+    new LatencyTable(rows),
+    sensitivity,
+    () => 1000,
+  );
   return [0, 1].map((choice) => {
     const { latency, energy } = evaluate(problem, [choice]);
     return { latency, energy };
@@ -122,7 +128,7 @@ function problemOf(model: PreparedModel, table = sensitivity, allowed = possible
   const rows = model.operators.flatMap((operator) =>
     allowed(operator).map((precision) => row(operator.key, 1, null, formatPrecision(precision))),
   );
-  return buildProblem(model, allowed, new LatencyTable(rows), table, artifactBytes(model, new Map()));
+  return buildProblem(model, allowed, new LatencyTable(rows), table, (precisions) => artifactBytes(model, precisions));
 }
 
 /** Two convolutions and three products read a weight twice or more; biases are shared with them and beyond them. */
