@@ -3,6 +3,7 @@ import { EdgeError } from '../../configs/contracts/errors.js';
 import { fold } from './onnx/fold.js';
 import type { BatchNormStatistics } from './onnx/fold-affine.js';
 import { graphInputs } from './onnx/graph.js';
+import { widenHalves } from './onnx/half.js';
 import type { Model, Operator, Shapes } from './onnx/model.js';
 import { listOperators } from './onnx/operators.js';
 import { inferShapes } from './onnx/shapes.js';
@@ -10,7 +11,7 @@ import { elementTypes } from './onnx/types.js';
 import { upgrade } from './onnx/upgrade.js';
 import { inferCard, inputDims } from './preprocess.js';
 
-/** A float model ready for planning: brought to the working opset, folded, and cut into operators. */
+/** A float model ready for planning: in float32, brought to the working opset, folded, and cut into operators. */
 export interface PreparedModel {
   readonly card: ModelCard;
   /** False where no card was given and this one was made up from the graph. */
@@ -89,7 +90,8 @@ function lastComputation(operators: readonly Operator[], tensor: string): Operat
 }
 
 /** Prepares a decoded model; `model/*` errors say what about it is not supported. */
-export function prepare(source: Model, givenCard: ModelCard | null): PreparedModel {
+export function prepare(given: Model, givenCard: ModelCard | null): PreparedModel {
+  const source = widenHalves(given);
   const card = givenCard ?? inferCard(source);
   checkInput(source, card);
   const inputShapes = new Map([[card.input.name, card.input.shape.map((dim) => dim ?? 1)]]);
