@@ -4,33 +4,41 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { EdgeError } from '../../configs/contracts/errors.js';
 
 /** One file for the whole machine, whatever TMPDIR says: measurements of two processes at once would both be wrong. */
-const lockPath = join('/tmp', 'quantd-measuring.lock');
+const machineLock = join('/tmp', 'quantd-measuring.lock');
 
-/** A lock file that names no process and is older than this was left by something else. */
-const namelessMs = 5000;
+/** A file that names no process, or that is only there for a moment, was left by something else when it is older than this. */
+const strayMs = 5000;
+
+/** How a lock is waited for; all of it may be left out. */
+export interface LockOptions {
+  /** Told once, with the holder, when there is one to wait for. */
+  readonly waiting?: (holder: string) => void;
+  /** 10 minutes when absent. */
+  readonly waitMs?: number;
+  /** Another lock file than the machine's; for tests. */
+  readonly path?: string;
+}
 
 /**
- * Runs `measure` while holding the host-wide measuring lock. Waits up to `waitMs` for another holder, then fails with
+ * Runs `measure` while holding the host-wide measuring lock. Waits for another holder, but not for ever: then it fails with
  * `measure/busy`. A lock whose holder is no longer alive is taken over. Not re-entrant.
- *
- * @param waiting told once, with the holder, when there is one to wait for
  */
 export async function withMeasuringLock<T>(
   signal: AbortSignal,
   measure: () => Promise<T>,
-  waiting: (holder: string) => void = () => {},
-  waitMs = 600_000,
+  options: LockOptions = {},
 ): Promise<T> {
+  const { waiting = () => {}, waitMs = 600_000, path = machineLock } = options;
   const own = await identityOf(process.pid);
   const deadline = performance.now() + waitMs;
   let hasTold = false;
-  while (!(await tryLock(own))) {
-    const holder = await readFile(lockPath, 'utf8').catch(() => '');
+  while (!(await tryLock(path, own))) {
+    const holder = await contentOf(path);
     if (!hasTold && holder !== '') waiting(`waiting for process ${holder.split(' ')[0]}, which is measuring`);
     hasTold = true;
     if (performance.now() > deadline) {
       throw new EdgeError('measure/busy', 'another process has been measuring on this machine for too long', {
-        subject: `${lockPath}: ${holder}`,
+        subject: `${path}: ${holder}`,
       });
     }
     await sleep(200, undefined, { signal }).catch(() => signal.throwIfAborted());
@@ -38,41 +46,76 @@ export async function withMeasuringLock<T>(
   try {
     return await measure();
   } finally {
-    if ((await readFile(lockPath, 'utf8').catch(() => '')) === own) await rm(lockPath, { force: true });
+    if ((await contentOf(path)) === own) await rm(path, { force: true });
   }
 }
 
-/** Creates the lock whole or not at all: a file of its own is written first and then linked into place. */
-async function tryLock(own: string): Promise<boolean> {
-  const draft = `${lockPath}.${process.pid}`;
+async function tryLock(path: string, own: string): Promise<boolean> {
   try {
-    await writeFile(draft, own);
-    await link(draft, lockPath);
+    if (await create(path, own)) return true;
+    if (!(await isHeld(path))) await removeStray(path, own);
+    return false;
+  } catch (cause) {
+    throw new EdgeError('measure/busy', `the measuring lock cannot be taken: ${(cause as Error).message}`, {
+      subject: path,
+      hint: 'Remove the file if no other quantd is running, and check free space in its folder.',
+      cause,
+    });
+  }
+}
+
+let drafts = 0;
+
+/** Creates a file whole or not at all, by linking a draft into place; false where there is one already. */
+async function create(path: string, content: string): Promise<boolean> {
+  const draft = `${path}.${process.pid}.${drafts++}`;
+  try {
+    await writeFile(draft, content);
+    await link(draft, path);
     return true;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw busy(error);
-    if (await isHeld()) return false;
-    await rm(lockPath, { force: true }).catch((cause) => {
-      throw busy(cause);
-    });
-    return false;
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw error;
   } finally {
     await rm(draft, { force: true });
   }
 }
 
-/** Whether the process that the lock names is alive, and is that process and not a later one of the same number. */
-async function isHeld(): Promise<boolean> {
-  const holder = await readFile(lockPath, 'utf8').catch(() => '');
-  const pid = Number(holder.split(' ')[0]);
-  if (!Number.isInteger(pid) || pid <= 0) {
-    const age = await stat(lockPath).then(
-      ({ mtimeMs }) => Date.now() - mtimeMs,
-      () => 0,
-    );
-    return age < namelessMs;
+/**
+ * Removes a lock that nobody holds. One process at a time, which looks again: of two that found the same dead holder, the later
+ * would otherwise remove what the earlier has locked meanwhile.
+ */
+async function removeStray(path: string, own: string): Promise<void> {
+  const guard = `${path}.removal`;
+  if (!(await create(guard, own))) {
+    if ((await ageOf(guard)) > strayMs) await rm(guard, { force: true });
+    return;
   }
+  try {
+    if (!(await isHeld(path))) await rm(path, { force: true });
+  } finally {
+    await rm(guard, { force: true });
+  }
+}
+
+/** Whether the process that the lock names is alive, and is that process and not a later one of the same number. */
+async function isHeld(path: string): Promise<boolean> {
+  const holder = await contentOf(path);
+  const pid = Number(holder.split(' ')[0]);
+  if (!Number.isInteger(pid) || pid <= 0) return (await ageOf(path)) < strayMs;
   return (await identityOf(pid)) === holder;
+}
+
+function contentOf(path: string): Promise<string> {
+  return readFile(path, 'utf8').catch(() => '');
+}
+
+/** Milliseconds since a file was written; 0 where there is none. */
+async function ageOf(path: string): Promise<number> {
+  return stat(path).then(
+    ({ mtimeMs }) => Date.now() - mtimeMs,
+    () => 0,
+  );
 }
 
 /** A process by number and start time (field 22 of /proc/PID/stat); the number alone where there is no such process. */
@@ -80,12 +123,4 @@ async function identityOf(pid: number): Promise<string> {
   const status = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
   const started = status.slice(status.lastIndexOf(')') + 2).split(' ')[19] ?? 'gone';
   return `${pid} ${status === '' ? 'gone' : started}`;
-}
-
-function busy(cause: unknown): EdgeError {
-  return new EdgeError('measure/busy', `the measuring lock cannot be taken: ${(cause as Error).message}`, {
-    subject: lockPath,
-    hint: 'Remove the file if no other quantd is running, and check free space in its folder.',
-    cause,
-  });
 }

@@ -80,7 +80,7 @@ export class OrtTarget implements Target {
       }
       return rows;
     };
-    return withMeasuringLock(signal, measureAll, (text) => progress(0, text));
+    return withMeasuringLock(signal, measureAll, { waiting: (text) => progress(0, text) });
   }
 
   async compare(
