@@ -54,75 +54,81 @@ export class SqliteStore implements Store {
   }
 
   latencyRows(identityDigest: string, keys: readonly string[]): LatencyRow[] {
-    const select = this.#database.prepare<[string, string]>(
-      `SELECT latency.* FROM latency JOIN json_each(?) AS wanted ON operator_key = wanted.value WHERE identity = ?`,
-    );
-    return this.#guard(() => (select.all(JSON.stringify(keys), identityDigest) as LatencyRecord[]).map(fromRecord));
+    return this.#guard((database) => {
+      const select = database.prepare<[string, string]>(
+        'SELECT latency.* FROM latency JOIN json_each(?) AS wanted ON operator_key = wanted.value WHERE identity = ?',
+      );
+      return (select.all(JSON.stringify(keys), identityDigest) as LatencyRecord[]).map(fromRecord);
+    });
   }
 
   /** Every row of a target, for people and for tests. */
   allLatencyRows(identityDigest: string): (LatencyRow & { id: number })[] {
-    const select = this.#database.prepare<[string]>('SELECT * FROM latency WHERE identity = ? ORDER BY id');
-    return this.#guard(() =>
-      (select.all(identityDigest) as (LatencyRecord & { id: number })[]).map((record) => ({
-        id: record.id,
-        ...fromRecord(record),
-      })),
-    );
+    return this.#guard((database) => {
+      const select = database.prepare<[string]>('SELECT * FROM latency WHERE identity = ? ORDER BY id');
+      const records = select.all(identityDigest) as (LatencyRecord & { id: number })[];
+      return records.map((record) => ({ id: record.id, ...fromRecord(record) }));
+    });
   }
 
   putLatencyRows(identityDigest: string, identity: TargetIdentity, rows: readonly LatencyRow[]): void {
-    const target = this.#database.prepare(
-      'INSERT INTO target (identity, description) VALUES (?, ?) ON CONFLICT DO NOTHING',
-    );
-    const row = this.#database.prepare(
-      `INSERT INTO latency (identity, operator_key, precision, minimum, median, spread, repeats, throttled, energy_joules, measured_at)
-       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-       ON CONFLICT (identity, operator_key, precision) DO UPDATE SET minimum = excluded.minimum, median = excluded.median,
-         spread = excluded.spread, repeats = excluded.repeats, throttled = excluded.throttled,
-         energy_joules = excluded.energy_joules, measured_at = excluded.measured_at`,
-    );
-    const all = this.#database.transaction(() => {
-      target.run(identityDigest, JSON.stringify(identity));
-      for (const r of rows) {
-        const throttled = r.throttled ? 1 : 0;
-        row.run(
-          identityDigest,
-          r.operatorKey,
-          r.precision,
-          r.minimum,
-          r.median,
-          r.spread,
-          r.repeats,
-          throttled,
-          r.energyJoules,
-          r.measuredAt,
-        );
-      }
+    this.#guard((database) => {
+      const target = database.prepare(
+        'INSERT INTO target (identity, description) VALUES (?, ?) ON CONFLICT DO NOTHING',
+      );
+      const row = database.prepare(
+        `INSERT INTO latency (identity, operator_key, precision, minimum, median, spread, repeats, throttled, energy_joules, measured_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (identity, operator_key, precision) DO UPDATE SET minimum = excluded.minimum, median = excluded.median,
+           spread = excluded.spread, repeats = excluded.repeats, throttled = excluded.throttled,
+           energy_joules = excluded.energy_joules, measured_at = excluded.measured_at`,
+      );
+      const all = database.transaction(() => {
+        target.run(identityDigest, JSON.stringify(identity));
+        for (const r of rows) {
+          const throttled = r.throttled ? 1 : 0;
+          row.run(
+            identityDigest,
+            r.operatorKey,
+            r.precision,
+            r.minimum,
+            r.median,
+            r.spread,
+            r.repeats,
+            throttled,
+            r.energyJoules,
+            r.measuredAt,
+          );
+        }
+      });
+      all();
     });
-    this.#guard(() => all());
   }
 
   result(stepKey: string): unknown | null {
-    const select = this.#database.prepare<[string]>('SELECT result FROM step WHERE key = ?');
-    const record = this.#guard(() => select.get(stepKey)) as { result: string } | undefined;
-    return record === undefined ? null : JSON.parse(record.result);
+    return this.#guard((database) => {
+      const record = database.prepare<[string]>('SELECT result FROM step WHERE key = ?').get(stepKey);
+      return record === undefined ? null : JSON.parse((record as { result: string }).result);
+    });
   }
 
   putResult(stepKey: string, kind: string, result: unknown): void {
-    const insert = this.#database.prepare(
-      'INSERT INTO step (key, kind, result) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET result = excluded.result',
-    );
-    this.#guard(() => insert.run(stepKey, kind, JSON.stringify(result)));
+    this.#guard((database) => {
+      const insert = database.prepare(
+        'INSERT INTO step (key, kind, result) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET result = excluded.result',
+      );
+      insert.run(stepKey, kind, JSON.stringify(result));
+    });
   }
 
   close(): void {
     this.#database.close();
   }
 
-  #guard<T>(work: () => T): T {
+  /** A damaged file may show itself at any statement, when it is prepared already. */
+  #guard<T>(work: (database: Database.Database) => T): T {
     try {
-      return work();
+      return work(this.#database);
     } catch (cause) {
       throw storeError(cause, this.#database.name);
     }
@@ -130,9 +136,10 @@ export class SqliteStore implements Store {
 }
 
 function open(path: string): Database.Database {
+  let database: Database.Database | undefined;
   try {
     if (path !== ':memory:') mkdirSync(dirname(path), { recursive: true });
-    const database = new Database(path);
+    database = new Database(path);
     database.pragma('journal_mode = WAL');
     database.pragma('synchronous = NORMAL');
     database.pragma('busy_timeout = 10000');
@@ -140,6 +147,7 @@ function open(path: string): Database.Database {
     migrate(database);
     return database;
   } catch (cause) {
+    database?.close();
     throw cause instanceof EdgeError ? cause : storeError(cause, path);
   }
 }
@@ -175,7 +183,7 @@ function fromRecord(record: LatencyRecord): LatencyRow {
 
 function storeError(cause: unknown, path: string): EdgeError {
   const code = (cause as { code?: string }).code ?? '';
-  const isDamage = code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB';
+  const isDamage = code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB' || cause instanceof SyntaxError;
   const message = cause instanceof Error ? cause.message : String(cause);
   return new EdgeError(isDamage ? 'store/corrupt' : 'store/unwritable', `state database: ${message}`, {
     subject: path,
