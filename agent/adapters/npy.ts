@@ -41,6 +41,7 @@ export function parseNpy(file: Uint8Array, subject: string): NpyArray {
   const body = file.subarray(start);
   if (type === '|u1') return { dims, values: body };
   if (type === '|i1') return { dims, values: new Int8Array(body.buffer, body.byteOffset, count) };
-  const aligned = body.byteOffset % 4 === 0 ? body : body.slice();
+  // Not slice(), which of a Buffer is no copy.
+  const aligned = body.byteOffset % 4 === 0 ? body : new Uint8Array(body);
   return { dims, values: new Float32Array(aligned.buffer, aligned.byteOffset, count) };
 }

@@ -5,7 +5,7 @@ import type { ModelCard } from '../../configs/contracts/card.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { preprocess, type RawSample } from '../core/preprocess.js';
 import type { SampleSource } from '../ports.js';
-import { type NpyArray, parseNpy } from './npy.js';
+import { parseNpy } from './npy.js';
 
 /** The two parts of a sample set, as the pipeline uses them. */
 export interface SampleSet {
@@ -99,7 +99,10 @@ async function openFolder(folder: string, card: ModelCard): Promise<RawSource | 
   // Names, sizes and times identify the files well enough to notice a change without reading them all.
   const hash = createHash('sha256');
   for (const name of names) {
-    const { size, mtimeMs } = await stat(join(folder, name));
+    const path = join(folder, name);
+    const { size, mtimeMs } = await stat(path).catch((cause) => {
+      throw unreadable(path, cause);
+    });
     hash.update(`${name} ${size} ${mtimeMs}\n`);
   }
   return {
@@ -108,8 +111,10 @@ async function openFolder(folder: string, card: ModelCard): Promise<RawSource | 
     read: async (index) => {
       const path = join(folder, names[index]!);
       if (imagePattern.test(path)) return readImage(path, card);
-      const array: NpyArray = parseNpy(await readFile(path), path);
-      return array;
+      const file = await readFile(path).catch((cause) => {
+        throw unreadable(path, cause);
+      });
+      return parseNpy(file, path);
     },
   };
 }
@@ -159,12 +164,11 @@ async function readLabels(directory: string, names: readonly string[]): Promise<
   const byName = new Map<string, number>();
   for (const [index, line] of Buffer.from(file).toString('utf8').split(/\r?\n/).entries()) {
     if (index === 0 || line.trim() === '') continue;
-    const comma = line.lastIndexOf(',');
-    const label = Number(line.slice(comma + 1));
-    if (comma < 0 || !Number.isInteger(label) || label < 0) {
+    const [, name, label] = /^(.*),\s*(\d+)\s*$/.exec(line) ?? [];
+    if (name === undefined) {
       throw new EdgeError('samples/unreadable', `line ${index + 1} is not "sample,label"`, { subject: path });
     }
-    byName.set(line.slice(0, comma).trim(), label);
+    byName.set(name.trim(), Number(label));
   }
   const labels = names.map((name) => byName.get(name));
   const missing = names.filter((_, index) => labels[index] === undefined);
@@ -181,9 +185,13 @@ async function readIfPresent(path: string): Promise<Uint8Array | null> {
     return await readFile(path);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-    throw new EdgeError('samples/unreadable', `cannot read the file: ${(error as Error).message}`, {
-      subject: path,
-      cause: error,
-    });
+    throw unreadable(path, error);
   }
+}
+
+function unreadable(path: string, cause: unknown): EdgeError {
+  return new EdgeError('samples/unreadable', `cannot read the file: ${(cause as Error).message}`, {
+    subject: path,
+    cause,
+  });
 }
