@@ -89,7 +89,7 @@ export class OrtTarget implements Target {
     signal: AbortSignal,
     progress: Progress,
   ): Promise<Comparison> {
-    return withMeasuringLock(signal, async () => {
+    const compareAll = async () => {
       const sessions: InferenceSession[] = [];
       try {
         for (const model of models) sessions.push(await createSession(model.bytes, sessionOptions(this.#threads)));
@@ -104,7 +104,8 @@ export class OrtTarget implements Target {
       } finally {
         for (const session of sessions) await session.release();
       }
-    });
+    };
+    return withMeasuringLock(signal, compareAll, { waiting: (text) => progress(0, text) });
   }
 
   async #measureGroup(
