@@ -30,6 +30,7 @@ import { type Plan, planOf, restrict } from './core/plan/plan.js';
 import type { Problem } from './core/plan/problem.js';
 import { float, formatPrecision } from './core/precision.js';
 import type { PreparedModel } from './core/prepare.js';
+import type { QdqVariant } from './core/quant/affine.js';
 import type { RangeRule } from './core/quant/observer.js';
 import { findEstimator } from './core/sensitivity/registry.js';
 import { type SensitivityDocument, SensitivityTable } from './core/sensitivity/table.js';
@@ -79,7 +80,8 @@ export interface Job {
   readonly estimator: string;
   /** Cores for everything that is not timed. */
   readonly workThreads: number;
-  readonly variant: 'ort' | 'tensorrt';
+  /** Form of the artifact; tuning, estimates and measurements are of this form, rows of operators always of ONNX Runtime's. */
+  readonly variant: QdqVariant;
   /** Rule for activation ranges; 'auto': whichever measures best on this model. */
   readonly rangeRule: RangeRule | 'auto';
 }
@@ -309,7 +311,7 @@ export class Pipeline {
   }
 
   async #tune(calibration: CalibrationDocument, saturates: boolean): Promise<TuningDocument> {
-    const { prepared, modelSha256, workThreads } = this.#job;
+    const { prepared, modelSha256, workThreads, variant } = this.#job;
     const samples = await this.#calibrationSamples();
     const rules = this.#rules();
     const int8 = new Map(
@@ -324,6 +326,7 @@ export class Pipeline {
       prepared.card,
       samples.digest,
       rules,
+      variant,
       saturates,
       calibrationSamples(prepared.macs),
     ]);
@@ -332,7 +335,7 @@ export class Pipeline {
         prepared,
         samples,
         calibration,
-        { rules, int8, saturates, threads: workThreads },
+        { rules, int8, variant, saturates, threads: workThreads },
         this.#ports.runtime,
         this.#signal,
         this.#progress('calibrate'),
@@ -345,7 +348,7 @@ export class Pipeline {
     tuning: TuningDocument,
     saturates: boolean,
   ): Promise<SensitivityDocument> {
-    const { prepared, modelSha256, estimator } = this.#job;
+    const { prepared, modelSha256, estimator, variant } = this.#job;
     const samples = await this.#calibrationSamples();
     const counts = defaultSampleCounts(prepared.macs);
     const key = contentKey([
@@ -357,6 +360,7 @@ export class Pipeline {
       tuning.rule,
       estimator,
       counts,
+      variant,
       saturates,
     ]);
     return this.#memo(key, 'assess', () =>
@@ -371,6 +375,7 @@ export class Pipeline {
           activationSamples: counts.activations,
           threads: this.#job.workThreads,
           kinds: ['weight', 'activation'],
+          variant,
           saturates,
         },
         this.#ports,

@@ -21,7 +21,7 @@ export interface JobOptions {
   readonly precisions?: string;
   readonly estimator: string;
   readonly threads: number;
-  readonly variant: 'ort' | 'tensorrt';
+  readonly variant: Job['variant'];
   readonly range: Job['rangeRule'];
   readonly state: string;
 }

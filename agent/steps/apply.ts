@@ -9,8 +9,8 @@ export function apply(
   prepared: PreparedModel,
   precisions: ReadonlyMap<string, Precision>,
   { ranges, biasCorrections }: QuantizationRecipe,
-  options: Pick<QdqOptions, 'variant' | 'saturates'>,
+  { variant, saturates }: Pick<QdqOptions, 'variant' | 'saturates'>,
 ): Uint8Array {
-  const settings = { ...options, biasCorrections, shapes: prepared.shapes };
+  const settings = { variant, saturates, biasCorrections, shapes: prepared.shapes };
   return encode(emitQdq(prepared.model, prepared.operators, precisions, ranges, settings));
 }

@@ -5,7 +5,7 @@ import type { Model, Operator } from '../core/onnx/model.js';
 import { slice } from '../core/onnx/slice.js';
 import { readFloats } from '../core/onnx/tensor.js';
 import type { PreparedModel } from '../core/prepare.js';
-import { fakeQuantize, unsignedAffine } from '../core/quant/affine.js';
+import { type Affine, activationAffine, fakeQuantize, type QdqVariant } from '../core/quant/affine.js';
 import { quantizeBlockwise } from '../core/quant/matmul-nbits.js';
 import { keepsRange } from '../core/quant/qdq.js';
 import { deployedOptions, dequantizeWeights, quantizeWeights } from '../core/quant/weights.js';
@@ -29,6 +29,7 @@ export interface AssessRequest {
   readonly threads: number;
   /** Activations too, or weights alone (benchmarks of weight rankings). */
   readonly kinds: readonly Site['kind'][];
+  readonly variant: QdqVariant;
   /** See `deployedOptions`. */
   readonly saturates: boolean;
 }
@@ -136,6 +137,7 @@ class Walk {
   forwards = 0;
   readonly #prepared: PreparedModel;
   readonly #threads: number;
+  readonly #variant: QdqVariant;
   readonly #saturates: boolean;
   readonly #runtime: Runtime;
   readonly #outputs: readonly string[];
@@ -152,12 +154,13 @@ class Walk {
   constructor(
     prepared: PreparedModel,
     samples: number,
-    options: Pick<AssessRequest, 'threads' | 'saturates'>,
+    options: Pick<AssessRequest, 'threads' | 'variant' | 'saturates'>,
     runtime: Runtime,
   ) {
     this.#prepared = prepared;
     this.samples = samples;
     this.#threads = options.threads;
+    this.#variant = options.variant;
     this.#saturates = options.saturates;
     this.#runtime = runtime;
     const outputs = prepared.model.graph.outputs
@@ -262,10 +265,14 @@ class Walk {
       name,
       seed: seedOf(name),
       values,
-      quantized: (bits, sample) => fakeQuantize(values(sample), unsignedAffine(rangeAt(ranges, bits, name), bits)),
+      quantized: (bits, sample) => fakeQuantize(values(sample), this.#affineAt(ranges, bits, name)),
       forward: (sample, data) => this.#forward(sample, [[name, { dims, data }]], false),
       local: async (_sample, data) => data,
     };
+  }
+
+  #affineAt(ranges: RangesByBits, bits: number, tensor: string): Affine {
+    return activationAffine(this.#variant, rangeAt(ranges, bits, tensor), bits);
   }
 
   context(bits: readonly number[], samples: number): EstimatorContext {

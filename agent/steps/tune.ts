@@ -1,11 +1,11 @@
 import type { Precision, Range } from '../../configs/contracts/plan.js';
 import { klDivergence, normalizedSquaredDistance } from '../core/divergence.js';
-import { encode } from '../core/onnx/codec.js';
 import type { PreparedModel } from '../core/prepare.js';
+import type { QdqVariant } from '../core/quant/affine.js';
 import { biasCorrections } from '../core/quant/bias.js';
 import type { RangeRule } from '../core/quant/observer.js';
-import { emitQdq } from '../core/quant/qdq.js';
 import type { Progress, Runtime, Session } from '../ports.js';
+import { apply } from './apply.js';
 import type { CalibrationDocument } from './calibrate.js';
 import { asLogits, comparedOutput, isClassifier } from './quality.js';
 import type { SampleReader } from './samples.js';
@@ -36,7 +36,13 @@ export async function tune(
   prepared: PreparedModel,
   samples: SampleReader,
   calibration: CalibrationDocument,
-  options: { rules: readonly RangeRule[]; int8: ReadonlyMap<string, Precision>; saturates: boolean; threads: number },
+  options: {
+    readonly rules: readonly RangeRule[];
+    readonly int8: ReadonlyMap<string, Precision>;
+    readonly variant: QdqVariant;
+    readonly saturates: boolean;
+    readonly threads: number;
+  },
   runtime: Runtime,
   signal: AbortSignal,
   progress: Progress,
@@ -47,20 +53,12 @@ export async function tune(
   const open = (bytes: Uint8Array) => runtime.open(bytes, { threads: options.threads });
   const sessions: Session[] = [];
   try {
-    const float = await open(
-      encode(emitQdq(prepared.model, prepared.operators, new Map(), new Map(), { variant: 'ort' })),
-    );
+    const { int8, saturates } = options;
+    const none = { ranges: new Map(), biasCorrections: new Map() };
+    const float = await open(apply(prepared, new Map(), none, options));
     sessions.push(float);
-    for (const recipe of recipes) {
-      const { ranges, biasCorrections } = recipeOf(prepared, calibration, recipe, options.saturates);
-      const settings = {
-        variant: 'ort' as const,
-        saturates: options.saturates,
-        biasCorrections,
-        shapes: prepared.shapes,
-      };
-      sessions.push(await open(encode(emitQdq(prepared.model, prepared.operators, options.int8, ranges, settings))));
-    }
+    for (const recipe of recipes)
+      sessions.push(await open(apply(prepared, int8, recipeOf(prepared, calibration, recipe, saturates), options)));
     const divergences = new Array<number>(recipes.length).fill(0);
     const count = Math.min(samples.count, samplesMost);
     for (let index = 0; index < count; index++) {

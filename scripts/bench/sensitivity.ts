@@ -125,6 +125,7 @@ async function rank(
     activationSamples: samples,
     threads: availableParallelism(),
     kinds: ['weight'] as const,
+    variant: 'ort' as const,
     saturates: false,
   };
   return assess(prepared, reader, {}, estimator, request, ports, signal, () => {});

@@ -33,6 +33,14 @@ export function symmetricAffine(range: Range, bits: number): Affine {
   return { scale, zeroPoint: 0, codeMinimum: -codeMaximum - 1, codeMaximum };
 }
 
+/** Who runs the artifact: ONNX Runtime, with unsigned activations that have a zero point, or TensorRT, with signed symmetric ones. */
+export type QdqVariant = 'ort' | 'tensorrt';
+
+/** The parameters with which an activation of this range is deployed. */
+export function activationAffine(variant: QdqVariant, range: Range, bits: number): Affine {
+  return variant === 'ort' ? unsignedAffine(range, bits) : symmetricAffine(range, bits);
+}
+
 /** Rounds half to even, as ONNX QuantizeLinear does. Valid for |value| < 2^51. */
 export function roundHalfEven(value: number): number {
   // Adding and subtracting 1.5 * 2^52 leaves no fraction bits; IEEE rounding to nearest-even does the rest.

@@ -3,7 +3,7 @@ import type { Precision, Range } from '../../../configs/contracts/plan.js';
 import type { AttributeValue, Model, Node, Operator, Shapes, Tensor } from '../onnx/model.js';
 import { inferShapes } from '../onnx/shapes.js';
 import { makeTensor, readFloats } from '../onnx/tensor.js';
-import { type Affine, symmetricAffine, unsignedAffine } from './affine.js';
+import { type Affine, activationAffine, type QdqVariant } from './affine.js';
 import { blockBytes, matMulNBitsNode, quantizeBlockwise } from './matmul-nbits.js';
 import { deployedOptions, type QuantizedWeights, quantizeWeights } from './weights.js';
 
@@ -13,7 +13,7 @@ export interface QdqOptions {
    * 'ort': unsigned activations with an asymmetric zero point, Relu dropped where the codes already clamp; the form ONNX
    * Runtime runs at int8 speed on x64 and arm64. 'tensorrt': signed symmetric activations, Relu kept.
    */
-  readonly variant: 'ort' | 'tensorrt';
+  readonly variant: QdqVariant;
   /** The machine's 8-bit kernels saturate sums of two products at 16 bits: keep weights out of reach. */
   readonly saturates?: boolean;
   /** Corrections added to the float bias of an operator (by operator name), one value per output channel. */
@@ -384,7 +384,7 @@ class QdqWriter {
   }
 
   #affineFor(range: Range): Affine {
-    return this.#options.variant === 'ort' ? unsignedAffine(range, 8) : symmetricAffine(range, 8);
+    return activationAffine(this.#options.variant, range, 8);
   }
 
   #quantize(input: string, output: string, affine: Affine): string {

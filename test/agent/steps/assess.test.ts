@@ -4,7 +4,7 @@ import { klDivergence, normalizedSquaredDistance } from '../../../agent/core/div
 import type { Model, Operator } from '../../../agent/core/onnx/model.js';
 import { makeTensor, readFloats } from '../../../agent/core/onnx/tensor.js';
 import { type PreparedModel, prepare } from '../../../agent/core/prepare.js';
-import { fakeQuantize, unsignedAffine } from '../../../agent/core/quant/affine.js';
+import { fakeQuantize, type QdqVariant, symmetricAffine, unsignedAffine } from '../../../agent/core/quant/affine.js';
 import { quantizeBlockwise } from '../../../agent/core/quant/matmul-nbits.js';
 import { deployedOptions, dequantizeWeights, quantizeWeights } from '../../../agent/core/quant/weights.js';
 import { seedOf } from '../../../agent/core/random.js';
@@ -141,7 +141,7 @@ class Whole {
   }
 
   /** The tensor's readers, and the graph's outputs, take a graph input instead. */
-  async activationSite(name: string, network: Network): Promise<Site> {
+  async activationSite(name: string, network: Network, variant: QdqVariant = 'ort'): Promise<Site> {
     const { model, shapes } = this.#prepared;
     const dims = shapes.get(name)!;
     const instead = 'instead';
@@ -161,7 +161,10 @@ class Whole {
       name,
       seed: seedOf(name),
       values: (sample) => values[sample]!,
-      quantized: (bits, sample) => fakeQuantize(values[sample]!, unsignedAffine(network.ranges.get(name)!, bits)),
+      quantized: (bits, sample) => {
+        const affineOf = variant === 'ort' ? unsignedAffine : symmetricAffine;
+        return fakeQuantize(values[sample]!, affineOf(network.ranges.get(name)!, bits));
+      },
       forward: async (sample, data) => {
         const kept = this.#outputs.filter((output) => output !== name);
         const rest =
@@ -198,6 +201,7 @@ class Whole {
 interface AssessOptions {
   precisionsOf?: (index: number) => readonly Precision[];
   kinds?: readonly Site['kind'][];
+  variant?: QdqVariant;
   saturates?: boolean;
   signal?: AbortSignal;
   runtime?: CountingRuntime;
@@ -207,6 +211,7 @@ function assessed(network: Network, estimator: Estimator, options: AssessOptions
   const {
     precisionsOf = () => candidates,
     kinds = ['weight', 'activation'],
+    variant = 'ort',
     saturates = true,
     signal = never,
     runtime = new CountingRuntime(),
@@ -217,7 +222,7 @@ function assessed(network: Network, estimator: Estimator, options: AssessOptions
     samplesOf(network.samples),
     { 8: ranges, 4: ranges },
     estimator,
-    { precisionsOf, samples: sampleCount, activationSamples: 2, threads: 1, kinds, saturates },
+    { precisionsOf, samples: sampleCount, activationSamples: 2, threads: 1, kinds, variant, saturates },
     { runtime, clock },
     signal,
     quiet,
@@ -311,6 +316,18 @@ t.test('weights are assessed as they are deployed: kept small where kernels satu
       whole.context([8], sampleCount),
     );
     t.ok(isNear(weights[operator!.name]!['8']!, expected.get(8)!), `saturates ${saturates}`);
+  }
+});
+
+t.test('activations are assessed as they are deployed: with signed codes for TensorRT', async (t) => {
+  const network = await makeNetwork('a classifier that ends in logits');
+  const whole = new Whole(network);
+  await whole.start();
+  const { activations } = await assessed(network, findEstimator('exact'), { variant: 'tensorrt' });
+  for (const [tensor, row] of Object.entries(activations)) {
+    const site = await whole.activationSite(tensor, network, 'tensorrt');
+    const expected = await findEstimator('exact').estimate(site, whole.context([8], 2));
+    t.ok(isNear(row['8']!, expected.get(8)!), `${tensor}: ${row['8']}, expected ${expected.get(8)}`);
   }
 });
 

@@ -43,20 +43,21 @@ async function calibrated(task: 'classification' | 'other', endsInSoftmax: boole
   return { prepared, samples, calibration, precisions, runtime };
 }
 
-for (const [task, endsInSoftmax] of [
-  ['classification', true],
-  ['classification', false],
-  ['other', false],
+for (const [task, endsInSoftmax, variant] of [
+  ['classification', true, 'ort'],
+  ['classification', false, 'ort'],
+  ['other', false, 'ort'],
+  ['classification', true, 'tensorrt'],
 ] as const) {
   t.test(
-    `${task}${endsInSoftmax ? ' with Softmax' : ''}: every recipe is scored as deployed, and the best is taken`,
+    `${task}${endsInSoftmax ? ' with Softmax' : ''} for ${variant}: every recipe is scored as deployed, and the best is taken`,
     async (t) => {
       const { prepared, samples, calibration, precisions, runtime } = await calibrated(task, endsInSoftmax);
       const tuning = await tune(
         prepared,
         samplesOf(samples),
         calibration,
-        { rules, int8: precisions, saturates, threads: 1 },
+        { rules, int8: precisions, variant, saturates, threads: 1 },
         runtime,
         never,
         quiet,
@@ -80,7 +81,7 @@ for (const [task, endsInSoftmax] of [
           t.strictSame(Object.fromEntries(ranges), calibration.ranges[rule]!['8']);
           const quantized = await outputsOf(
             emitQdq(prepared.model, prepared.operators, precisions, ranges, {
-              variant: 'ort',
+              variant,
               saturates,
               biasCorrections,
             }),
@@ -114,7 +115,7 @@ t.test('an abort ends it with every session closed', async (t) => {
       prepared,
       samplesOf(samples),
       calibration,
-      { rules, int8: precisions, saturates, threads: 1 },
+      { rules, int8: precisions, variant: 'ort', saturates, threads: 1 },
       runtime,
       abort.signal,
       quiet,
