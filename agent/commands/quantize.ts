@@ -16,7 +16,8 @@ export function registerQuantize(program: Command, environment: NodeJS.ProcessEn
     .addHelpText(
       'after',
       `
-Without a ceiling in the budget the fastest plan is chosen; with one, the most accurate plan that holds it, as measured.
+With a ceiling on latency, size, memory or energy the most accurate plan that holds the budget is chosen, without one the fastest,
+as measured. sensitivity=N (see \`quantd frontier\`) bounds the estimated output error, drop=N% and agreement=N% the measured one.
 
 Examples:
   quantd quantize model.onnx --data samples --out build

@@ -5,7 +5,7 @@ import { median } from './statistics.js';
 
 /** The forms of the command line, for `--help` and error hints. */
 export const budgetForms =
-  'latency=12ms | latency=0.7x | size=2MB | ram=256KB | flash=1MB | energy=30mJ | drop=1% | agreement=99%';
+  'latency=12ms | latency=0.7x | size=2MB | ram=256KB | flash=1MB | energy=30mJ | sensitivity=0.05 | drop=1% | agreement=99%';
 
 type Field = keyof Budget;
 
@@ -24,6 +24,10 @@ const parsers: Readonly<Record<string, (value: string) => readonly [Field, numbe
   energy: (value) => {
     const millijoules = numberBefore(value, 'mJ') ?? numberBefore(value, 'mj');
     return millijoules === null ? null : ['energyMj', millijoules];
+  },
+  sensitivity: (value) => {
+    const sum = /^[\d.]+(e[-+]?\d+)?$/i.test(value) ? Number(value) : Number.NaN;
+    return Number.isFinite(sum) ? ['sensitivity', sum] : null;
   },
   drop: fractionAs('drop'),
   agreement: fractionAs('agreement'),
@@ -134,6 +138,7 @@ export function ceilingsOf(
   }
   if (budget.ramBytes !== undefined) ceilings.ramBytes = budget.ramBytes;
   if (budget.energyMj !== undefined) ceilings.energy = budget.energyMj / 1000;
+  if (budget.sensitivity !== undefined) ceilings.sensitivity = budget.sensitivity;
   return ceilings;
 }
 

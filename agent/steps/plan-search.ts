@@ -72,7 +72,8 @@ const defaultRounds = 6;
 
 /**
  * The closed loop: solve, apply, measure, feed the error back, until the measured budget holds. With a ceiling on latency, size,
- * memory or energy the objective is accuracy; without one it is speed (subject to a quality floor, if one is asked for).
+ * memory or energy the objective is accuracy; without one it is speed (subject to a ceiling on sensitivity and a quality floor,
+ * where they are asked for).
  */
 export class PlanSearch {
   readonly #context: SearchContext;
@@ -193,11 +194,12 @@ export class PlanSearch {
     return chosen === null || plan.costs.sensitivity < chosen.plan.costs.sensitivity;
   }
 
-  /** The fastest plan of all, by measurement against both uniform ends. */
+  /** The fastest plan under the ceiling on sensitivity, if there is one, by measurement against both uniform ends. */
   async #fastest(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
-    const { assessed, ports, signal } = this.#context;
+    const { job, assessed, ports, signal } = this.#context;
+    const ceilings = { sensitivity: job.budget.sensitivity };
     const allocation = await this.#timed('plan', () =>
-      allocate(assessed.candidates, 'latency', {}, ports.solver, {}, signal),
+      allocate(assessed.candidates, 'latency', ceilings, ports.solver, {}, signal),
     );
     this.#solver.seconds += allocation.seconds;
     if (allocation.status === 'infeasible') return { chosen: null, shortfalls: allocation.infeasible };
@@ -314,17 +316,21 @@ export class PlanSearch {
   }
 
   #holds(candidate: MeasuredPlan): boolean {
+    const limit = latencyCeiling(this.#context.job.budget, candidate.int8Latency) ?? Number.POSITIVE_INFINITY;
+    return candidate.latency <= limit && this.#holdsBesidesLatency(candidate);
+  }
+
+  #holdsBesidesLatency(candidate: MeasuredPlan): boolean {
     const { budget } = this.#context.job;
-    const limit = latencyCeiling(budget, candidate.int8Latency) ?? Number.POSITIVE_INFINITY;
     const stored = Math.min(
       budget.sizeBytes ?? Number.POSITIVE_INFINITY,
       budget.flashBytes ?? Number.POSITIVE_INFINITY,
     );
-    const { ramBytes, energy } = candidate.plan.costs;
+    const { ramBytes, energy, sensitivity } = candidate.plan.costs;
     const joules = budget.energyMj === undefined ? Number.POSITIVE_INFINITY : budget.energyMj / 1000;
     return (
-      candidate.latency <= limit &&
       candidate.bytes.length <= stored &&
+      sensitivity <= (budget.sensitivity ?? Number.POSITIVE_INFINITY) &&
       ramBytes <= (budget.ramBytes ?? Number.POSITIVE_INFINITY) &&
       (energy === null ? joules === Number.POSITIVE_INFINITY : energy <= joules)
     );
@@ -332,14 +338,13 @@ export class PlanSearch {
 
   /** What was measured, holds the budget, and uses no precision that was not asked for. */
   #eligible(): MeasuredPlan[] {
-    const allowed = this.#context.assessed.candidates.operators.map((operator) =>
-      operator.choices.map((choice) => choice.precision),
+    return this.#pool.filter((candidate) => this.#holds(candidate) && this.#isCandidate(candidate.plan));
+  }
+
+  #isCandidate(plan: Plan): boolean {
+    return this.#context.assessed.candidates.operators.every(({ choices }, index) =>
+      choices.some(({ precision }) => precision === choiceAt(plan, index).precision),
     );
-    const isCandidate = ({ problem, assignment }: Plan) =>
-      problem.operators.every((operator, index) =>
-        allowed[index]!.includes(operator.choices[assignment[index]!]!.precision),
-      );
-    return this.#pool.filter((candidate) => this.#holds(candidate) && isCandidate(candidate.plan));
   }
 
   /** Latencies of the solver are predictions under corrected ceilings: told as asked for, and as they can be expected to measure. */
@@ -353,17 +358,20 @@ export class PlanSearch {
     });
   }
 
+  /** By prediction there were plans, by measurement none: what the fastest came to of those that hold the rest of the budget. */
   #missedCeilings(): Shortfall[] {
-    const { budget } = this.#context.job;
+    const isRival = (candidate: MeasuredPlan) =>
+      this.#holdsBesidesLatency(candidate) && this.#isCandidate(candidate.plan);
+    const rivals = this.#pool.filter(isRival);
     const fastest = best(
-      this.#pool,
+      rivals.length > 0 ? rivals : this.#pool,
       (candidate) => candidate.latency,
       () => 0,
     );
-    const limit = fastest === null ? null : latencyCeiling(budget, fastest.int8Latency);
-    return fastest === null || limit === null
-      ? []
-      : [{ metric: 'latency', ceiling: limit, minimum: fastest.latency, alone: true }];
+    const limit = fastest === null ? null : latencyCeiling(this.#context.job.budget, fastest.int8Latency);
+    if (fastest === null || limit === null) return [];
+    const alone = rivals.length === this.#pool.length;
+    return [{ metric: 'latency', ceiling: limit, minimum: fastest.latency, alone }];
   }
 
   #alreadyMeasured(plan: Plan): boolean {

@@ -55,6 +55,8 @@ export const Budget = Type.Object(
     ramBytes: Type.Optional(Type.Integer({ minimum: 1 })),
     flashBytes: Type.Optional(Type.Integer({ minimum: 1 })),
     energyMj: Type.Optional(Type.Number({ exclusiveMinimum: 0 })),
+    /** Largest sum of estimated sensitivities, in the units of the frontier; alone among the ceilings, speed is the objective. */
+    sensitivity: Type.Optional(Type.Number({ minimum: 0 })),
     /** Largest loss of labelled top-1, a fraction. */
     drop: Type.Optional(Type.Number({ minimum: 0, maximum: 1 })),
     /** Smallest top-1 agreement with the float model, a fraction. */
