@@ -59,6 +59,7 @@ export function budgetText(budget: Budget): string {
     ramBytes: (value) => `ram=${value}B`,
     flashBytes: (value) => `flash=${value}B`,
     energyMj: (value) => `energy=${value}mJ`,
+    sensitivity: (value) => `sensitivity=${value}`,
     drop: (value) => `drop=${Number((value * 100).toPrecision(6))}%`,
     agreement: (value) => `agreement=${Number((value * 100).toPrecision(6))}%`,
     rounds: (value) => `rounds=${value}`,

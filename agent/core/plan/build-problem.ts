@@ -9,6 +9,9 @@ import { keepsRange, storedConstants } from '../quant/qdq.js';
 import type { SensitivityTable } from '../sensitivity/table.js';
 import type { Choice, Conversion, Edge, Problem } from './problem.js';
 
+/** Bytes of graph description that an 8-bit operator adds (Q/DQ nodes, names, scalars), measured on written artifacts. */
+const int8DescriptionBytes = 1100;
+
 /** What a precision's activations are stored as. */
 export function formatOf(precision: Precision): 'f32' | 'u8' {
   return precision.activationBits === 32 ? 'f32' : 'u8';
@@ -18,19 +21,19 @@ export function formatOf(precision: Precision): 'f32' | 'u8' {
  * Operators that read one weight are tied: it is stored once, at one precision.
  *
  * @param allowed precisions by operator, in order; a precision whose row is missing from the table is left out
- * @param artifactBytes size of the artifact with the given precisions; asked for the uniform plans, from which the stored bytes
- *   of all others follow
+ * @param floatArtifactBytes size of the model written all float, from which stored bytes of every plan follow
  */
 export function buildProblem(
   prepared: PreparedModel,
   allowed: (operator: Operator) => readonly Precision[],
   table: LatencyTable,
   sensitivity: SensitivityTable,
-  artifactBytes: (precisions: ReadonlyMap<string, Precision>) => number,
+  floatArtifactBytes: number,
 ): Problem {
   const { operators } = prepared;
   const ties = tiesOf(operators);
   const stored = new StoredBytes(prepared, ties);
+  const floatBytes = operators.reduce((sum, operator) => sum + stored.of(operator, float), 0);
   const possible = operators.map((operator) =>
     allowed(operator).filter((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined),
   );
