@@ -35,14 +35,17 @@ for (const [kind, pathOf] of kinds) {
     const path = pathOf(shortFolder());
     const child = spawn('python3', ['-c', receiver, path], { stdio: ['ignore', 'pipe', 'inherit'] });
     t.teardown(() => child.kill());
-    await once(child.stdout, 'data');
+    let text = '';
+    const hear = async (ending: string) => {
+      while (!text.endsWith(ending)) text += String((await once(child.stdout, 'data'))[0]);
+    };
+    await hear('bound\n');
     const manager = new ServiceManager(path, (text) => t.fail(text));
     manager.ready();
     manager.alive();
     manager.stopping();
-    let text = '';
-    while (!text.includes('STOPPING')) text += String((await once(child.stdout, 'data'))[0]);
-    t.equal(text, 'READY=1\nWATCHDOG=1\nSTOPPING=1\n');
+    await hear('STOPPING=1\n');
+    t.equal(text, 'bound\nREADY=1\nWATCHDOG=1\nSTOPPING=1\n');
   });
 }
 

@@ -25,7 +25,7 @@ async function release(console: Console, id: string, modelSeed: number): Promise
   const sha256 = createHash('sha256').update(bytes).digest('hex');
   const headers = { 'content-type': 'application/octet-stream' };
   const response = await fetch(`${console.url}/v1/artifacts/${sha256}`, { method: 'PUT', headers, body: bytes });
-  t.equal(response.status, 200);
+  if (!response.ok) throw new Error(await response.text());
   await console.client.send('POST', '/v1/releases', { id, model: { sha256 }, card: smallCard() });
 }
 
