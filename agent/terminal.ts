@@ -1,6 +1,7 @@
 /** What a person sees: tables that align, one progress bar a step, errors with a hint. Progress and errors go to stderr. */
 import { SingleBar } from 'cli-progress';
 import type { ErrorDocument } from '../configs/contracts/errors.js';
+import { textTable } from './core/text-table.js';
 
 const useColour = (stream: NodeJS.WriteStream) => stream.isTTY === true && process.env.NO_COLOR === undefined;
 
@@ -12,22 +13,9 @@ export function bold(text: string): string {
   return paint(process.stdout, 1, text);
 }
 
-/** Columns padded to their widest cell; numbers right-aligned. Cells are plain text. */
+/** A table with its header in bold; see `textTable`. */
 export function table(header: readonly string[], rows: readonly (readonly (string | number | null)[])[]): string {
-  const text = rows.map((row) => row.map((cell) => (cell === null ? '-' : String(cell))));
-  const widths = header.map((name, column) => Math.max(name.length, ...text.map((row) => row[column]?.length ?? 0)));
-  const isNumeric = header.map((_, column) =>
-    rows.every(
-      (row) =>
-        row[column] === null || typeof row[column] === 'number' || /^-?[\d.]+( ?\S{1,3})?$/.test(String(row[column])),
-    ),
-  );
-  const line = (cells: readonly string[]) =>
-    cells
-      .map((cell, column) => (isNumeric[column] ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!)))
-      .join('  ')
-      .trimEnd();
-  return [bold(line(header)), ...text.map(line)].join('\n');
+  return textTable(header, rows, bold);
 }
 
 export function formatBytes(bytes: number): string {

@@ -52,7 +52,8 @@ async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
 }
 
 function send(message: WorkerMessage): void {
-  process.send?.(message);
+  // Who asked may be gone this very moment; `disconnect` ends this process then.
+  process.send?.(message, () => {});
 }
 
 process.once('message', (request: WorkerRequest) => {

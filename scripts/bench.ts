@@ -17,6 +17,7 @@ import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
 import { plansBench } from './bench/plans.js';
 import { predictionBench } from './bench/prediction.js';
 import { sensitivityBench } from './bench/sensitivity.js';
+import { servingBench } from './bench/serving.js';
 
 type Benchmark = (models: readonly BenchModel[], ports: Ports, signal: AbortSignal) => Promise<unknown> | unknown;
 
@@ -32,6 +33,11 @@ const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> 
   plans: {
     run: plansBench,
     summary: 'mixed plans against float and int8, a midpoint budget, an impossible budget, wall time',
+  },
+  serving: {
+    run: servingBench,
+    summary:
+      'requests of an application while a model is quantized beside, and while models change; event loop of the daemon',
   },
 };
 

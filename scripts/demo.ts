@@ -16,7 +16,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { textTable } from '../agent/core/text-table.js';
-import type { DeviceEvent, Measurements, TargetReport } from '../configs/contracts/device.js';
+import type { QuantizeDocument } from '../agent/report.js';
+import type { DeviceEvent, DeviceResult, Measurements, TargetReport } from '../configs/contracts/device.js';
 import type { Budget } from '../configs/contracts/plan.js';
 import { ConsoleClient } from '../fleet-console/client.js';
 import { budgetText, inBytes, inPercent, inUnit } from '../fleet-console/commands/common.js';
@@ -120,6 +121,15 @@ async function act(client: ConsoleClient, release: string, budget: Budget): Prom
   }
 }
 
+/** The newest result; it is published right after the artifact is confirmed. */
+async function newestResult(client: ConsoleClient): Promise<DeviceResult> {
+  for (;;) {
+    const { results } = await client.get<{ results: DeviceResult[] }>('/v1/results', { limit: 1 });
+    if (results[0] !== undefined) return results[0];
+    await sleep(50);
+  }
+}
+
 /** Tells on stderr what devices do. */
 async function narrate(client: ConsoleClient, signal: AbortSignal): Promise<void> {
   for await (const { event, data } of client.events(signal)) {
@@ -142,7 +152,7 @@ async function release(client: ConsoleClient, version: string): Promise<string> 
 async function demonstrate(client: ConsoleClient): Promise<{ first: Act[]; tightened: Act[]; second: Act[] }> {
   say('1/3  firewatch 1.0.0 to all devices: each profiles every operator here, then takes the fastest plan');
   const first = await act(client, await release(client, '1'), {});
-  const floatBytes = Math.max(...first.map(({ measurements }) => measurements.sizeBytes ?? 0));
+  const { floatBytes } = ((await newestResult(client)).document as unknown as QuantizeDocument).size;
   const budget = { sizeBytes: Math.round((floatBytes * sizeShare) / 1024) * 1024 };
   say(`2/3  the budget of all devices becomes ${budgetText(budget)}: each plans again from its stored tables`);
   await client.send('PUT', '/v1/budgets', { selector: 'all', budget });

@@ -16,7 +16,10 @@ import { parseArgs } from 'node:util';
 import { readTapOutput, type TapOutput } from './tap-output.js';
 
 /** Tests that CI may skip, by name, with the reason. */
-const skipsAllowedInCi: Readonly<Record<string, string>> = {};
+const skipsAllowedInCi: Readonly<Record<string, string>> = {
+  'inputs at the top of their range saturate an x86 without VNNI, unless weights are kept small':
+    'machines differ: where the processor has VNNI, nothing saturates that could be looked at',
+};
 
 /** A single file may take so long, and so may one of its tests. */
 const fileLimitSeconds = 600;

@@ -125,7 +125,7 @@ const zones: Readonly<Record<string, Zone>> = {
   },
   terminal: {
     holds: /^agent\/terminal\.ts$/,
-    values: ['contracts'],
+    values: ['core', 'contracts'],
     types: [],
     packages: ['cli-progress'],
     forbidden: settings,

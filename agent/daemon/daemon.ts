@@ -207,12 +207,13 @@ export class Daemon {
     this.#running = { task, abort };
     this.#steps.set(target.id, { name: step, share: 0, text: '' });
     this.#reportSoon();
-    log.info({ target: target.id, step, release: task.goal?.wanted.release.id }, 'step begins');
+    const { generation, wanted } = task.goal ?? {};
+    log.info({ target: target.id, step, generation, release: wanted?.release.id }, 'step begins');
     try {
       await executors[step](this.#contextOf(task), this.#ports, abort.signal);
       this.#troubles.delete(target.id);
       this.#notBefore.delete(target.id);
-      log.info({ target: target.id, step }, 'step done');
+      log.info({ target: target.id, step, generation }, 'step done');
       if (step === 'activate' || step === 'revert') this.#tellActive(target.id);
       if (step === 'confirm' || step === 'revert' || step === 'publish') await this.#collect();
     } catch (error) {

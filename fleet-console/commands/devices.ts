@@ -135,8 +135,10 @@ function printDevice(device: DeviceDocument): void {
     }`,
   );
   print(`generation: wanted ${desired?.generation ?? 0}, seen ${reported?.observedGeneration ?? 0}`);
-  for (const [id, { active, previous, step, frontier }] of Object.entries(reported?.targets ?? {})) {
+  const ids = new Set([...Object.keys(desired?.targets ?? {}), ...Object.keys(reported?.targets ?? {})]);
+  for (const id of ids) {
     const wanted = desired?.targets[id];
+    const { active = null, previous = null, step = null, frontier = [] } = reported?.targets[id] ?? {};
     print(`\ntarget ${id}`);
     print(`  wanted    ${wanted === undefined ? '-' : `${wanted.release.id}, budget ${budgetText(wanted.budget)}`}`);
     print(
@@ -168,16 +170,11 @@ function printDevice(device: DeviceDocument): void {
       );
     }
   }
-  if ((reported?.conditions.length ?? 0) > 0) print('');
+  if (reported === null || reported.conditions.length === 0) return;
+  print('');
   printTable(
     ['condition', 'target', 'holds', 'reason', 'message'],
-    (reported?.conditions ?? []).map(({ type, target, status, reason, message }) => [
-      type,
-      target,
-      status,
-      reason,
-      message,
-    ]),
+    reported.conditions.map(({ type, target, status, reason, message }) => [type, target, status, reason, message]),
   );
 }
 

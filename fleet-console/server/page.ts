@@ -47,7 +47,7 @@ th, td { text-align: left; padding: .45rem .8rem .45rem 0; border-bottom: 1px so
 th { font-weight: 600; color: var(--quiet); white-space: nowrap; } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); } .busy { color: var(--busy); } .quiet { color: var(--quiet); }
 small { display: block; color: var(--quiet); } progress { width: 8rem; }
-#events { padding-left: 1.2rem; } code { background: light-dark(#f0f2f5, #232831); padding: .1em .35em; border-radius: 4px; }
+#events { list-style: none; padding: 0; } code { background: light-dark(#f0f2f5, #232831); padding: .1em .35em; border-radius: 4px; }
 #problem { color: var(--bad); }
 @media (max-width: 40rem) {
   thead { display: none; } tr { display: block; border-bottom: 1px solid var(--line); padding: .6rem 0; }

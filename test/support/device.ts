@@ -102,6 +102,8 @@ export class Life {
   reported: ReportedState | null = null;
   /** Writes fail as on a full disk while this is set. */
   isFull = false;
+  /** Added to what the wall clock says; the monotonic one knows nothing of it. */
+  wallOffsetMs = 0;
   #isDead = false;
   #listener: FleetListener | null = null;
   /** What the broker keeps for the device until it connects. */
@@ -141,7 +143,7 @@ export class Life {
         maker: this.#maker(),
         samples: this.#samples(),
         clock: {
-          now: () => new Date(this.#nowMs).toISOString(),
+          now: () => new Date(this.#nowMs + this.wallOffsetMs).toISOString(),
           monotonicMs: () => this.#nowMs,
           sleep: async (ms) => {
             await this.#turn();

@@ -36,16 +36,15 @@ for (const [kind, pathOf] of kinds) {
     const child = spawn('python3', ['-c', receiver, path], { stdio: ['ignore', 'pipe', 'inherit'] });
     t.teardown(() => child.kill());
     let text = '';
-    // Chunks end where they like, between a line and its end too.
-    const readTo = async (end: string) => {
-      while (!text.endsWith(end)) text += String((await once(child.stdout, 'data'))[0]);
+    const hear = async (ending: string) => {
+      while (!text.endsWith(ending)) text += String((await once(child.stdout, 'data'))[0]);
     };
-    await readTo('bound\n');
+    await hear('bound\n');
     const manager = new ServiceManager(path, (text) => t.fail(text));
     manager.ready();
     manager.alive();
     manager.stopping();
-    await readTo('STOPPING=1\n');
+    await hear('STOPPING=1\n');
     t.equal(text, 'bound\nREADY=1\nWATCHDOG=1\nSTOPPING=1\n');
   });
 }

@@ -241,6 +241,30 @@ t.test('a full disk holds work up, and nothing else: it goes on by itself when t
 });
 
 t.test(
+  'a clock that is set back or far ahead, at any moment and over a restart, changes nothing but the times that are told',
+  async (t) => {
+    const random = new Random(seed);
+    for (let round = 0; round < 20; round++) {
+      const [disk, history] = [new Disk(), new History()];
+      let life = new Life(disk, history, never);
+      life.wallOffsetMs = 1.7e12;
+      t.ok(await settled(life, desired(1, release('good'))));
+      life.deliver(desired(2, release('good', '2')));
+      for (let turn = random.below(60); turn > 0; turn--) await nextTurn();
+      life.wallOffsetMs = random.pick([0, 1e9, 4e12]);
+      for (let turn = random.below(30); turn > 0; turn--) await nextTurn();
+      life.kill();
+      life = new Life(disk, history, never);
+      life.wallOffsetMs = random.pick([0, 1e9, 4e12]);
+      t.ok(await settled(life, desired(2, release('good', '2'))));
+      t.equal(life.reported!.targets.host!.active!.release, 'good@2');
+      await stopped(life);
+      t.same([history.faults, history.remade], [[], 0]);
+    }
+  },
+);
+
+t.test(
   'power cuts at any call: the device always ends where it was told to, and finished work is not done again',
   async (t) => {
     const rounds = Number(process.env.QUANTD_POWER_CUTS ?? 150);

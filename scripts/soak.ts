@@ -1,0 +1,32 @@
+/**
+ * `npm run soak [-- NAME...]`: the tests that a short slice of runs in CI, at length. Each ends with its own figures; the exit code is
+ * 1 if any fails. Takes hours; give names to run some only.
+ */
+import { spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+/** Test files with what makes them long. */
+const soaks: Readonly<
+  Record<string, { readonly file: string; readonly environment: Readonly<Record<string, string>> }>
+> = {
+  kills: { file: 'agent/daemon/end-to-end.test.js', environment: { QUANTD_KILLS: '1000' } },
+  'power-cuts': { file: 'agent/daemon/daemon.test.js', environment: { QUANTD_POWER_CUTS: '20000' } },
+};
+
+const names = process.argv.slice(2);
+const unknown = names.filter((name) => !(name in soaks));
+if (unknown.length > 0) {
+  process.stderr.write(`there is no ${unknown.join(', ')}; there are: ${Object.keys(soaks).join(', ')}\n`);
+  process.exit(2);
+}
+for (const name of names.length > 0 ? names : Object.keys(soaks)) {
+  const { file, environment } = soaks[name]!;
+  process.stdout.write(`# ${name}\n`);
+  const path = fileURLToPath(new URL(`../test/${file}`, import.meta.url));
+  const child = spawn(process.execPath, ['--enable-source-maps', path], {
+    env: { ...process.env, TAP_TIMEOUT: '86400', ...environment },
+    stdio: 'inherit',
+  });
+  const code = await new Promise<number | null>((resolve) => child.on('close', resolve));
+  if (code !== 0) process.exitCode = 1;
+}

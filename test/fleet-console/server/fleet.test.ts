@@ -1,0 +1,349 @@
+/** Wishes become desired documents on real brokers, through restarts of everything, hostile devices and restored databases. */
+import { copyFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import t from 'tap';
+import type { DeviceEvent, DeviceResult } from '../../../configs/contracts/device.js';
+import type { DeviceDocument } from '../../../fleet-console/commands/devices.js';
+import { hasMosquitto, mosquittoBroker, until } from '../../support/broker.js';
+import { FakeDevice, makeRelease, portOf, startConsole } from '../../support/console.js';
+import { announceSeed, Random } from '../../support/seed.js';
+
+const seed = announceSeed();
+const time = '2026-01-01T00:00:00Z';
+
+t.test(
+  'a release reaches the devices that its selector names, those that are there and those that come later',
+  async (t) => {
+    const console = await startConsole(t.testdir());
+    const drone = await FakeDevice.open(console.brokerUrl, 'drone-1', { labels: { group: 'drones' } });
+    const other = await FakeDevice.open(console.brokerUrl, 'gateway-1');
+    await makeRelease(console, 'fire@1');
+    await until(
+      async () => (await console.client.get<{ devices: unknown[] }>('/v1/devices')).devices.length === 2,
+      'both are known',
+    );
+    const { devices } = await console.client.send<{ devices: string[] }>('POST', '/v1/assignments', {
+      selector: 'group=drones',
+      release: 'fire@1',
+    });
+    t.same(devices, ['drone-1']);
+    await until(() => drone.last !== undefined, 'the drone is told');
+    t.match(drone.last, {
+      device: 'drone-1',
+      generation: 1,
+      targets: { host: { release: { id: 'fire@1' }, budget: {} } },
+    });
+    const later = await FakeDevice.open(console.brokerUrl, 'drone-2', { labels: { group: 'drones' } });
+    await until(() => later.last !== undefined, 'the later drone is told');
+    t.same(other.desired, []);
+    await Promise.all([drone, other, later].map((device) => device.close()));
+    await console.close();
+  },
+);
+
+t.test('generations rise with every change and with nothing else', async (t) => {
+  const console = await startConsole(t.testdir());
+  const device = await FakeDevice.open(console.brokerUrl, 'd1');
+  await makeRelease(console, 'fire@1');
+  const assign = () => console.client.send('POST', '/v1/assignments', { selector: 'all', release: 'fire@1' });
+  const set = (selector: string, budget: object) => console.client.send('PUT', '/v1/budgets', { selector, budget });
+  await until(
+    async () => (await console.client.get<{ devices: unknown[] }>('/v1/devices')).devices.length === 1,
+    'it is known',
+  );
+  await assign();
+  await assign();
+  await set('all', { latencyMs: 5 });
+  await set('all', { latencyMs: 5 });
+  await set('group=nobody', { latencyMs: 1 });
+  await set('device=d1', { latencyMs: 2 });
+  await set('all', { latencyMs: 9 });
+  await until(() => device.last?.generation === 3, 'three changes');
+  await sleep(100);
+  t.same(
+    device.desired
+      .map(({ generation, targets }) => [generation, targets.host!.budget.latencyMs])
+      .filter(([, ms], i, all) => i === 0 || ms !== all[i - 1]![1]),
+    [
+      [1, undefined],
+      [2, 5],
+      [3, 2],
+    ],
+  );
+  t.match(await console.client.get('/v1/budgets?selector=device%3Dd1'), {
+    budget: { latencyMs: 2 },
+    devices: [{ id: 'd1', budget: { latencyMs: 2 }, rule: 'device=d1' }],
+  });
+  await device.close();
+  await console.close();
+});
+
+t.test('a device that is away through five edits finds the last one only', async (t) => {
+  const console = await startConsole(t.testdir());
+  const first = await FakeDevice.open(console.brokerUrl, 'd1');
+  await makeRelease(console, 'fire@1');
+  await until(
+    async () => (await console.client.get<{ devices: unknown[] }>('/v1/devices')).devices.length === 1,
+    'it is known',
+  );
+  await first.close();
+  await console.client.send('POST', '/v1/assignments', { selector: 'all', release: 'fire@1' });
+  for (let ms = 1; ms <= 4; ms++)
+    await console.client.send('PUT', '/v1/budgets', { selector: 'all', budget: { latencyMs: ms } });
+  await sleep(100);
+  const again = await FakeDevice.open(console.brokerUrl, 'd1', { session: 2 });
+  await until(() => again.desired.length > 0, 'it is told');
+  await sleep(100);
+  t.same([...new Set(again.desired.map(({ generation }) => generation))], [5]);
+  t.equal(again.last!.targets.host!.budget.latencyMs, 4);
+  await again.close();
+  await console.close();
+});
+
+t.test('the console restarts, broker and all: a fresh broker is filled from the database', async (t) => {
+  const folder = t.testdir();
+  let console = await startConsole(folder);
+  const ports = { http: { port: portOf(console.url) }, broker: { port: portOf(console.brokerUrl) } };
+  const device = await FakeDevice.open(console.brokerUrl, 'd1');
+  await makeRelease(console, 'fire@1');
+  await until(
+    async () => (await console.client.get<{ devices: unknown[] }>('/v1/devices')).devices.length === 1,
+    'it is known',
+  );
+  await console.client.send('POST', '/v1/assignments', { selector: 'all', release: 'fire@1' });
+  await until(() => device.last?.generation === 1, 'told');
+  for (let restart = 2; restart < 5; restart++) {
+    await console.close();
+    console = await startConsole(folder, ports);
+    await console.client.send('PUT', '/v1/budgets', { selector: 'all', budget: { latencyMs: restart } });
+    // A newcomer sees what the new broker retains for the device.
+    const witness = await FakeDevice.open(console.brokerUrl, 'witness');
+    await witness.client.subscribeAsync(device.topics.desired, { qos: 1 });
+    await until(
+      () => witness.desired.some(({ device: id, generation }) => id === 'd1' && generation === restart),
+      `generation ${restart} is retained`,
+    );
+    await witness.close();
+  }
+  t.match(await console.client.get<{ results: unknown[] }>('/v1/releases'), { releases: [{ id: 'fire@1' }] });
+  await device.close();
+  await console.close();
+});
+
+t.test(
+  'with Mosquitto: the broker restarts with nothing kept, then console and broker together',
+  { skip: hasMosquitto ? false : 'mosquitto is not installed' },
+  async (t) => {
+    const folder = t.testdir();
+    const broker = await mosquittoBroker();
+    const values = { broker: { embedded: false }, mqtt: { url: broker.url } };
+    let console = await startConsole(folder, values);
+    const device = await FakeDevice.open(broker.url, 'd1');
+    await makeRelease(console, 'fire@1');
+    await until(
+      async () => (await console.client.get<{ devices: unknown[] }>('/v1/devices')).devices.length === 1,
+      'it is known',
+    );
+    await console.client.send('POST', '/v1/assignments', { selector: 'all', release: 'fire@1' });
+    await until(() => device.last?.generation === 1, 'told');
+    const retained = async (generation: number) => {
+      const witness = await FakeDevice.open(broker.url, 'witness');
+      await witness.client.subscribeAsync(device.topics.desired, { qos: 1 });
+      await until(
+        () => witness.desired.some((document) => document.device === 'd1' && document.generation === generation),
+        `generation ${generation} is retained`,
+      );
+      await witness.close();
+    };
+    await broker.stop();
+    await console.client.send('PUT', '/v1/budgets', { selector: 'all', budget: { latencyMs: 2 } });
+    await broker.start();
+    await retained(2);
+    await console.close();
+    await broker.stop();
+    await broker.start();
+    console = await startConsole(folder, values);
+    await retained(2);
+    await device.close();
+    await console.close();
+    await broker.stop();
+  },
+);
+
+t.test('results and events that come twice count once', async (t) => {
+  const console = await startConsole(t.testdir());
+  const device = await FakeDevice.open(console.brokerUrl, 'd1');
+  const event = (sequence: number, session = 1): DeviceEvent => ({
+    schema: 'quantd/event/1',
+    device: 'd1',
+    session,
+    sequence,
+    target: null,
+    type: 'x',
+    message: `${session}.${sequence}`,
+    generation: 0,
+    time,
+  });
+  const result = (n: number): DeviceResult => ({
+    schema: 'quantd/result/1',
+    id: String(n).repeat(64),
+    device: 'd1',
+    target: 'host',
+    generation: 1,
+    release: 'a@1',
+    budget: {},
+    document: { n },
+    time,
+  });
+  for (const n of [1, 2, 1, 3, 3, 2]) await device.say('result', result(n));
+  for (const [sequence, session] of [
+    [1, 1],
+    [2, 1],
+    [1, 1],
+    [1, 2],
+  ] as const)
+    await device.say('event', event(sequence, session));
+  const results = async () =>
+    (await console.client.get<{ results: DeviceResult[] }>('/v1/results', { device: 'd1' })).results;
+  await until(async () => (await results()).length === 3, 'all results are there');
+  t.same(
+    (await results()).map(({ document }) => document.n),
+    [3, 2, 1],
+  );
+  const abort = new AbortController();
+  const messages: string[] = [];
+  const response = await fetch(`${console.url}/v1/events`, { headers: { 'last-event-id': '0' }, signal: abort.signal });
+  const reader = response.body!.getReader();
+  let text = '';
+  while (!text.includes('2.1')) text += Buffer.from((await reader.read()).value!).toString();
+  for (const match of text.matchAll(/"message":"([\d.]+)"/g)) messages.push(match[1]!);
+  t.same(messages, ['1.1', '1.2', '2.1'], 'a stream resumes after the last event that was seen');
+  abort.abort();
+  await device.close();
+  await console.close();
+});
+
+t.test('a late will of an older session, and an older report, change nothing', async (t) => {
+  const console = await startConsole(t.testdir());
+  const device = await FakeDevice.open(console.brokerUrl, 'd1', { session: 5 });
+  const state = async () => console.client.get<DeviceDocument>('/v1/devices/d1').catch(() => null);
+  await until(async () => (await state())?.isOnline === true, 'online');
+  await device.report(0, 7, 5);
+  await until(async () => (await state())?.reported?.sequence === 7, 'reported');
+  await device.say('online', { schema: 'quantd/online/1', online: false, session: 4 }, true);
+  await device.report(0, 6, 5);
+  await device.report(0, 99, 4);
+  await device.report(0, 8, 5);
+  await until(async () => (await state())?.reported?.sequence === 8, 'the newest report came');
+  t.equal((await state())!.isOnline, true);
+  await device.say('online', { schema: 'quantd/online/1', online: false, session: 5 }, true);
+  await until(async () => (await state())?.isOnline === false, 'its own will counts');
+  await device.close();
+  await console.close();
+});
+
+t.test('hostile and malformed documents change nothing, and the console goes on', async (t) => {
+  const random = new Random(seed);
+  const warnings: string[] = [];
+  const console = await startConsole(t.testdir(), {}, warnings);
+  const device = await FakeDevice.open(console.brokerUrl, 'd1');
+  const state = async () => console.client.get<DeviceDocument>('/v1/devices/d1').catch(() => null);
+  await until(async () => (await state())?.isOnline === true, 'online');
+  const before = { ...(await state())!, lastSeen: '' };
+  const reported = {
+    schema: 'quantd/reported/1',
+    device: 'd1',
+    session: 1,
+    sequence: 9,
+    observedGeneration: 0,
+    targets: {},
+    conditions: [],
+    outbox: { messages: 0, bytes: 0, dropped: 0 },
+    time,
+  };
+  const value = (depth: number): unknown =>
+    random.pick<() => unknown>([
+      () => null,
+      () => random.below(10) - 5,
+      () => 'x'.repeat(random.below(50)),
+      () => (depth > 4 ? [] : Array.from({ length: random.below(4) }, () => value(depth + 1))),
+      () =>
+        depth > 4
+          ? {}
+          : Object.fromEntries(
+              Array.from({ length: random.below(4) }, (_, i) => [
+                random.pick(['a', '__proto__', 'device', 'constructor']) + (i || ''),
+                value(depth + 1),
+              ]),
+            ),
+    ])();
+  const kinds = ['birth', 'online', 'reported', 'sync', 'event', 'result'] as const;
+  for (let round = 0; round < 150; round++) await device.say(random.pick(kinds), value(0));
+  const hostile: [(typeof kinds)[number], string | Buffer][] = [
+    ['reported', JSON.stringify({ ...reported, device: 'another' })],
+    ['reported', JSON.stringify({ ...reported, targets: { '../x': {} } })],
+    ['reported', JSON.stringify({ ...reported, sequence: -1 })],
+    ['reported', JSON.stringify({ ...reported, schema: 'quantd/reported/2' })],
+    ['reported', JSON.stringify({ ...reported, conditions: Array(500).fill({}) })],
+    ['reported', `${'['.repeat(10_000)}${']'.repeat(10_000)}`],
+    ['reported', Buffer.from([0xff, 0xfe])],
+    ['reported', 'x'.repeat(100_000)],
+    ['sync', JSON.stringify({ schema: 'quantd/sync/1', session: 1, observedGeneration: Number.MAX_VALUE })],
+    ['birth', '{"__proto__":{"polluted":1}}'],
+  ];
+  for (const [kind, payload] of hostile) await device.client.publishAsync(device.topics[kind], payload, { qos: 1 });
+  for (const topic of [
+    'quantd/1/default/dev/../reported',
+    'quantd/1/default/dev/d1/unknown',
+    'quantd/1/default/dev//birth',
+  ]) {
+    await device.client.publishAsync(topic, '{}', { qos: 1 }).catch(() => {});
+  }
+  await device.report(0, 1);
+  await until(async () => (await state())?.reported?.sequence === 1, 'a good one is taken afterwards');
+  t.match({ ...(await state())!, lastSeen: '', reported: null }, before);
+  t.equal(({} as { polluted?: number }).polluted, undefined);
+  t.ok(warnings.some((text) => text.includes('refused')));
+  t.ok(warnings.length < 20, `${warnings.length} warnings: they are held back`);
+  await device.close();
+  await console.close();
+});
+
+t.test(
+  'a database restored from earlier never downgrades a device; an operator may let it take orders again',
+  async (t) => {
+    const folder = t.testdir();
+    let console = await startConsole(folder);
+    const device = await FakeDevice.open(console.brokerUrl, 'd1');
+    await makeRelease(console, 'fire@1');
+    await until(
+      async () => (await console.client.get<{ devices: unknown[] }>('/v1/devices')).devices.length === 1,
+      'it is known',
+    );
+    await console.client.send('POST', '/v1/assignments', { selector: 'all', release: 'fire@1' });
+    await console.close();
+    copyFileSync(join(folder, 'fleet', 'fleet.db'), join(folder, 'backup.db'));
+    console = await startConsole(folder);
+    for (let ms = 1; ms <= 3; ms++)
+      await console.client.send('PUT', '/v1/budgets', { selector: 'all', budget: { latencyMs: ms } });
+    await console.close();
+    await device.close();
+    copyFileSync(join(folder, 'backup.db'), join(folder, 'fleet', 'fleet.db'));
+    console = await startConsole(folder);
+    const back = await FakeDevice.open(console.brokerUrl, 'd1', { session: 2, observed: 4 });
+    const state = () => console.client.get<DeviceDocument>('/v1/devices/d1');
+    await until(async () => (await state()).isAhead, 'it is seen to be ahead');
+    back.desired.length = 0;
+    for (let ms = 5; ms <= 9; ms++)
+      await console.client.send('PUT', '/v1/budgets', { selector: 'all', budget: { latencyMs: ms } });
+    await sleep(200);
+    t.same(back.desired, [], 'nothing is sent over its head');
+    await console.client.send('POST', '/v1/devices/d1/adopt', {});
+    await until(() => back.last !== undefined, 'it is told again');
+    t.equal(back.last!.generation, 5, 'above what it has seen');
+    t.equal((await state()).isAhead, false);
+    await back.close();
+    await console.close();
+  },
+);
