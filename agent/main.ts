@@ -12,11 +12,14 @@ import { registerFrontier } from './commands/frontier.js';
 import { registerProfile } from './commands/profile.js';
 import { registerQuantize } from './commands/quantize.js';
 import { registerRun } from './commands/run.js';
-import { printError } from './terminal.js';
+import { allowColour, printError } from './terminal.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string;
 };
+
+// As no-color.org has it: set, and not to nothing.
+allowColour(!process.env.NO_COLOR);
 
 const program = new Command('quantd')
   .description(

@@ -3,12 +3,18 @@ import { SingleBar } from 'cli-progress';
 import type { ErrorDocument } from '../configs/contracts/errors.js';
 import { textTable } from './core/text-table.js';
 
-const useColour = (stream: NodeJS.WriteStream) => stream.isTTY === true && process.env.NO_COLOR === undefined;
+let mayColour = true;
 
-function paint(stream: NodeJS.WriteStream, code: number, text: string): string {
-  return useColour(stream) ? `\x1b[${code}m${text}\x1b[0m` : text;
+/** Says whether terminals may be coloured at all; they are, unless this says otherwise. What is no terminal never is. */
+export function allowColour(isAllowed: boolean): void {
+  mayColour = isAllowed;
 }
 
+function paint(stream: NodeJS.WriteStream, code: number, text: string): string {
+  return mayColour && stream.isTTY === true ? `\x1b[${code}m${text}\x1b[0m` : text;
+}
+
+/** Text in bold, where stdout is a terminal that may be coloured; else as it is. */
 export function bold(text: string): string {
   return paint(process.stdout, 1, text);
 }
@@ -18,15 +24,18 @@ export function table(header: readonly string[], rows: readonly (readonly (strin
   return textTable(header, rows, bold);
 }
 
+/** Bytes for people, in powers of 1024: `12.3 KB`. */
 export function formatBytes(bytes: number): string {
   if (bytes < 1024) return `${bytes} B`;
   return bytes < 1024 ** 2 ? `${(bytes / 1024).toFixed(1)} KB` : `${(bytes / 1024 ** 2).toFixed(2)} MB`;
 }
 
+/** A fraction as `98.1 %`; null, which is unknown, as `-`. */
 export function formatPercent(fraction: number | null): string {
   return fraction === null ? '-' : `${(fraction * 100).toFixed(1)} %`;
 }
 
+/** Milliseconds as `1.25 ms`, below one to the microsecond; null, which is unknown, as `-`. */
 export function formatMs(milliseconds: number | null): string {
   return milliseconds === null ? '-' : `${milliseconds < 1 ? milliseconds.toFixed(3) : milliseconds.toFixed(2)} ms`;
 }
@@ -63,6 +72,7 @@ export class ProgressDisplay {
   }
 }
 
+/** Prints code, message, subject and hint on stderr. */
 export function printError(error: ErrorDocument): void {
   process.stderr.write(
     `${paint(process.stderr, 31, 'error')} ${error.code}: ${error.message}\n  subject: ${error.subject}\n  hint: ${error.hint}\n`,
