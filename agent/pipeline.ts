@@ -60,6 +60,7 @@ const calibrationSamples = (macs: number) => (macs <= 450e6 ? 64 : 32);
 /** Rules that 'auto' tries. */
 const candidateRules: readonly RangeRule[] = ['mse', 'percentile', 'minmax'];
 
+/** All that a job uses of the world. It leaves them open: whoever made them closes them. */
 export interface Ports {
   readonly runtime: Runtime;
   readonly target: Target;
@@ -86,6 +87,7 @@ export interface Job {
   readonly rangeRule: RangeRule | 'auto';
 }
 
+/** Seconds spent in each step of one run, repeated steps added up; next to nothing for what was stored. */
 export interface StepSeconds {
   profile: number;
   calibrate: number;
@@ -98,6 +100,7 @@ export interface StepSeconds {
 /** Called as a step goes on: the share of the step that is done, in [0, 1], and what is being done. */
 export type StepProgress = (step: keyof StepSeconds, share: number, text: string) => void;
 
+/** Everything there is to say about a finished run. `chosen` is null where no plan held the budget. */
 export interface QuantizeResult extends Assessed {
   readonly frontier: readonly Plan[];
   readonly feasible: boolean;
@@ -130,6 +133,10 @@ export interface Assessed {
   readonly saturates: boolean;
 }
 
+/**
+ * One job on one target. `profile`, `assess` and `quantize` each do all that is missing in front of them; to be used for one
+ * run.
+ */
 export class Pipeline {
   readonly #job: Job;
   readonly #ports: Ports;

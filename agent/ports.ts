@@ -10,6 +10,7 @@ export interface Feed {
   readonly data: Float32Array | Uint8Array | Int8Array | Int32Array | BigInt64Array;
 }
 
+/** Values by graph input. */
 export type Feeds = ReadonlyMap<string, Feed>;
 
 /** A loaded model. Close it: its memory is not the garbage collector's. */
@@ -133,6 +134,7 @@ export interface Store {
   close(): void;
 }
 
+/** The time, for durations and for dates. */
 export interface Clock {
   /** Nanoseconds from a monotonic clock. */
   nanoseconds(): bigint;

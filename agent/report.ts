@@ -9,6 +9,7 @@ import type { Assessed, Job, QuantizeResult } from './pipeline.js';
 /** Table values are nanoseconds, documents give milliseconds. */
 export const unit = 'ms';
 
+/** Milliseconds, to six digits. */
 export function toMs(nanoseconds: number): number {
   return Number((nanoseconds / 1e6).toPrecision(6));
 }
@@ -17,6 +18,7 @@ function round(value: number, digits = 6): number {
   return Number(value.toPrecision(digits));
 }
 
+/** A plan of the frontier: latency in milliseconds, as it can be expected to measure; the rest as predicted. */
 export interface FrontierDocument {
   latency: number;
   sensitivity: number;
@@ -37,11 +39,16 @@ export function frontierDocument(job: Job, points: readonly Plan[], experience: 
   return paretoPoints(documents);
 }
 
+/** The `model` part of every document. Parameters are elements of float constants, each constant counted once. */
 export function modelDocument(job: Job, path: string) {
   const { macs, parameters, operators } = job.prepared;
   return { path, sha256: job.modelSha256, macs, parameters, operators: operators.length };
 }
 
+/**
+ * The `plan` part of a document: operators in the order in which they run, each with its predicted milliseconds and
+ * sensitivity.
+ */
 export function planDocument(job: Job, plan: Plan, solver: QuantizeResult['solver']) {
   const { prepared } = job;
   const precisions = precisionsOf(plan);
@@ -181,6 +188,7 @@ function shortfallDocument(shortfall: QuantizeResult['shortfalls'][number]) {
   };
 }
 
+/** The document of `quantize --json`, which is also `report.json` beside the artifact. */
 export type QuantizeDocument = ReturnType<typeof quantizeDocument>;
 
 /** The document of `profile --json`: one row a distinct operator and precision. */

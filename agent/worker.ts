@@ -12,6 +12,7 @@ import { SqliteStore } from './adapters/sqlite-store.js';
 import { type JobName, type OptionsOf, type ReportOf, runJob } from './jobs/index.js';
 import type { StepSeconds } from './pipeline.js';
 
+/** The one message that a worker is sent. */
 export interface WorkerRequest<Name extends JobName = JobName> {
   readonly job: Name;
   readonly options: OptionsOf<Name>;
@@ -19,6 +20,10 @@ export interface WorkerRequest<Name extends JobName = JobName> {
   readonly state: string;
 }
 
+/**
+ * What a worker sends: progress as often as it likes, then `done` or `failed` once. `error` is null for what is no expected
+ * failure.
+ */
 export type WorkerMessage =
   | { readonly kind: 'progress'; readonly step: keyof StepSeconds; readonly share: number; readonly text: string }
   | { readonly kind: 'done'; readonly report: ReportOf<JobName> }

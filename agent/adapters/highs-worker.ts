@@ -6,6 +6,7 @@ import { parentPort } from 'node:worker_threads';
 import loadHighs, { type Highs, type Model, type ModelData } from 'highs';
 import type { LinearProgram, LinearSolution, Row, SolveOptions } from '../core/plan/linear-program.js';
 
+/** What the thread is sent: one programme to solve. It answers with one `LinearSolution`, or dies. */
 export interface HighsRequest {
   program: LinearProgram;
   options: SolveOptions;

@@ -9,6 +9,7 @@ import type { Model } from '../core/onnx/model.js';
 /** Largest model file that is read, external data included, unless the caller says otherwise. */
 export const defaultModelBytes = 512 * 2 ** 20;
 
+/** A model as read from the disk. */
 export interface ModelFile {
   readonly model: Model;
   /** The file as it is on the disk; the model's tensors are views of it. */

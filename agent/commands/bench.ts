@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { formatMs, table } from '../terminal.js';
 import { addTargetOptions, type JobFlags, jobOptions, printJson, runWithProgress } from './common.js';
 
+/** Adds `quantd bench`, whose action prints the report on stdout and fails with the job's EdgeError. */
 export function registerBench(program: Command, environment: NodeJS.ProcessEnv): void {
   const command = program
     .command('bench')

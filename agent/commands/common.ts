@@ -53,12 +53,14 @@ function positiveInteger(text: string): number {
   });
 }
 
+/** Adds `--state`, whose default depends on the environment, and `--json`; answers the command. */
 export function addStateAndJson(command: Command, environment: NodeJS.ProcessEnv): Command {
   return command
     .option('--state <dir>', 'folder of the state database', defaultState(environment))
     .option('--json', 'print one JSON document on stdout and nothing else there');
 }
 
+/** Adds what every command that runs on a target takes, `--state` and `--json` included; answers the command. */
 export function addTargetOptions(command: Command, environment: NodeJS.ProcessEnv): Command {
   const withTarget = command
     .option('--target <target>', 'where the model will run: ort (ONNX Runtime on this CPU)', 'ort')
@@ -68,6 +70,7 @@ export function addTargetOptions(command: Command, environment: NodeJS.ProcessEn
   return addStateAndJson(withTarget, environment);
 }
 
+/** Adds everything that planning takes, the options of `addTargetOptions` included; answers the command. */
 export function addJobOptions(command: Command, environment: NodeJS.ProcessEnv): Command {
   const names = estimators.map(({ name, summary }) => `  ${name.padEnd(13)} ${summary}`).join('\n');
   return addTargetOptions(command, environment)
@@ -86,6 +89,10 @@ export function addJobOptions(command: Command, environment: NodeJS.ProcessEnv):
     .addHelpText('after', `\nSensitivity estimators:\n${names}`);
 }
 
+/**
+ * A command's flags as the options of its job. Commands without some of the flags get their defaults. Fails with
+ * `budget/invalid`.
+ */
 export function jobOptions(model: string, flags: JobFlags): JobOptions {
   const {
     target,

@@ -6,6 +6,7 @@ import { openEnergyMeter } from '../adapters/power.js';
 import { formatBytes, table } from '../terminal.js';
 import { addStateAndJson, type JobFlags, printJson } from './common.js';
 
+/** Adds `quantd doctor`, whose action looks at the machine in this process, without starting a worker or loading a runtime. */
 export function registerDoctor(program: Command, environment: NodeJS.ProcessEnv): void {
   const command = program
     .command('doctor')

@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { formatPercent, table } from '../terminal.js';
 import { addStateAndJson, type JobFlags, printJson, runWithProgress } from './common.js';
 
+/** Adds `quantd evaluate`, whose action prints the report on stdout and fails with the job's EdgeError. */
 export function registerEvaluate(program: Command, environment: NodeJS.ProcessEnv): void {
   const command = program
     .command('evaluate')

@@ -3,6 +3,7 @@ import type { FrontierDocument } from '../report.js';
 import { formatBytes, formatMs, table } from '../terminal.js';
 import { addJobOptions, type JobFlags, jobOptions, printJson, runWithProgress } from './common.js';
 
+/** Adds `quantd frontier`, whose action prints the report on stdout and fails with the job's EdgeError. */
 export function registerFrontier(program: Command, environment: NodeJS.ProcessEnv): void {
   const command = program
     .command('frontier')
@@ -18,6 +19,7 @@ export function registerFrontier(program: Command, environment: NodeJS.ProcessEn
   });
 }
 
+/** Prints plans as a table on stdout, a row each, in the order given. */
 export function printFrontier(points: readonly FrontierDocument[]): void {
   const rows = points.map((point) => [
     formatMs(point.latency),

@@ -4,6 +4,7 @@ import { bold, formatBytes, formatMs, formatPercent, table } from '../terminal.j
 import { addJobOptions, exitCodes, type JobFlags, jobOptions, printJson, runWithProgress } from './common.js';
 import { printFrontier } from './frontier.js';
 
+/** Adds `quantd quantize`. An infeasible budget is no failure of its action: the report is printed, and the exit code is 3. */
 export function registerQuantize(program: Command, environment: NodeJS.ProcessEnv): void {
   const command = program
     .command('quantize')

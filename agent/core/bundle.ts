@@ -17,6 +17,9 @@ export interface BundleItem {
   readonly shapes: Shapes;
 }
 
+/**
+ * Micro-models of several operators side by side in one float model that runs as it is; `bundleAt` writes it at a precision.
+ */
 export interface Bundle {
   readonly model: Model;
   readonly inputs: readonly { readonly name: string; readonly dims: readonly number[] }[];

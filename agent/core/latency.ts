@@ -33,6 +33,8 @@ export const conversionOps = [
   'ReorderInput',
   'ReorderOutput',
 ] as const;
+
+/** One of the conversion nodes; the first part of its rows' keys. */
 export type ConversionOp = (typeof conversionOps)[number];
 
 /** Key of a conversion node on a tensor of the given logical shape (N, C, H, W order). */

@@ -20,10 +20,12 @@ export function trimmedMean(values: readonly number[]): number {
   return kept.reduce((a, b) => a + b, 0) / kept.length;
 }
 
+/** Middle value; of an even number of values the mean of the two in the middle. */
 export function median(values: readonly number[]): number {
   return quantile(values, 0.5);
 }
 
+/** Smallest value. */
 export function minimum(values: readonly number[]): number {
   return values.length === 0 ? Number.NaN : values.reduce((a, b) => Math.min(a, b));
 }

@@ -9,6 +9,7 @@ import { activationTensors } from '../steps/calibrate.js';
 import { openArtifact } from './artifact.js';
 import { type JobOptions, openJob } from './open-job.js';
 
+/** What `bench` takes: a model, and files of artifacts to time beside it. */
 export interface BenchOptions extends JobOptions {
   readonly artifacts: readonly string[];
 }
@@ -69,4 +70,5 @@ function nameOf(path: string, all: readonly string[]): string {
   return all.filter((other) => basename(other) === name).length > 1 ? path : name;
 }
 
+/** The document of `bench --json`: times in milliseconds, speed-ups against uniform int8 by least times. */
 export type BenchReport = Awaited<ReturnType<typeof benchJob>>;

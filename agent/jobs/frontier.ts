@@ -19,4 +19,6 @@ export async function frontierJob(options: JobOptions, ports: Ports, signal: Abo
     frontier: frontierDocument(job, points, experience),
   };
 }
+
+/** The document of `frontier --json`; latencies are what plans can be expected to measure. */
 export type FrontierReport = Awaited<ReturnType<typeof frontierJob>>;

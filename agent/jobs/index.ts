@@ -6,6 +6,7 @@ import { frontierJob } from './frontier.js';
 import { profileJob } from './profile.js';
 import { quantizeJob } from './quantize.js';
 
+/** The jobs; each reads its files, works through the ports it is given, and answers a document of plain data. */
 export const jobs = {
   quantize: quantizeJob,
   frontier: frontierJob,
@@ -14,8 +15,13 @@ export const jobs = {
   bench: benchJob,
 };
 
+/** Name of a job, as it is sent to the worker. */
 export type JobName = keyof typeof jobs;
+
+/** What a job takes; plain data, so that it can be sent. */
 export type OptionsOf<Name extends JobName> = Parameters<(typeof jobs)[Name]>[0];
+
+/** What a job answers; plain data, so that it can be sent. */
 export type ReportOf<Name extends JobName> = Awaited<ReturnType<(typeof jobs)[Name]>>;
 
 /** Runs one job. The table guarantees that options and job belong together. */

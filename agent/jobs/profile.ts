@@ -9,4 +9,6 @@ export async function profileJob(options: JobOptions, ports: Ports, signal: Abor
   const { identity, table } = await new Pipeline(job, ports, signal, progress).profile();
   return profileDocument(job, resolve(options.model), table, identity);
 }
+
+/** The document of `profile --json`. */
 export type ProfileReport = Awaited<ReturnType<typeof profileJob>>;

@@ -26,6 +26,7 @@ export interface MeasuredPlan {
   readonly throttled: boolean;
 }
 
+/** Quality of a plan and of uniform int8 on the same samples; `floatTop1` is null where these have no labels. */
 export interface QualityReport {
   readonly samples: number;
   readonly source: 'test' | 'calibration' | 'synthetic';
@@ -34,6 +35,10 @@ export interface QualityReport {
   readonly plan: Quality;
 }
 
+/**
+ * How a search ended. `chosen` is null where nothing held the budget; `quality` is then that of the plan that missed the floor on
+ * quality, or null.
+ */
 export interface PlanOutcome {
   readonly feasible: boolean;
   /** Why not, when infeasible: ceilings (and quality floors) that cannot be met. */
@@ -54,6 +59,7 @@ export interface QualityShortfall {
   readonly alone: boolean;
 }
 
+/** What a search starts from. */
 export interface SearchContext {
   readonly job: Job;
   readonly assessed: Assessed;

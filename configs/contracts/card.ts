@@ -27,6 +27,7 @@ export const Preprocess = Type.Object(
 );
 export type Preprocess = Static<typeof Preprocess>;
 
+/** What a model is for: `classification` is judged by the classes in its first output, the others by how near all outputs come. */
 export const Task = Type.Union([
   Type.Literal('classification'),
   Type.Literal('detection'),

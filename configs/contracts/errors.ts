@@ -77,8 +77,10 @@ export const errorTable = {
   'job/aborted': { retryable: true, hint: 'The job was interrupted; start it again, finished steps are kept.' },
 } as const satisfies Record<string, { retryable: boolean; hint: string }>;
 
+/** A code of the table. */
 export type ErrorCode = keyof typeof errorTable;
 
+/** What an error says beside its code and message. */
 export interface ErrorDetails {
   /** What the error is about, as data: an operator, tensor, file, option, topic. Never a secret. */
   subject: string;

@@ -6,18 +6,22 @@ export function intAttribute(node: Node, name: string, fallback: number): number
   return typedValue(node, name, 'int') ?? fallback;
 }
 
+/** As `intAttribute`, of a float. */
 export function floatAttribute(node: Node, name: string, fallback: number): number {
   return typedValue(node, name, 'float') ?? fallback;
 }
 
+/** As `intAttribute`, of a string. */
 export function stringAttribute(node: Node, name: string, fallback: string): string {
   return typedValue(node, name, 'string') ?? fallback;
 }
 
+/** A list of integers, or null where the attribute is absent; `model/malformed` where it is of another type. */
 export function intsAttribute(node: Node, name: string): readonly number[] | null {
   return typedValue(node, name, 'ints') ?? null;
 }
 
+/** A list of floats, or null where the attribute is absent; `model/malformed` where it is of another type. */
 export function floatsAttribute(node: Node, name: string): readonly number[] | null {
   return typedValue(node, name, 'floats') ?? null;
 }

@@ -35,6 +35,7 @@ const deepestSubgraph = 16;
 /** AttributeProto.AttributeType. */
 const attributeTypes = { float: 1, int: 2, string: 3, tensor: 4, floats: 6, ints: 7, strings: 8 } as const;
 
+/** What decoding needs beside the bytes; nothing of it for a model in one file. */
 export interface DecodeOptions {
   /** Supplies external tensor data; without it a model that has any is `model/external-data`. */
   readonly readExternal?: ReadExternal;

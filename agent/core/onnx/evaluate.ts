@@ -9,6 +9,7 @@ import { elementCount, makeTensor, readFloats, readInts, type TypedArray } from 
 /** Arithmetic is only for shape computations; weights are left to the runtime. */
 const largestArithmetic = 4096;
 
+/** A node with the constants it reads and the shapes of what it makes. */
 export interface EvaluationContext extends RuleContext {
   /** Inputs by position; undefined where omitted. */
   readonly constants: readonly (Tensor | undefined)[];

@@ -8,6 +8,7 @@ import { readInts } from './tensor.js';
 
 export type { BatchNormStatistics, FoldedNode } from './fold-affine.js';
 
+/** The folded model, and what was folded. */
 export interface FoldResult {
   readonly model: Model;
   readonly report: { readonly folded: readonly FoldedNode[] };

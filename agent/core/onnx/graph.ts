@@ -10,6 +10,7 @@ export interface GraphIndex {
   readonly outputs: ReadonlySet<string>;
 }
 
+/** Who makes and who reads each tensor; takes one pass over the graph. */
 export function indexGraph(graph: Graph): GraphIndex {
   const producers = new Map<string, Node>();
   const consumers = new Map<string, Node[]>();

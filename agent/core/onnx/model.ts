@@ -33,6 +33,7 @@ export interface Tensor {
   readonly unknown?: unknown;
 }
 
+/** The value of a node's attribute, by kind. */
 export type AttributeValue = AttributeContent & {
   /** Protobuf fields this program does not know; written back unchanged. */
   readonly unknown?: unknown;
@@ -73,6 +74,7 @@ export interface ValueInfo {
   readonly unknown?: unknown;
 }
 
+/** The main graph of a model; subgraphs of its nodes stay encoded. */
 export interface Graph {
   readonly name: string;
   /** In topological order after `codec.decode`. */
@@ -85,6 +87,7 @@ export interface Graph {
   readonly unknown?: unknown;
 }
 
+/** A whole model. Versions of the operator sets decide what its nodes mean. */
 export interface Model {
   readonly irVersion: number;
   /** Operator set version by domain; the default domain is ''. */

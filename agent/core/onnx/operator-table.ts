@@ -4,6 +4,7 @@ import type { ElementType, Node, Operator, Tensor } from './model.js';
 import type { Shape, ShapeRule } from './shape-rules.js';
 import * as rules from './shape-rules.js';
 
+/** What the program knows of an operator type. */
 export interface OperatorRow {
   readonly shapes: ShapeRule;
   /** Kind of the operator on float tensors, given its constant inputs (by position; undefined for activations). */

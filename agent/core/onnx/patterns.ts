@@ -4,6 +4,10 @@ import { type GraphIndex, soleConsumer } from './graph.js';
 import type { Node, Tensor } from './model.js';
 import { readFloats } from './tensor.js';
 
+/**
+ * An activation function found in a graph; its nodes in order, the one it begins at first, the one whose output is its own
+ * last.
+ */
 export interface ActivationMatch {
   readonly op: 'Silu' | 'HardSwish' | 'HardSigmoid';
   readonly nodes: readonly Node[];

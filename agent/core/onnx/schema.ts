@@ -75,10 +75,16 @@ export type Int64 = number | { readonly low: number; readonly high: number; read
 export interface Message {
   $unknowns?: Uint8Array[];
 }
+
+/** StringStringEntryProto: a metadata property, or a part of where external data lies. */
 export interface EntryProto extends Message {
   key?: string;
   value?: string;
 }
+
+/**
+ * Values lie in `rawData`, in the one typed list that belongs to `dataType`, or, where `dataLocation` is 1, in another file.
+ */
 export interface TensorProto extends Message {
   dims?: Int64[];
   dataType?: number;
@@ -93,6 +99,8 @@ export interface TensorProto extends Message {
   externalData?: EntryProto[];
   dataLocation?: number;
 }
+
+/** `type` says which of the value fields counts; old exporters leave it out. Subgraphs (`g`, `graphs`) are encoded. */
 export interface AttributeProto extends Message {
   name?: string;
   f?: number;
@@ -106,6 +114,8 @@ export interface AttributeProto extends Message {
   graphs?: Uint8Array[];
   type?: number;
 }
+
+/** An omitted optional input or output is an empty string. */
 export interface NodeProto extends Message {
   input?: string[];
   output?: string[];
@@ -114,18 +124,26 @@ export interface NodeProto extends Message {
   attribute?: AttributeProto[];
   domain?: string;
 }
+
+/** A number, a name, or, where the size is not known, neither. */
 export interface DimensionProto extends Message {
   dimValue?: Int64;
   dimParam?: string;
 }
+
+/** Without `shape` the rank is not known either; with an empty one it is a scalar. */
 export interface TensorTypeProto extends Message {
   elemType?: number;
   shape?: Message & { dim?: DimensionProto[] };
 }
+
+/** Name and type of a tensor; without `tensorType` it is a sequence, a map or the like. */
 export interface ValueInfoProto extends Message {
   name?: string;
   type?: Message & { tensorType?: TensorTypeProto };
 }
+
+/** Nodes are in topological order if the file keeps to the specification, which is not relied on. */
 export interface GraphProto extends Message {
   node?: NodeProto[];
   name?: string;
@@ -135,6 +153,8 @@ export interface GraphProto extends Message {
   valueInfo?: ValueInfoProto[];
   sparseInitializer?: Uint8Array[];
 }
+
+/** The message that an ONNX file consists of. */
 export interface ModelProto extends Message {
   irVersion?: Int64;
   producerName?: string;

@@ -7,11 +7,13 @@ import { type Geometry, slidingGeometry, transposedGeometry } from './geometry.j
 import { malformed } from './malformed.js';
 import type { Node } from './model.js';
 
+/** Sizes of all axes; empty for a scalar. */
 export type Shape = readonly number[];
 
 /** A shape or value that a rule needs is not known; caught where rules are run. */
 export class NotInferable extends Error {}
 
+/** A node, and what is known of its inputs. */
 export interface RuleContext {
   readonly node: Node;
   /** Version of the default-domain operator set. */
@@ -23,6 +25,7 @@ export interface RuleContext {
   values(input: number): readonly number[] | null;
 }
 
+/** Answers the shapes of a node's outputs, in order. */
 export type ShapeRule = (context: RuleContext) => Shape[];
 
 /** All outputs have the shape of the first input. */
@@ -35,6 +38,7 @@ export const broadcast: ShapeRule = (context) => {
   return [shapes.reduce((left, right) => broadcastShapes(context.node, left, right))];
 };
 
+/** Shape of numpy broadcasting of two; `model/malformed`, naming the node, where they do not go together. */
 export function broadcastShapes(node: Node, left: Shape, right: Shape): Shape {
   const rank = Math.max(left.length, right.length);
   return Array.from({ length: rank }, (_, axis) => {
@@ -72,6 +76,9 @@ export function convGeometry(node: Node, input: Shape, weight: Shape): Geometry 
   return { ...geometry, group };
 }
 
+/**
+ * Conv and ConvTranspose of any number of spatial axes; `model/malformed` where weights, groups and input do not go together.
+ */
 export const convolution: ShapeRule = ({ node, shape }) => {
   const [input, weight] = [shape(0), shape(1)];
   const { outputSpatial, group } = convGeometry(node, input, weight);
@@ -79,6 +86,7 @@ export const convolution: ShapeRule = ({ node, shape }) => {
   return [[input[0]!, channels, ...outputSpatial]];
 };
 
+/** MaxPool, AveragePool, LpPool: kernel, strides, pads and dilations over the spatial axes; indices have the same shape. */
 export const pool: ShapeRule = ({ node, shape }) => {
   const input = shape(0);
   const kernel = intsAttribute(node, 'kernel_shape');
@@ -87,12 +95,14 @@ export const pool: ShapeRule = ({ node, shape }) => {
   return node.outputs.map(() => output);
 };
 
+/** All spatial axes become 1. */
 export const globalPool: ShapeRule = ({ node, shape }) => {
   const input = shape(0);
   if (input.length < 3) throw malformed(node.name, `${node.name} pools [${input}], which has no spatial axes`);
   return [input.map((size, axis) => (axis < 2 ? size : 1))];
 };
 
+/** A product of two matrices, either of them transposed; what is added must broadcast to it. */
 export const gemm: ShapeRule = ({ node, shape, hasInput }) => {
   const [a, b] = [shape(0), shape(1)];
   if (a.length !== 2 || b.length !== 2) throw malformed(node.name, `${node.name} multiplies [${a}] and [${b}]`);
@@ -106,6 +116,7 @@ export const gemm: ShapeRule = ({ node, shape, hasInput }) => {
   return [output];
 };
 
+/** As numpy.matmul: batches broadcast, vectors lose the axis that they were given. */
 export const matMul: ShapeRule = ({ node, shape }) => {
   const [a, b] = [shape(0), shape(1)];
   if (a.length === 0 || b.length === 0) throw malformed(node.name, `${node.name} multiplies a scalar`);
@@ -126,6 +137,7 @@ function axesOf({ node, values }: RuleContext): readonly number[] | null {
   return intsAttribute(node, 'axes') ?? values(1);
 }
 
+/** Reductions over some axes, over all where none are named. */
 export const reduce: ShapeRule = (context) => {
   const { node, shape } = context;
   const input = shape(0);
@@ -138,6 +150,7 @@ export const reduce: ShapeRule = (context) => {
   return [input.flatMap((size, axis) => (!axes.has(axis) ? [size] : keepsAxes ? [1] : []))];
 };
 
+/** ArgMax and ArgMin over one axis. */
 export const argReduce: ShapeRule = ({ node, shape }) => {
   const input = shape(0);
   const reduced = normalizeAxis(node, intAttribute(node, 'axis', 0), input.length);
@@ -145,6 +158,7 @@ export const argReduce: ShapeRule = ({ node, shape }) => {
   return [input.flatMap((size, axis) => (axis !== reduced ? [size] : keepsAxes ? [1] : []))];
 };
 
+/** The sizes along one axis are added; all others must agree. */
 export const concat: ShapeRule = ({ node, shape }) => {
   const shapes = node.inputs.map((_, input) => shape(input));
   const first = shapes[0];
@@ -159,6 +173,7 @@ export const concat: ShapeRule = ({ node, shape }) => {
   return [first.map((size, index) => (index === axis ? total : size))];
 };
 
+/** Parts of one axis: as long as they are said to be, or equal. */
 export const split: ShapeRule = ({ node, shape, values }) => {
   const input = shape(0);
   const axis = normalizeAxis(node, intAttribute(node, 'axis', 0), input.length);
@@ -214,6 +229,7 @@ function sliceRange(node: Node, size: number, start: number, end: number, step: 
   return { start: first, step, count: Math.max(0, Math.ceil((last - first) / step)) };
 }
 
+/** What `sliceRanges` leaves of every axis. */
 export const slice: ShapeRule = (context) => [sliceRanges(context).map(({ count }) => count)];
 
 /** All begins, then all ends, for every axis of the input of a Pad node. */
@@ -233,12 +249,14 @@ export function padAmounts({ node, shape, values, opset }: RuleContext): readonl
   return pads;
 }
 
+/** Amounts are added on both sides of every axis; negative ones cut off. */
 export const pad: ShapeRule = (context) => {
   const input = context.shape(0);
   const pads = padAmounts(context);
   return [input.map((size, axis) => size + pads[axis]! + pads[input.length + axis]!)];
 };
 
+/** Resize and Upsample, by sizes or by scales (rounded down); not inferable where an aspect ratio is to be kept. */
 export const resize: ShapeRule = ({ node, shape, values, opset, hasInput }) => {
   const input = shape(0);
   const isUpsample = node.op === 'Upsample';
@@ -259,6 +277,7 @@ export const resize: ShapeRule = ({ node, shape, values, opset, hasInput }) => {
   return [output];
 };
 
+/** 0 keeps the size of the input, -1 is what is left; `model/malformed` where the number of elements would change. */
 export const reshape: ShapeRule = ({ node, shape, values }) => {
   const input = shape(0);
   const wanted = values(1) ?? intsAttribute(node, 'shape') ?? [];
@@ -274,6 +293,7 @@ export const reshape: ShapeRule = ({ node, shape, values }) => {
   return [output];
 };
 
+/** A matrix: the axes in front of `axis` and those from it on. */
 export const flatten: ShapeRule = ({ node, shape }) => {
   const input = shape(0);
   const axis = intAttribute(node, 'axis', 1);
@@ -289,11 +309,13 @@ export function permutation(node: Node, rank: number): readonly number[] {
   return perm;
 }
 
+/** The axes in the order of the permutation. */
 export const transpose: ShapeRule = ({ node, shape }) => {
   const input = shape(0);
   return [permutation(node, input.length).map((axis) => input[axis]!)];
 };
 
+/** Without the axes named, each of which must be 1; without all that are 1 where none is named. */
 export const squeeze: ShapeRule = (context) => {
   const { node, shape } = context;
   const input = shape(0);
@@ -303,6 +325,7 @@ export const squeeze: ShapeRule = (context) => {
   return [input.filter((size, axis) => (axes === null ? size !== 1 : !axes.includes(axis)))];
 };
 
+/** With axes of size 1 put in at the places named, counted in the output. */
 export const unsqueeze: ShapeRule = (context) => {
   const { node, shape } = context;
   const input = shape(0);
@@ -314,16 +337,20 @@ export const unsqueeze: ShapeRule = (context) => {
   return [Array.from({ length: rank }, (_, axis) => (axes.has(axis) ? 1 : rest.shift()!))];
 };
 
+/** One axis of the data is replaced by the axes of the indices. */
 export const gather: ShapeRule = ({ node, shape }) => {
   const [data, indices] = [shape(0), shape(1)];
   const axis = normalizeAxis(node, intAttribute(node, 'axis', 0), data.length);
   return [[...data.slice(0, axis), ...indices, ...data.slice(axis + 1)]];
 };
 
+/** The output has the shape of the second input (GatherElements). */
 export const secondInputShape: ShapeRule = ({ shape }) => [shape(1)];
 
+/** The input broadcast with the shape in its second input. */
 export const expand: ShapeRule = ({ node, shape, values }) => [broadcastShapes(node, shape(0), values(1) ?? [])];
 
+/** Every axis as many times as the second input says. */
 export const tile: ShapeRule = ({ node, shape, values }) => {
   const input = shape(0);
   const repeats = values(1) ?? [];
@@ -332,6 +359,7 @@ export const tile: ShapeRule = ({ node, shape, values }) => {
   return [input.map((size, axis) => size * repeats[axis]!)];
 };
 
+/** Shape: a vector of as many elements as axes are asked for. */
 export const shapeOf: ShapeRule = ({ node, shape }) => {
   const rank = shape(0).length;
   return [[shapeSection(node, rank)[1] - shapeSection(node, rank)[0]]];
@@ -344,10 +372,13 @@ export function shapeSection(node: Node, rank: number): readonly [number, number
   return [start, Math.max(start, clamp(intAttribute(node, 'end', rank)))];
 }
 
+/** One output without axes. */
 export const scalar: ShapeRule = () => [[]];
 
+/** The shape in the first input; a scalar where that is empty. */
 export const constantOfShape: ShapeRule = ({ values }) => [values(0) ?? []];
 
+/** A vector of the numbers from start to limit, in steps of delta. */
 export const range: ShapeRule = ({ node, values }) => {
   const [start, limit, delta] = [values(0)?.[0], values(1)?.[0], values(2)?.[0]];
   if (start === undefined || limit === undefined || !delta) throw malformed(node.name, `${node.name} is not a range`);
@@ -368,6 +399,7 @@ export const spaceDepth: ShapeRule = ({ node, shape }) => {
   return [output];
 };
 
+/** Values and indices alike: one axis has as many elements as are taken. */
 export const topK: ShapeRule = ({ node, shape, values }) => {
   const input = shape(0);
   const axis = normalizeAxis(node, intAttribute(node, 'axis', -1), input.length);

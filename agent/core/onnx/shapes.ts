@@ -37,6 +37,7 @@ export function inferShapes(model: Model, inputShapes?: ReadonlyMap<string, read
   return propagate(model, inputShapes, shapeComputations).shapes;
 }
 
+/** What can be known of a model's tensors without running it. */
 export interface Propagation {
   readonly shapes: Shapes;
   /** Tensors that nodes compute from constants and shapes alone, by name; initializers are not repeated. */

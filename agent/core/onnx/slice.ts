@@ -2,6 +2,7 @@ import { reads } from './graph.js';
 import type { Model, Node, Shapes, Tensor, ValueInfo } from './model.js';
 import { elementTypes } from './types.js';
 
+/** What is asked of a slice. */
 export interface SliceOptions {
   /** Tensors to answer, made in the range or read by it; when absent, those that are read after it or are graph outputs. */
   readonly outputs?: readonly string[];

@@ -51,6 +51,7 @@ export function nearestInteger(value: Int64): number {
   return typeof value === 'number' ? value : toSafeInteger(toBigInt(value));
 }
 
+/** Exact for every 64-bit integer, signed or not. */
 export function toBigInt(value: Int64): bigint {
   if (typeof value === 'number') return BigInt(value);
   const high = BigInt(value.unsigned ? value.high >>> 0 : value.high);

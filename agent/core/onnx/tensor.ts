@@ -28,6 +28,7 @@ const bitsPerElement: Record<ElementType, number> = {
   other: 0,
 };
 
+/** Memory that tensors can be made over. */
 export type TypedArray =
   | Float32Array
   | Float64Array

@@ -37,6 +37,7 @@ export interface Infeasible {
   seconds: number;
 }
 
+/** An answer either way: that nothing meets the ceilings is a result, not an error. */
 export type Allocation = Allocated | Infeasible;
 
 /**

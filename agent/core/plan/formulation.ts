@@ -26,6 +26,7 @@ import {
   unitsOf,
 } from './units.js';
 
+/** What to minimise, and under which conditions. */
 export interface Goal {
   objective: Metric;
   ceilings: readonly (readonly [Metric, number])[];
@@ -39,6 +40,7 @@ export interface Goal {
   start?: Assignment;
 }
 
+/** A planning problem as a programme, with the way back. */
 export interface Formulation {
   program: LinearProgram;
   /** The assignment that a solution of the programme stands for. */

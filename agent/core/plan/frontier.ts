@@ -10,6 +10,7 @@ export interface FrontierPoint {
   costs: PlanCosts;
 }
 
+/** How many points, under which ceilings, in what time. */
 export interface FrontierOptions {
   /** How many points are wanted, both ends included and so at least 2; there may be fewer. 8 when absent. */
   points?: number;

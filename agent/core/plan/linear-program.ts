@@ -33,6 +33,7 @@ export interface LinearProgram {
   start?: Float64Array;
 }
 
+/** When a solver may stop. */
 export interface SolveOptions {
   /** The solver stops after this long and answers with the best point it has. */
   timeLimitSeconds: number;

@@ -5,6 +5,7 @@ import { parsePrecision } from '../precision.js';
 import type { PreparedModel } from '../prepare.js';
 import { type Assignment, evaluate, type PlanCosts, type Problem } from './problem.js';
 
+/** A precision for every operator, and what that costs. */
 export interface Plan {
   /** What the assignment refers to. */
   readonly problem: Problem;
@@ -13,6 +14,7 @@ export interface Plan {
   readonly costs: PlanCosts;
 }
 
+/** The plan of an assignment, with its costs as `evaluate` counts them. */
 export function planOf(problem: Problem, assignment: Assignment): Plan {
   return { problem, assignment, costs: evaluate(problem, assignment) };
 }

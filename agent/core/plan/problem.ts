@@ -88,6 +88,7 @@ export interface PlanCosts extends Costs {
   ramBytes: number;
 }
 
+/** What a solution is judged by, and what ceilings may be put on. */
 export type Metric = keyof PlanCosts;
 
 /**

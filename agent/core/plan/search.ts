@@ -8,6 +8,7 @@ import { isAssignment } from './units.js';
 /** Largest allowed value by metric, in the metric's unit. */
 export type Ceilings = Partial<Record<Metric, number>>;
 
+/** Limits and help for the solver. */
 export interface AllocateOptions {
   /** For all solves together; 30 when absent. */
   timeLimitSeconds?: number;

@@ -8,6 +8,7 @@ export interface Unit {
   options: readonly Option[];
 }
 
+/** One of the precisions that all operators of a unit have, and what it costs. */
 export interface Option {
   /** For each operator of the unit, the index of its choice. */
   choices: readonly number[];

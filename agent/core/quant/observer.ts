@@ -2,6 +2,8 @@ import type { Range } from '../../../configs/contracts/plan.js';
 
 /** Rules that turn what an observer saw into a range. */
 export const rangeRules = ['minmax', 'percentile', 'mse', 'entropy'] as const;
+
+/** How a range is chosen: all that was seen, without the outermost values, of least squared error, or of least divergence. */
 export type RangeRule = (typeof rangeRules)[number];
 
 const binCount = 2048;

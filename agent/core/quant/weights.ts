@@ -38,6 +38,7 @@ function pairSafeScale(values: Float64Array, scale: number): number {
 /** How the clipping bound of a channel is chosen: its largest magnitude, or the bound of least squared error. */
 export type WeightClip = 'absmax' | 'mse';
 
+/** How the scales of a weight's channels are chosen. */
 export interface WeightOptions {
   readonly clip: WeightClip;
   /** Keep 8-bit codes small enough for kernels that saturate at 16 bits. */

@@ -20,6 +20,7 @@ export interface Site {
   local(sample: number, values: Float32Array): Promise<Float32Array>;
 }
 
+/** How much is asked of an estimator, and how it is to judge outputs. */
 export interface EstimatorContext {
   /** Number of samples that sites can be probed with. */
   readonly samples: number;
@@ -34,6 +35,7 @@ export interface EstimatorContext {
 /** Expected output error of a tensor by bit-width, averaged over samples; zero or more. */
 export type BitSensitivity = ReadonlyMap<number, number>;
 
+/** A way to estimate sensitivities; the registry lists them. */
 export interface Estimator {
   /** Name on the command line and in reports. */
   readonly name: string;

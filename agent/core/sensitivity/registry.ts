@@ -9,6 +9,7 @@ import { sqnr } from './sqnr.js';
 /** Every estimator, the default first. Another one is a file and a line here. */
 export const estimators: readonly Estimator[] = [mask4, mask, exact, sqnr, perturbation];
 
+/** Name of the estimator that is used when none is asked for. */
 export const defaultEstimator = mask4.name;
 
 /** Fails with `estimator/unknown`. */
