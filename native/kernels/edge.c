@@ -1,0 +1,82 @@
+/* Where a model meets its caller: floats in, floats out. Compiled without contraction of a * b + c, so that all machines agree. */
+#include "kernels.h"
+#include "requantize.h"
+
+/* floor(v) for |v| below 2^31. */
+static int32_t floor_of(float v) {
+  const int32_t whole = (int32_t)v;
+  return (float)whole > v ? whole - 1 : whole;
+}
+
+static uint8_t code_of(const kn_quantization *q, float x) {
+  const float scaled = x * q->inverse_scale + 0.5f;
+  /* Written so that NaN takes the first way out. */
+  if (!(scaled > -1024.0f)) return (uint8_t)q->low;
+  if (scaled > 1024.0f) return (uint8_t)q->high;
+  return (uint8_t)kn_clamp(floor_of(scaled) + q->zero, q->low, q->high);
+}
+
+void kn_quantize(const kn_quantization *q, const float *input, uint8_t *output) {
+  for (int32_t outer = 0; outer < q->outer; outer++) {
+    const float *from = input + (size_t)outer * q->channels * q->inner;
+    uint8_t *to = output + (size_t)outer * q->channels * q->inner;
+    for (int32_t i = 0; i < q->inner; i++)
+      for (int32_t c = 0; c < q->channels; c++) to[(size_t)i * q->channels + c] = code_of(q, from[(size_t)c * q->inner + i]);
+  }
+}
+
+void kn_dequantize_codes(const kn_dequantization *d, const uint8_t *input, float *output) {
+  for (int32_t outer = 0; outer < d->outer; outer++) {
+    const size_t start = (size_t)outer * d->channels * d->inner;
+    for (int32_t c = 0; c < d->channels; c++) {
+      const float scale = d->scales[d->scale_count == 1 ? 0 : c];
+      for (int32_t i = 0; i < d->inner; i++)
+        output[start + (size_t)c * d->inner + i] = (float)(input[start + (size_t)i * d->channels + c] - d->zero) * scale;
+    }
+  }
+}
+
+void kn_dequantize_accumulators(const kn_dequantization *d, const int32_t *input, float *output) {
+  for (int32_t outer = 0; outer < d->outer; outer++) {
+    const size_t start = (size_t)outer * d->channels * d->inner;
+    for (int32_t c = 0; c < d->channels; c++) {
+      const float scale = d->scales[d->scale_count == 1 ? 0 : c];
+      for (int32_t i = 0; i < d->inner; i++)
+        output[start + (size_t)c * d->inner + i] = (float)input[start + (size_t)i * d->channels + c] * scale;
+    }
+  }
+}
+
+/* e^x for x <= 0: 2^n (1 + f + ...), by the Taylor series of e^r, |r| <= ln(2) / 2, to the seventh power. */
+static float exp_of(float x) {
+  if (!(x > -87.0f)) return 0.0f;
+  const int32_t n = floor_of(x * 1.44269504f + 0.5f);
+  const float r = (x - (float)n * 0.693359375f) - (float)n * -2.12194440e-4f;
+  float p = 1.0f / 5040;
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  union {
+    uint32_t bits;
+    float value;
+  } power = {(uint32_t)(n + 127) << 23};
+  return p * power.value;
+}
+
+void kn_softmax(int32_t outer, int32_t count, int32_t inner, const float *input, float *output) {
+  for (int32_t o = 0; o < outer; o++) {
+    for (int32_t i = 0; i < inner; i++) {
+      const float *from = input + (size_t)o * count * inner + i;
+      float *to = output + (size_t)o * count * inner + i;
+      float highest = from[0];
+      for (int32_t k = 1; k < count; k++) highest = from[(size_t)k * inner] > highest ? from[(size_t)k * inner] : highest;
+      float sum = 0.0f;
+      for (int32_t k = 0; k < count; k++) sum += to[(size_t)k * inner] = exp_of(from[(size_t)k * inner] - highest);
+      for (int32_t k = 0; k < count; k++) to[(size_t)k * inner] /= sum;
+    }
+  }
+}
