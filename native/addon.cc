@@ -10,6 +10,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "model.h"
+
 namespace {
 
 // sendDatagram(path, text): one datagram to a Unix socket; a path that begins with '@' is in Linux's abstract namespace.
@@ -34,6 +36,7 @@ Napi::Value SendDatagram(const Napi::CallbackInfo &info) {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("sendDatagram", Napi::Function::New(env, SendDatagram));
+  DefineModel(env, exports);
   return exports;
 }
 

@@ -2,13 +2,27 @@
   "targets": [
     {
       "target_name": "quantd",
-      "sources": ["addon.cc"],
+      "sources": [
+        "addon.cc",
+        "model.cc",
+        "engine/check.c",
+        "engine/engine.c",
+        "engine/record.c",
+        "kernels/convolution.c",
+        "kernels/edge.c",
+        "kernels/elementwise.c",
+        "kernels/move.c",
+        "kernels/pool.c"
+      ],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=9", "NODE_ADDON_API_DISABLE_DEPRECATED", "NAPI_CPP_EXCEPTIONS"],
       "cflags": ["-O2", "-Wall", "-Wextra"],
+      # Floats must not depend on whether a machine can fuse a multiplication with an addition.
+      "cflags_c": ["-std=gnu11", "-ffp-contract=off"],
       "cflags_cc": ["-std=c++17", "-fexceptions"],
-      "cflags!": ["-fno-exceptions"],
-      "cflags_cc!": ["-fno-exceptions"]
+      "cflags!": ["-fno-exceptions", "-O3"],
+      "cflags_cc!": ["-fno-exceptions"],
+      "libraries": ["-pthread"]
     }
   ]
 }

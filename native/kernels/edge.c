@@ -25,13 +25,16 @@ void kn_quantize(const kn_quantization *q, const float *input, uint8_t *output) 
   }
 }
 
+static float clamp_float(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+
 void kn_dequantize_codes(const kn_dequantization *d, const uint8_t *input, float *output) {
   for (int32_t outer = 0; outer < d->outer; outer++) {
     const size_t start = (size_t)outer * d->channels * d->inner;
     for (int32_t c = 0; c < d->channels; c++) {
       const float scale = d->scales[d->scale_count == 1 ? 0 : c];
       for (int32_t i = 0; i < d->inner; i++)
-        output[start + (size_t)c * d->inner + i] = (float)(input[start + (size_t)i * d->channels + c] - d->zero) * scale;
+        output[start + (size_t)c * d->inner + i] =
+            clamp_float((float)(input[start + (size_t)i * d->channels + c] - d->zero) * scale, d->low, d->high);
     }
   }
 }
@@ -42,7 +45,8 @@ void kn_dequantize_accumulators(const kn_dequantization *d, const int32_t *input
     for (int32_t c = 0; c < d->channels; c++) {
       const float scale = d->scales[d->scale_count == 1 ? 0 : c];
       for (int32_t i = 0; i < d->inner; i++)
-        output[start + (size_t)c * d->inner + i] = (float)input[start + (size_t)i * d->channels + c] * scale;
+        output[start + (size_t)c * d->inner + i] =
+            clamp_float((float)input[start + (size_t)i * d->channels + c] * scale, d->low, d->high);
     }
   }
 }
@@ -78,5 +82,12 @@ void kn_softmax(int32_t outer, int32_t count, int32_t inner, const float *input,
       for (int32_t k = 0; k < count; k++) sum += to[(size_t)k * inner] = exp_of(from[(size_t)k * inner] - highest);
       for (int32_t k = 0; k < count; k++) to[(size_t)k * inner] /= sum;
     }
+  }
+}
+
+void kn_sigmoid(const float *input, float *output, int32_t count) {
+  for (int32_t i = 0; i < count; i++) {
+    const float e = exp_of(input[i] < 0.0f ? input[i] : -input[i]);
+    output[i] = (input[i] < 0.0f ? e : 1.0f) / (1.0f + e);
   }
 }

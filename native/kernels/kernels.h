@@ -31,7 +31,7 @@ typedef enum {
 
 /*
  * A convolution, also a product with a matrix (kernel 1x1, rows as width). Input [batch][in_height][in_width][in_channels], output
- * [batch][out_height][out_width][out_channels]. Positions outside the input hold `input_zero`. Weights are
+ * [batch][out_height][out_width][out_channels]. Positions outside the input hold `input_zero`; windows may lie outside altogether. Weights are
  * [out_channels][kernel_height][kernel_width][in_channels / groups], signed, stored in 2, 4 or 8 bits (low bits of a byte first,
  * every output channel beginning on a byte); `weight_bits` says how large they can be. The zero point's part of the sum is in the bias.
  */
@@ -114,16 +114,19 @@ typedef struct {
   int32_t input_zero, output_zero, output_low, output_high;
 } kn_mean;
 void kn_average_pool(const kn_mean *m, const uint8_t *input, uint8_t *output, int32_t row_begin, int32_t row_end);
+/* The sums of (code - input_zero) themselves. */
+void kn_sum_pool(const kn_mean *m, const uint8_t *input, int32_t *output, int32_t row_begin, int32_t row_end);
 
 /* Moves elements: output[out_start + sum i_d out_stride_d] = input[in_start + sum i_d in_stride_d] for all i_d below size_d. */
 #define KN_COPY_RANK 6
 typedef struct {
   int32_t size[KN_COPY_RANK], in_stride[KN_COPY_RANK], out_stride[KN_COPY_RANK];
   int32_t in_start, out_start;
-  const uint8_t *table; /* codes are translated by it; NULL: as they are */
+  int32_t element_bytes; /* 1, or 4 for floats, which have no table */
+  const uint8_t *table;  /* codes are translated by it; NULL: as they are */
 } kn_move;
 /* Of the outermost dimension, the indices from begin to end. */
-void kn_copy(const kn_move *m, const uint8_t *input, uint8_t *output, int32_t begin, int32_t end);
+void kn_copy(const kn_move *m, const void *input, void *output, int32_t begin, int32_t end);
 
 /*
  * Resampling along both axes: each output row mixes input rows low and high by fraction / 256, columns likewise:
@@ -144,9 +147,10 @@ typedef struct {
 } kn_quantization;
 void kn_quantize(const kn_quantization *q, const float *input, uint8_t *output);
 
-/* x = (code - zero) * scale, one scale or one for each channel; input codes or accumulators [outer][inner][channels]. */
+/* x = clamp((code - zero) * scale, low, high), one scale or one for each channel; input codes or accumulators [outer][inner][channels]. */
 typedef struct {
   int32_t outer, channels, inner, zero, scale_count;
+  float low, high;
   const float *scales;
 } kn_dequantization;
 void kn_dequantize_codes(const kn_dequantization *d, const uint8_t *input, float *output);
@@ -154,5 +158,7 @@ void kn_dequantize_accumulators(const kn_dequantization *d, const int32_t *input
 
 /* exp(x - max) / sum over the middle axis of [outer][count][inner], in float; each value is within 1e-6 of the true one. */
 void kn_softmax(int32_t outer, int32_t count, int32_t inner, const float *input, float *output);
+/* 1 / (1 + exp(-x)), within 1e-6. */
+void kn_sigmoid(const float *input, float *output, int32_t count);
 
 #endif

@@ -3,23 +3,29 @@
 
 #include "kernels.h"
 
-void kn_copy(const kn_move *m, const uint8_t *input, uint8_t *output, int32_t begin, int32_t end) {
-  const int32_t last = KN_COPY_RANK - 1;
-  const int contiguous = m->table == NULL && m->in_stride[last] == 1 && m->out_stride[last] == 1;
+/* The innermost dimension. */
+static void copy_row(const kn_move *m, const uint8_t *from, uint8_t *to) {
+  const int32_t last = KN_COPY_RANK - 1, count = m->size[last];
+  const ptrdiff_t in = m->in_stride[last], out = m->out_stride[last];
+  if (in == 1 && out == 1 && m->table == NULL) {
+    memcpy(to, from, (size_t)count * (size_t)m->element_bytes);
+  } else if (m->element_bytes == 4) {
+    for (int32_t i = 0; i < count; i++) memcpy(to + i * out * 4, from + i * in * 4, 4);
+  } else if (m->table != NULL) {
+    for (int32_t i = 0; i < count; i++) to[i * out] = m->table[from[i * in]];
+  } else {
+    for (int32_t i = 0; i < count; i++) to[i * out] = from[i * in];
+  }
+}
+
+void kn_copy(const kn_move *m, const void *input, void *output, int32_t begin, int32_t end) {
   for (int32_t first = begin; first < end; first++) {
     int32_t at[KN_COPY_RANK] = {first};
     int64_t from = (int64_t)m->in_start + (int64_t)first * m->in_stride[0];
     int64_t to = (int64_t)m->out_start + (int64_t)first * m->out_stride[0];
     for (;;) {
-      if (contiguous) {
-        memcpy(output + to, input + from, (size_t)m->size[last]);
-      } else {
-        for (int32_t i = 0; i < m->size[last]; i++) {
-          const uint8_t code = input[from + (int64_t)i * m->in_stride[last]];
-          output[to + (int64_t)i * m->out_stride[last]] = m->table == NULL ? code : m->table[code];
-        }
-      }
-      int32_t d = last - 1;
+      copy_row(m, (const uint8_t *)input + from * m->element_bytes, (uint8_t *)output + to * m->element_bytes);
+      int32_t d = KN_COPY_RANK - 2;
       for (; d > 0; d--) {
         from += m->in_stride[d];
         to += m->out_stride[d];

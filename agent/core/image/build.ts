@@ -1,0 +1,185 @@
+/** From a model and the precision of each operator to an image that the engine executes. */
+import type { Precision } from '../../../configs/contracts/plan.js';
+import type { Operator } from '../onnx/model.js';
+import type { PreparedModel } from '../prepare.js';
+import { keepsRange } from '../quant/qdq.js';
+import * as arithmetic from './arithmetic.js';
+import { unaryFunction } from './functions.js';
+import * as moves from './moves.js';
+import { buildProduct } from './products.js';
+import { plainOrder } from './storage.js';
+import { type ActivationGrids, count, unsupported, Values } from './values.js';
+
+/** How a model becomes an image. */
+export interface ImageOptions {
+  /** Range of a tensor at a bit-width. */
+  readonly rangeOf: ActivationGrids['rangeOf'];
+  /** Weights small enough for sums of two products in 16 bits. */
+  readonly pairSafe: boolean;
+  /** Correction of a bias for weights of so many bits; null: none. */
+  readonly biasCorrection: (operator: Operator, weightBits: number) => Float32Array | null;
+  /** Kernel that an operator is to run with, by name without variant; null: whichever the engine prefers. */
+  readonly kernelOf?: (operator: string) => string | null;
+}
+
+/** An image and what its activations take. */
+export interface BuiltImage {
+  readonly bytes: Uint8Array;
+  readonly arenaBytes: number;
+}
+
+/** Precision of an operator that a plan says nothing about. */
+const byDefault: Precision = { weightBits: 8, activationBits: 8 };
+
+interface Form {
+  /** Nobody reads the result as codes: it may be floats. */
+  readonly asFloats: boolean;
+}
+
+type Builder = (values: Values, operator: Operator, form: Form) => void;
+
+/** Builders of operators without weights. Whatever is not here may be a function of one value. */
+const builders: Readonly<Record<string, Builder>> = {
+  Add: arithmetic.buildSum,
+  Sub: arithmetic.buildSum,
+  Mul: arithmetic.buildMultiply,
+  MaxPool: arithmetic.buildMaxPool,
+  AveragePool: (values, operator, { asFloats }) => arithmetic.buildMean(values, operator, asFloats),
+  GlobalAveragePool: (values, operator, { asFloats }) => arithmetic.buildMean(values, operator, asFloats),
+  ReduceMean: (values, operator, { asFloats }) => arithmetic.buildMean(values, operator, asFloats),
+  Concat: (values, operator, { asFloats }) => moves.buildConcat(values, operator, asFloats),
+  Slice: (values, operator, { asFloats }) => moves.buildSlice(values, operator, asFloats),
+  Split: (values, operator, { asFloats }) => moves.buildSplit(values, operator, asFloats),
+  Pad: moves.buildPad,
+  Resize: moves.buildResize,
+  DepthToSpace: moves.buildSpaceDepth,
+  SpaceToDepth: moves.buildSpaceDepth,
+  Transpose: (values, operator, { asFloats }) => moves.buildTranspose(values, operator, asFloats),
+  ...Object.fromEntries(
+    ['Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Identity', 'Dropout'].map((op): [string, Builder] => [
+      op,
+      (values, operator, { asFloats }) => moves.buildReshape(values, operator, asFloats),
+    ]),
+  ),
+};
+
+/** Operators that run on floats, at the end of a model; those without a float form of their own only move elements. */
+const floatBuilders: Readonly<Record<string, Builder>> = {
+  Softmax: arithmetic.buildSoftmax,
+  Sigmoid: arithmetic.buildFloatSigmoid,
+};
+const floatMoves: ReadonlySet<string> = new Set([
+  'Concat',
+  'Slice',
+  'Split',
+  'Transpose',
+  'Reshape',
+  'Flatten',
+  'Squeeze',
+  'Unsqueeze',
+  'Identity',
+  'Dropout',
+]);
+
+/** Whether the engine has a form for an operator somewhere in the middle of a model. */
+export function hasCodesForm({ model }: PreparedModel, operator: Operator): boolean {
+  if (operator.weight !== null) return operator.op === 'Conv' || operator.op === 'Gemm' || operator.op === 'MatMul';
+  return unaryFunction(operator, model.graph.initializers) !== null || operator.op in builders;
+}
+
+/**
+ * Operators at the end of a model that run on floats: rounding what leaves the model (scores, boxes) to 8 bits is the costliest
+ * rounding there is, and floats come for nothing from the accumulators of the last product.
+ */
+export function floatTail(prepared: PreparedModel): Set<Operator> {
+  const tail = new Set<Operator>();
+  for (const operator of [...prepared.operators].reverse()) {
+    const isPossible = operator.clamp === null && (operator.op in floatBuilders || floatMoves.has(operator.op));
+    if (isPossible && readersOf(prepared, operator).every((reader) => tail.has(reader))) tail.add(operator);
+  }
+  return tail;
+}
+
+function readersOf({ operators }: PreparedModel, operator: Operator): Operator[] {
+  return operators.filter((reader) => reader.inputs.some((name) => operator.outputs.includes(name)));
+}
+
+/**
+ * Bits of every activation tensor: what the operators with weights that read it want, also through operators that leave the codes
+ * as they are; 8 where none does. Where readers differ, the most: the planner ties them so that they do not.
+ */
+export function activationBits(
+  prepared: PreparedModel,
+  precisions: ReadonlyMap<string, Precision>,
+): ReadonlyMap<string, number> {
+  const wanted = new Map<string, number>();
+  const want = (tensor: string, bits: number) => wanted.set(tensor, Math.max(wanted.get(tensor) ?? 0, bits));
+  for (const operator of [...prepared.operators].reverse()) {
+    const [input] = operator.inputs;
+    if (input === undefined) continue;
+    if (operator.weight !== null) want(input, precisions.get(operator.name)?.activationBits ?? 8);
+    else if (keepsRange(operator)) want(input, Math.max(...operator.outputs.map((name) => wanted.get(name) ?? 8)));
+  }
+  return wanted;
+}
+
+/**
+ * Builds the image. Fails with `model/unsupported` where the engine has no form for an operator.
+ *
+ * @param precisions by operator name; weight bits of products, and bits of the tensor that they read
+ */
+export function buildImage(
+  prepared: PreparedModel,
+  precisions: ReadonlyMap<string, Precision>,
+  options: ImageOptions,
+): BuiltImage {
+  const bits = activationBits(prepared, precisions);
+  const values = new Values(prepared, { bitsOf: (tensor) => bits.get(tensor) ?? 8, rangeOf: options.rangeOf });
+  const tail = floatTail(prepared);
+  const { card, model } = prepared;
+  const input = card.input.name;
+  const inputId = values.writer.input(count(prepared.inputDims));
+  const inputDims = prepared.inputDims;
+  values.define(input, { id: inputId, dims: inputDims, order: plainOrder(inputDims.length), affine: null });
+  for (const operator of prepared.operators) {
+    values.source = operator.name;
+    const readers = readersOf(prepared, operator);
+    const asFloats = tail.has(operator) || readers.every((reader) => tail.has(reader));
+    if (operator.weight !== null) {
+      const precision = precisions.get(operator.name) ?? byDefault;
+      buildProduct(values, operator, {
+        precision,
+        pairSafe: options.pairSafe,
+        biasCorrection: options.biasCorrection(operator, precision.weightBits),
+        kernel: options.kernelOf?.(operator.name) ?? null,
+        asFloats,
+      });
+    } else
+      builderOf(prepared, operator, tail)(values, operator, {
+        asFloats: tail.has(operator) || (asFloats && isMean(operator)),
+      });
+  }
+  const outputs = model.graph.outputs.map(({ name }) => {
+    const plain = values.floats(name);
+    // What another operator reads, or what is the model's input, cannot be written for the caller directly.
+    const isFree = values.writer.isInArena(plain.id) && !values.writer.isRead(plain.id);
+    const floats = isFree ? plain : values.newFloats(plain.dims);
+    if (!isFree)
+      values.move(plain, floats, { axes: [{ size: count(plain.dims), from: 1, to: 1 }], fromStart: 0, toStart: 0 });
+    values.writer.makeOutput(floats.id);
+    return { name, dims: plain.dims };
+  });
+  return values.writer.finish({ inputs: [{ name: input, dims: inputDims }], outputs });
+}
+
+function isMean(operator: Operator): boolean {
+  return ['AveragePool', 'GlobalAveragePool', 'ReduceMean'].includes(operator.op);
+}
+
+function builderOf({ model }: PreparedModel, operator: Operator, tail: ReadonlySet<Operator>): Builder {
+  if (tail.has(operator) && operator.op in floatBuilders) return floatBuilders[operator.op]!;
+  if (unaryFunction(operator, model.graph.initializers) !== null) return arithmetic.buildFunction;
+  const builder = builders[operator.op];
+  if (builder === undefined) throw unsupported(operator, 'the engine does not have this operator here');
+  return builder;
+}

@@ -1,0 +1,254 @@
+/** Convolutions and matrix products as the engine's one convolution. */
+import { EdgeError } from '../../../configs/contracts/errors.js';
+import type { Precision } from '../../../configs/contracts/plan.js';
+import { floatAttribute, intAttribute } from '../onnx/attributes.js';
+import { slidingGeometry } from '../onnx/geometry.js';
+import type { Operator } from '../onnx/model.js';
+import { readFloats } from '../onnx/tensor.js';
+import { deployedOptions, type QuantizedWeights, quantizeWeights } from '../quant/weights.js';
+import { channelsLast, plainOrder } from './storage.js';
+import { bytesOf, type Codes, count, unsupported, type Values } from './values.js';
+
+/** How weights are to be written. */
+export interface ProductOptions {
+  readonly precision: Precision;
+  /** Weights small enough for sums of two products in 16 bits; see `deployedOptions`. */
+  readonly pairSafe: boolean;
+  /** Added to the float bias, one value per output channel. */
+  readonly biasCorrection: Float32Array | null;
+  /** Kernel to run it with, by name without variant; null: whichever the engine prefers. */
+  readonly kernel: string | null;
+  /** Hand out floats straight from the accumulators: nobody reads codes. */
+  readonly asFloats: boolean;
+}
+
+/** A product in the engine's terms: geometry, and where in the model's tensor the weights of each output channel are. */
+interface Product {
+  readonly input: Codes;
+  readonly geometry: Readonly<Record<string, number>>;
+  /** In the model's layout of the weights: index of weight `position` (kernel row, column, channel) of an output channel. */
+  readonly weightIndex: (outChannel: number, position: number) => number;
+  readonly weightsPerChannel: number;
+  /** What the float weights and bias are multiplied by (Gemm's alpha and beta). */
+  readonly weightFactor: number;
+  readonly biasFactor: number;
+}
+
+const largestShift = 15;
+
+/** FNV-1a, by which images name kernels. */
+export function kernelHash(name: string): number {
+  let hash = 2166136261;
+  for (const character of name) hash = Math.imul(hash ^ character.charCodeAt(0), 16777619) >>> 0;
+  return hash;
+}
+
+/** Builds a Conv, Gemm or MatMul with a constant weight. */
+export function buildProduct(values: Values, operator: Operator, options: ProductOptions): void {
+  const output = operator.outputs[0]!;
+  const product = operator.op === 'Conv' ? convolution(values, operator) : matrixProduct(values, operator);
+  const { quantized, bias } = quantizedConstants(values, operator, product, options);
+  const { input } = product;
+  const channels = quantized.scales.length;
+  const order =
+    operator.op === 'Conv' ? channelsLast(values.dimsOf(output).length) : plainOrder(values.dimsOf(output).length);
+  const dims = values.dimsOf(output);
+  const accumulatorScales = Array.from(quantized.scales, (scale) => scale * input.affine.scale);
+  const constants = {
+    ...product.geometry,
+    ...storedWeights(values, quantized, product, options.precision.weightBits),
+    bias: values.writer.data(bytesOf(accumulatorBias(operator, quantized, product, bias))),
+    inputZero: input.affine.zeroPoint,
+    kernel: options.kernel === null ? 0 : kernelHash(options.kernel),
+  };
+  if (options.asFloats) {
+    const id = values.writer.tensor({ type: 'accumulators', elements: count(dims) });
+    const none = { outputZero: 0, outputLow: 0, outputHigh: 0, multipliers: 0, shifts: 0 };
+    values.emit('convolution', [input.id], id, { ...constants, ...none, rule: 2 });
+    values.define(
+      output,
+      values.dequantize({ id, dims, order }, { zero: 0, scales: accumulatorScales, clamp: operator.clamp }),
+    );
+    return;
+  }
+  const codes = values.newCodes(dims, order, values.affineOf(output, operator.clamp));
+  const multipliers = new Int32Array(channels);
+  const shifts = new Uint8Array(channels);
+  accumulatorScales.forEach((scale, channel) => {
+    const { multiplier, shift } = wideMultiplier(operator, scale / codes.affine.scale);
+    multipliers[channel] = multiplier;
+    shifts[channel] = shift;
+  });
+  values.emit('convolution', [input.id], codes.id, {
+    ...constants,
+    ...values.clampFields(codes.affine, operator.clamp),
+    rule: 0,
+    multipliers: values.writer.data(bytesOf(multipliers)),
+    shifts: values.writer.data(shifts),
+  });
+  values.define(output, codes);
+}
+
+/** The wide rule's multiplier: round(ratio * 2^32), after as many left shifts of the accumulator as bring the ratio below a half. */
+export function wideMultiplier(operator: Operator, ratio: number): { multiplier: number; shift: number } {
+  let shift = 0;
+  while (ratio / 2 ** shift >= 0.5 && shift < largestShift) shift++;
+  const multiplier = Math.min(2 ** 31 - 1, Math.round((ratio / 2 ** shift) * 2 ** 32));
+  if (ratio / 2 ** shift >= 0.5) throw unsupported(operator, 'its output is far finer than what it is computed from');
+  return { multiplier, shift };
+}
+
+function convolution(values: Values, operator: Operator): Product {
+  const node = operator.nodes[0]!;
+  const name = operator.inputs[0]!;
+  const dims = values.dimsOf(name);
+  const tensor = values.prepared.model.graph.initializers.get(operator.weight!.name)!;
+  if (dims.length !== 3 && dims.length !== 4) throw unsupported(operator, `${dims.length - 2} spatial axes`);
+  const spatial = dims.slice(2);
+  const geometry = slidingGeometry(node, spatial, tensor.dims.slice(2));
+  const axes = spatial.length;
+  // One spatial axis is a row.
+  const two = (list: readonly number[], single: number): [number, number] =>
+    axes === 2 ? [list[0]!, list[1]!] : [single, list[0]!];
+  const [inHeight, inWidth] = two(spatial, 1);
+  const [kernelHeight, kernelWidth] = two(geometry.kernel, 1);
+  const [outHeight, outWidth] = two(geometry.outputSpatial, 1);
+  const [strideY, strideX] = two(geometry.strides, 1);
+  const [dilationY, dilationX] = two(geometry.dilations, 1);
+  const [padTop, padLeft] = two(geometry.pads, 0);
+  const perGroup = tensor.dims[1]!;
+  const kernelSize = kernelHeight * kernelWidth;
+  return {
+    input: values.codesIn(name, channelsLast(dims.length)),
+    geometry: {
+      batch: dims[0]!,
+      inHeight,
+      inWidth,
+      inChannels: dims[1]!,
+      outHeight,
+      outWidth,
+      outChannels: tensor.dims[0]!,
+      kernelHeight,
+      kernelWidth,
+      strideY,
+      strideX,
+      dilationY,
+      dilationX,
+      padTop,
+      padLeft,
+      groups: intAttribute(node, 'group', 1),
+    },
+    // [out][kernel][channel] from [out][channel][kernel].
+    weightIndex: (out, position) =>
+      (out * perGroup + (position % perGroup)) * kernelSize + Math.floor(position / perGroup),
+    weightsPerChannel: kernelSize * perGroup,
+    weightFactor: 1,
+    biasFactor: 1,
+  };
+}
+
+function matrixProduct(values: Values, operator: Operator): Product {
+  const node = operator.nodes[0]!;
+  const name = operator.inputs[0]!;
+  const dims = values.dimsOf(name);
+  const tensor = values.prepared.model.graph.initializers.get(operator.weight!.name)!;
+  const { channelAxis } = operator.weight!;
+  if (tensor.dims.length !== 2) throw unsupported(operator, 'its weight is no matrix');
+  if (intAttribute(node, 'transA', 0) !== 0) throw unsupported(operator, 'its input is transposed');
+  const [outChannels, inChannels] = [tensor.dims[channelAxis]!, tensor.dims[1 - channelAxis]!];
+  const rows = count(dims) / inChannels;
+  return {
+    input: values.codesIn(name, plainOrder(dims.length)),
+    geometry: {
+      batch: 1,
+      inHeight: 1,
+      inWidth: rows,
+      inChannels,
+      outHeight: 1,
+      outWidth: rows,
+      outChannels,
+      kernelHeight: 1,
+      kernelWidth: 1,
+      strideY: 1,
+      strideX: 1,
+      dilationY: 1,
+      dilationX: 1,
+      padTop: 0,
+      padLeft: 0,
+      groups: 1,
+    },
+    weightIndex: channelAxis === 0 ? (out, k) => out * inChannels + k : (out, k) => k * outChannels + out,
+    weightsPerChannel: inChannels,
+    weightFactor: node.op === 'Gemm' ? floatAttribute(node, 'alpha', 1) : 1,
+    biasFactor: node.op === 'Gemm' ? floatAttribute(node, 'beta', 1) : 1,
+  };
+}
+
+/** Weights as codes and the float bias, both with Gemm's factors in them. */
+function quantizedConstants(
+  values: Values,
+  operator: Operator,
+  { weightFactor, biasFactor, input }: Product,
+  { precision, pairSafe, biasCorrection }: ProductOptions,
+): { quantized: QuantizedWeights; bias: Float64Array } {
+  const { initializers } = values.prepared.model.graph;
+  const { name, channelAxis } = operator.weight!;
+  const tensor = initializers.get(name)!;
+  const channels = tensor.dims[channelAxis]!;
+  const floats = operator.bias === null ? null : readFloats(initializers.get(operator.bias)!);
+  const bias = Float64Array.from({ length: channels }, (_, channel) => {
+    const own = floats === null ? 0 : floats[floats.length === 1 ? 0 : channel]! * biasFactor;
+    return own + (biasCorrection?.[channel] ?? 0);
+  });
+  const weights = readFloats(tensor);
+  // A channel of tiny weights would need bias codes beyond 32 bits: its scale is raised, which costs weights that hardly matter.
+  const leastScales = Array.from(bias, (value) => Math.abs(value) / (2 ** 30 * input.affine.scale));
+  const quantized = quantizeWeights(
+    weightFactor === 1 ? weights : weights.map((weight) => weight * weightFactor),
+    tensor.dims,
+    channelAxis,
+    precision.weightBits,
+    { ...deployedOptions(operator, tensor.dims, precision.weightBits, pairSafe), leastScales },
+  );
+  return { quantized, bias };
+}
+
+/** The bias in accumulator units, with the part of the sum that the input's zero point makes taken out. */
+function accumulatorBias(
+  operator: Operator,
+  quantized: QuantizedWeights,
+  product: Product,
+  bias: Float64Array,
+): Int32Array {
+  const { input, weightIndex, weightsPerChannel } = product;
+  return Int32Array.from(quantized.scales, (scale, channel) => {
+    let sum = 0;
+    for (let k = 0; k < weightsPerChannel; k++) sum += quantized.codes[weightIndex(channel, k)]!;
+    const code = Math.round(bias[channel]! / (scale * input.affine.scale)) - input.affine.zeroPoint * sum;
+    if (Math.abs(code) < 2 ** 31) return code;
+    throw new EdgeError('model/unsupported', `the bias of ${operator.name} does not fit 32 bits`, {
+      subject: operator.name,
+    });
+  });
+}
+
+/** Weights in the engine's order, in the fewest of 2, 4 or 8 bits that hold them. */
+function storedWeights(
+  values: Values,
+  { codes, scales }: QuantizedWeights,
+  { weightIndex, weightsPerChannel }: Product,
+  weightBits: number,
+): { weights: number; weightBits: number; storageBits: number } {
+  const storageBits = weightBits <= 2 ? 2 : weightBits <= 4 ? 4 : 8;
+  const rowBytes = Math.ceil((weightsPerChannel * storageBits) / 8);
+  const bytes = new Uint8Array(rowBytes * scales.length);
+  const mask = 2 ** storageBits - 1;
+  const perByte = 8 / storageBits;
+  for (let channel = 0; channel < scales.length; channel++) {
+    for (let k = 0; k < weightsPerChannel; k++) {
+      const code = codes[weightIndex(channel, k)]! & mask;
+      bytes[channel * rowBytes + Math.floor(k / perByte)]! |= code << ((k % perByte) * storageBits);
+    }
+  }
+  return { weights: values.writer.data(bytes), weightBits, storageBits };
+}
