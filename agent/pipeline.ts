@@ -11,7 +11,8 @@
 import { EdgeError } from '../configs/contracts/errors.js';
 import type { Budget, LatencyRow, Precision } from '../configs/contracts/plan.js';
 import { type Correction, ceilingsOf } from './core/budget.js';
-import type { BundleItem } from './core/bundle.js';
+import { floatTail } from './core/image/build.js';
+import { fastestKernel } from './core/image/precisions.js';
 import {
   conversionKey,
   conversionOps,
@@ -21,28 +22,29 @@ import {
   scaleRows,
   speedReferenceKey,
 } from './core/latency.js';
-import type { Operator, Tensor } from './core/onnx/model.js';
+import type { Operator } from './core/onnx/model.js';
 import type { Ceilings } from './core/plan/allocate.js';
 import { buildProblem } from './core/plan/build-problem.js';
+import { buildEngineProblem } from './core/plan/engine-problem.js';
 import { type LatencyExperience, noExperience } from './core/plan/expected-latency.js';
 import { frontier } from './core/plan/frontier.js';
 import { type Plan, planOf, restrict } from './core/plan/plan.js';
 import type { Problem } from './core/plan/problem.js';
 import { float, formatPrecision } from './core/precision.js';
 import type { PreparedModel } from './core/prepare.js';
-import type { QdqVariant } from './core/quant/affine.js';
+import type { ArtifactVariant } from './core/quant/affine.js';
 import type { RangeRule } from './core/quant/observer.js';
 import { findEstimator } from './core/sensitivity/registry.js';
 import { type SensitivityDocument, SensitivityTable } from './core/sensitivity/table.js';
 import { contentKey } from './digest.js';
 import type { Clock, Progress, Runtime, SampleSource, Solver, Store, Target, TargetIdentity } from './ports.js';
-import { apply } from './steps/apply.js';
+import { type ArtifactForm, apply, floatModel } from './steps/apply.js';
 import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import { type MeasuredPlan, type PlanOutcome, PlanSearch, type QualityReport } from './steps/plan-search.js';
 import type { SampleReader } from './steps/samples.js';
 import { syntheticCount, syntheticSamples } from './steps/synthetic.js';
-import { type QuantizationRecipe, recipeOf, type TuningDocument, tune } from './steps/tune.js';
+import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune } from './steps/tune.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
 const versions = { calibrate: 3, tune: 3, assess: 5 } as const;
@@ -57,6 +59,8 @@ const frontierSeconds = (operators: number) => Math.min(6, Math.max(0.5, operato
 const frontierGap = 0.005;
 /** Samples that calibration looks at: fewer where a pass, and the activations to look at, are large. */
 const calibrationSamples = (macs: number) => (macs <= 450e6 ? 64 : 32);
+/** Bits that the engine's candidates have for activations. */
+const engineActivationBits = [8, 6, 4, 2];
 /** Rules that 'auto' tries. */
 const candidateRules: readonly RangeRule[] = ['mse', 'percentile', 'minmax'];
 
@@ -81,8 +85,11 @@ export interface Job {
   readonly estimator: string;
   /** Cores for everything that is not timed. */
   readonly workThreads: number;
-  /** Form of the artifact; tuning, estimates and measurements are of this form, rows of operators always of ONNX Runtime's. */
-  readonly variant: QdqVariant;
+  /**
+   * Form of the artifact; tuning, estimates and measurements are of this form. Rows of operators are of the target's own form: of ONNX
+   * Runtime's QDQ also where TensorRT's is written.
+   */
+  readonly variant: ArtifactVariant;
   /** Rule for activation ranges; 'auto': whichever measures best on this model. */
   readonly rangeRule: RangeRule | 'auto';
 }
@@ -129,6 +136,8 @@ export interface Assessed {
   /** The same with the precisions that plans may use. */
   readonly candidates: Problem;
   readonly floatArtifactBytes: number;
+  /** What plans are written as. */
+  readonly form: ArtifactForm;
   /** See `deployedOptions`. */
   readonly saturates: boolean;
 }
@@ -164,16 +173,11 @@ export class Pipeline {
     const calibration = await this.#timed('calibrate', () => this.#calibrate());
     const tuning = await this.#timed('calibrate', () => this.#tune(calibration, saturates));
     const sensitivity = await this.#timed('assess', () => this.#assess(calibration, tuning, saturates));
-    const recipe = recipeOf(prepared, calibration, tuning, saturates);
-    const artifactBytes = (precisions: ReadonlyMap<string, Precision>) =>
-      apply(prepared, precisions, recipe, { variant: this.#job.variant, saturates }).length;
-    const problem = buildProblem(
-      prepared,
-      (operator) => this.#precisionsOf(operator),
-      table,
-      new SensitivityTable(sensitivity),
-      artifactBytes,
-    );
+    const { variant } = this.#job;
+    const recipe = recipeOf(prepared, calibration, tuning, { variant, saturates });
+    const kernelOf = (operator: Operator, precision: Precision) => fastestKernel(table, operator, precision);
+    const form: ArtifactForm = { variant, saturates, kernelOf };
+    const problem = this.#problem(table, new SensitivityTable(sensitivity), recipe, form);
     const candidates = restrict(problem, this.#job.precisions?.map(formatPrecision) ?? null);
     return {
       identity,
@@ -185,9 +189,25 @@ export class Pipeline {
       sensitivity,
       problem,
       candidates,
-      floatArtifactBytes: artifactBytes(new Map()),
+      floatArtifactBytes: floatModel(prepared).length,
       saturates,
+      form,
     };
+  }
+
+  #problem(
+    table: LatencyTable,
+    sensitivity: SensitivityTable,
+    recipe: QuantizationRecipe,
+    form: ArtifactForm,
+  ): Problem {
+    const { prepared } = this.#job;
+    const allowed = (operator: Operator) => this.#precisionsOf(operator);
+    const artifactBytes = (precisions: ReadonlyMap<string, Precision>) =>
+      apply(prepared, precisions, recipe, form).length;
+    return form.variant === 'native'
+      ? buildEngineProblem(prepared, allowed, floatTail(prepared), table, sensitivity, artifactBytes)
+      : buildProblem(prepared, allowed, table, sensitivity, artifactBytes);
   }
 
   /** Latency rows of every distinct operator at every precision it may get; measured where the store has none. */
@@ -197,20 +217,20 @@ export class Pipeline {
       const { target, store } = this.#ports;
       const identity = await target.identity();
       const identityDigest = contentKey(identity);
-      const items = new Map<string, BundleItem>();
+      const distinct = new Map<string, Operator>();
       for (const operator of prepared.operators) {
-        if (canBeTimed(operator, prepared))
-          items.set(operator.key, { operator, model: prepared.model, shapes: prepared.shapes });
+        if (this.#precisionsOf(operator).length > 0 && this.#canBeTimed(operator)) distinct.set(operator.key, operator);
       }
       const table = new LatencyTable(this.#storedRows(identityDigest));
-      const missing = [...items.values()].filter(
-        ({ operator }) =>
+      const missing = [...distinct.values()].filter(
+        (operator) =>
           !this.#precisionsOf(operator).every(
             (precision) => table.get(operator.key, formatPrecision(precision)) !== undefined,
           ),
       );
       if (missing.length > 0 || table.get(runOverheadKey, 'float') === undefined) {
         const rows = await target.measure(
+          prepared,
           missing,
           allPrecisions(this.#possible),
           this.#signal,
@@ -221,7 +241,7 @@ export class Pipeline {
         table.add(scaled);
       }
       for (const operator of prepared.operators)
-        if (!items.has(operator.key)) table.add([freeRow(operator, identity, this.#ports.clock)]);
+        if (!distinct.has(operator.key)) table.add([freeRow(operator, identity, this.#ports.clock)]);
       return { identity, table, profiledOperators: missing.length };
     });
   }
@@ -303,7 +323,8 @@ export class Pipeline {
   async #calibrate(): Promise<CalibrationDocument> {
     const { prepared, modelSha256, workThreads } = this.#job;
     const samples = await this.#calibrationSamples();
-    const options = { rules: this.#rules(), bits: [8, 4], most: calibrationSamples(prepared.macs) };
+    const bits = this.#job.variant === 'native' ? engineActivationBits : [8, 4];
+    const options = { rules: this.#rules(), bits, most: calibrationSamples(prepared.macs) };
     const key = contentKey(['calibrate', versions.calibrate, modelSha256, prepared.card, samples.digest, options]);
     return this.#memo(key, 'calibrate', () =>
       calibrate(
@@ -374,7 +395,7 @@ export class Pipeline {
       assess(
         prepared,
         samples,
-        calibration.ranges[tuning.rule]!,
+        rangesOf(calibration, tuning.rule, variant),
         findEstimator(estimator),
         {
           precisionsOf: (index) => this.#precisionsOf(prepared.operators[index]!),
@@ -431,22 +452,26 @@ export class Pipeline {
   }
 
   /** What the target can run; TensorRT knows nothing of ONNX Runtime's own block-wise operator. */
-  #precisionsFor(operator: Operator, weight: Tensor | null): readonly Precision[] {
-    const possible = this.#ports.target.precisionsOf(operator, weight);
+  #precisionsFor(operator: Operator): readonly Precision[] {
+    const possible = this.#ports.target.precisionsOf(this.#job.prepared, operator);
     return this.#job.variant === 'tensorrt' ? possible.filter((p) => p.weightBits === p.activationBits) : possible;
   }
 
   #possiblePrecisions(): Map<string, readonly Precision[]> {
-    const { prepared } = this.#job;
-    const tail = outputTail(prepared);
+    const { prepared, variant } = this.#job;
+    // The engine's own float tail is no choice of a plan.
+    const tail = variant === 'native' ? new Set<Operator>() : outputTail(prepared);
     return new Map(
       prepared.operators.map((operator) => {
-        const weight =
-          operator.weight === null ? null : (prepared.model.graph.initializers.get(operator.weight.name) ?? null);
-        const isFree = canBeTimed(operator, prepared) && !tail.has(operator);
-        return [operator.name, isFree ? this.#precisionsFor(operator, weight) : [float]];
+        const isFree = this.#canBeTimed(operator) && !tail.has(operator);
+        return [operator.name, isFree ? this.#precisionsFor(operator) : [float]];
       }),
     );
+  }
+
+  /** The engine times whole models, whose operators were all found possible before the job began. */
+  #canBeTimed(operator: Operator): boolean {
+    return this.#job.variant === 'native' || canBeTimed(operator, this.#job.prepared);
   }
 
   async #timed<T>(step: keyof StepSeconds, work: () => Promise<T>): Promise<T> {

@@ -1,8 +1,8 @@
 /** The ports: what the agent's steps need from the world. Types only; adapters implement them, the entry points wire them. */
 import type { Counter, LatencyRow, Precision } from '../configs/contracts/plan.js';
-import type { BundleItem } from './core/bundle.js';
-import type { Operator, Tensor } from './core/onnx/model.js';
+import type { Operator } from './core/onnx/model.js';
 import type { LinearSolver } from './core/plan/linear-program.js';
+import type { PreparedModel } from './core/prepare.js';
 
 /** Values of one tensor. */
 export interface Feed {
@@ -22,7 +22,7 @@ export interface Session {
   close(): Promise<void>;
 }
 
-/** Executes float and QDQ models exactly as deployed ones are. */
+/** Executes float models, QDQ models and images exactly as deployed ones are. */
 export interface Runtime {
   /** Fails with `target/failed` when the runtime rejects the model. */
   open(model: Uint8Array, options: { threads: number }): Promise<Session>;
@@ -80,19 +80,20 @@ export interface Comparison {
 
 /** A machine that can measure and run quantized models. */
 export interface Target {
-  readonly kind: 'ort';
+  readonly kind: 'ort' | 'native';
   readonly counter: Counter;
   identity(): Promise<TargetIdentity>;
-  /** Whether its 8-bit kernels sum pairs of products in saturating 16 bits, so that weights must be kept small. */
+  /** Whether its 8-bit kernels sum pairs of products in 16 bits, where weights must be small for that to be exact, or fast. */
   saturates(): Promise<boolean>;
-  /** Precisions at which this target can run an operator; always contains float on hosts. */
-  precisionsOf(operator: Operator, weight: Tensor | null): readonly Precision[];
+  /** Precisions at which this target can run an operator. */
+  precisionsOf(prepared: PreparedModel, operator: Operator): readonly Precision[];
   /**
-   * Times each item at each precision it can run, interleaved, and the layout and quantize nodes met on the way; rows for
-   * items and for conversions (see core/latency.ts for the keys). Holds the host-wide measuring lock.
+   * Times operators of a model at each precision they can have here, interleaved, and whatever else its plans will cost; rows as
+   * core/latency.ts names them. Holds the host-wide measuring lock.
    */
   measure(
-    items: readonly BundleItem[],
+    prepared: PreparedModel,
+    operators: readonly Operator[],
     precisions: readonly Precision[],
     signal: AbortSignal,
     progress: Progress,

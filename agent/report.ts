@@ -5,6 +5,7 @@ import { averageBits, type Plan, precisionsOf, tensorBits, uniformPlan } from '.
 import { formatPrecision } from './core/precision.js';
 import { contentKey, sha256 } from './digest.js';
 import type { Assessed, Job, QuantizeResult } from './pipeline.js';
+import type { ArtifactForm } from './steps/apply.js';
 
 /** Table values are nanoseconds, documents give milliseconds. */
 export const unit = 'ms';
@@ -49,7 +50,13 @@ export function modelDocument(job: Job, path: string) {
  * The `plan` part of a document: operators in the order in which they run, each with its predicted milliseconds and
  * sensitivity.
  */
-export function planDocument(job: Job, plan: Plan, solver: QuantizeResult['solver']) {
+export function planDocument(
+  job: Job,
+  plan: Plan,
+  solver: QuantizeResult['solver'],
+  { variant, kernelOf: fastest }: ArtifactForm,
+) {
+  const kernelOf = variant === 'native' ? fastest : undefined;
   const { prepared } = job;
   const precisions = precisionsOf(plan);
   const bits = tensorBits(prepared, precisions);
@@ -65,7 +72,10 @@ export function planDocument(job: Job, plan: Plan, solver: QuantizeResult['solve
       weightBits: operator.weight === null ? null : precision.weightBits,
       inputBits,
       outputBits: operator.outputs.length > 0 ? (bits.get(operator.outputs[0]!) ?? 32) : 32,
-      kernel: `ort ${choice.precision}`,
+      kernel:
+        kernelOf === undefined
+          ? `ort ${choice.precision}`
+          : `native ${operator.weight === null ? operator.op : (kernelOf(operator, precision) ?? 'any')}`,
       latency: toMs(choice.costs.latency),
       sensitivity: round(choice.costs.sensitivity),
     };
@@ -107,7 +117,7 @@ export function quantizeDocument(
     feasible: result.feasible,
     infeasible: result.shortfalls.map((shortfall) => shortfallDocument(shortfall)),
     frontier: frontierDocument(job, result.frontier, result.experience),
-    plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver),
+    plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver, result.form),
     /** Distinct operators that were timed for this; 0 where every latency was stored already. */
     profiledOperators: result.profiledOperators,
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },

@@ -6,7 +6,8 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ModelCard } from '../configs/contracts/card.js';
 import { EdgeError, type ErrorDocument } from '../configs/contracts/errors.js';
-import { OrtRuntime } from './adapters/ort-runtime.js';
+import { imageExtension } from '../configs/contracts/image.js';
+import { HostRuntime } from './adapters/host-runtime.js';
 import { decodeSample, openSampleSet } from './adapters/samples.js';
 import { xorshift32 } from './core/random.js';
 import type { InferRequest } from './device-ports.js';
@@ -44,11 +45,11 @@ class Runner {
 
   /** Loads an artifact folder and runs it once, so that what cannot run is known at once. Fails with `artifact/invalid` or `target/failed`. */
   static async load(folder: string, threads: number): Promise<Runner> {
-    const model = (await readdir(folder)).find((name) => name.endsWith('.onnx'));
+    const model = (await readdir(folder)).find((name) => name.endsWith('.onnx') || name.endsWith(imageExtension));
     if (model === undefined) throw new EdgeError('artifact/invalid', 'the folder holds no model', { subject: folder });
     // Written with the artifact, and checked before that.
     const card = JSON.parse(await readFile(join(folder, 'card.json'), 'utf8')) as ModelCard;
-    const session = await new OrtRuntime().open(await readFile(join(folder, model)), { threads });
+    const session = await new HostRuntime().open(await readFile(join(folder, model)), { threads });
     const runner = new Runner(session, card);
     await runner.#probeWith(runner.#noise(0));
     return runner;

@@ -5,7 +5,8 @@
 import { join } from 'node:path';
 import { EdgeError, type ErrorDocument } from '../configs/contracts/errors.js';
 import { HighsSolver } from './adapters/highs-solver.js';
-import { OrtRuntime } from './adapters/ort-runtime.js';
+import { HostRuntime } from './adapters/host-runtime.js';
+import { NativeTarget } from './adapters/native-target.js';
 import { OrtTarget } from './adapters/ort-target.js';
 import { openEnergyMeter } from './adapters/power.js';
 import { SqliteStore } from './adapters/sqlite-store.js';
@@ -39,9 +40,13 @@ async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
     abort.abort(new EdgeError('job/aborted', 'the job was interrupted', { subject: request.job })),
   );
   try {
-    const target = new OrtTarget({ threads: request.threads, meter: await openEnergyMeter() });
+    const { options, threads } = request;
+    const isNative = 'target' in options && options.target === 'native';
+    const target = isNative
+      ? new NativeTarget({ threads })
+      : new OrtTarget({ threads, meter: await openEnergyMeter() });
     const ports = {
-      runtime: new OrtRuntime(),
+      runtime: new HostRuntime(),
       target,
       solver,
       store,

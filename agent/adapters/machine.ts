@@ -27,6 +27,14 @@ export function identifyOrt(threads: number, energyMeter: string | null): Promis
   return identifyMachine('ort', threads, ortMethodVersion, energyMeter);
 }
 
+/** Likewise, of the code that times operators in our own engine. */
+const nativeMethodVersion = 1;
+
+/** The identity of this machine as target `native`; see `identifyMachine`. */
+export function identifyNative(threads: number): Promise<TargetIdentity> {
+  return identifyMachine('native', threads, nativeMethodVersion, null);
+}
+
 /**
  * The identity of this machine as a measuring target; the one place where it is put together.
  *

@@ -1,4 +1,3 @@
-import type { InferenceSession } from 'onnxruntime-node';
 import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
 import { type BundleItem, buildBundle, bundleAt, itemBytes } from '../core/bundle.js';
 import { dispatchKey, runOverheadKey, scaleRows, speedReferenceKey } from '../core/latency.js';
@@ -6,22 +5,21 @@ import { encode } from '../core/onnx/codec.js';
 import type { AttributeValue, Model, Node, Operator, Tensor } from '../core/onnx/model.js';
 import { makeTensor } from '../core/onnx/tensor.js';
 import { float, formatPrecision } from '../core/precision.js';
+import type { PreparedModel } from '../core/prepare.js';
 import { canRunBlockwise } from '../core/quant/matmul-nbits.js';
 import { canRunInt8 } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
 import { median, minimum, spread } from '../core/statistics.js';
 import type { Comparison, EnergyMeter, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
+import { compareArtifacts, compareModels } from './compare-models.js';
+import { openTimed, type TimedModel } from './host-runtime.js';
 import { identifyOrt } from './machine.js';
 import { withMeasuringLock } from './measuring-lock.js';
 import { attribute, ProfilerCost, profileInterleaved } from './ort-profile.js';
-import { createSession, sessionOptions, toTensors } from './ort-runtime.js';
-import { SpeedReference } from './speed-reference.js';
 
 const int8: Precision = { weightBits: 8, activationBits: 8 };
 const blockwise: Precision = { weightBits: 4, activationBits: 32 };
 
-/** End-to-end comparisons, likewise. */
-const comparisonRounds = { warmUp: 4, least: 15, most: 300, seconds: 2.5 };
 /** Bytes of activations and weights in one bundle. */
 const bundleBytes = 160 * 2 ** 20;
 
@@ -54,7 +52,8 @@ export class OrtTarget implements Target {
     return architecture === 'x64' && !features.some((feature) => feature.endsWith('_vnni'));
   }
 
-  precisionsOf(operator: Operator, weight: Tensor | null): readonly Precision[] {
+  precisionsOf({ model }: Pick<PreparedModel, 'model'>, operator: Operator): readonly Precision[] {
+    const weight = operator.weight === null ? null : (model.graph.initializers.get(operator.weight.name) ?? null);
     const precisions = [float];
     if (canRunInt8(operator)) precisions.push(int8);
     if (canRunBlockwise(operator, weight)) precisions.push(blockwise);
@@ -62,11 +61,13 @@ export class OrtTarget implements Target {
   }
 
   async measure(
-    items: readonly BundleItem[],
+    { model, shapes }: PreparedModel,
+    operators: readonly Operator[],
     precisions: readonly Precision[],
     signal: AbortSignal,
     progress: Progress,
   ): Promise<LatencyRow[]> {
+    const items = operators.map((operator) => ({ operator, model, shapes }));
     const measureAll = async () => {
       progress(0, 'measuring overheads');
       const overheads = await this.#measureOverheads(signal);
@@ -89,22 +90,7 @@ export class OrtTarget implements Target {
     signal: AbortSignal,
     progress: Progress,
   ): Promise<Comparison> {
-    const compareAll = async () => {
-      const sessions: InferenceSession[] = [];
-      try {
-        for (const model of models) sessions.push(await createSession(model.bytes, sessionOptions(this.#threads)));
-        return await compareSessions(
-          models.map((model) => model.name),
-          sessions,
-          models.map(() => feeds),
-          this.#threads,
-          signal,
-          progress,
-        );
-      } finally {
-        for (const session of sessions) await session.release();
-      }
-    };
+    const compareAll = () => compareArtifacts(models, feeds, this.#threads, signal, progress);
     return withMeasuringLock(signal, compareAll, { waiting: (text) => progress(0, text) });
   }
 
@@ -170,10 +156,9 @@ export class OrtTarget implements Target {
     return rows;
   }
 
-  #canRun({ operator, model }: BundleItem, precision: Precision): boolean {
-    const weight = operator.weight === null ? null : (model.graph.initializers.get(operator.weight.name) ?? null);
+  #canRun(item: BundleItem, precision: Precision): boolean {
     const name = formatPrecision(precision);
-    return this.precisionsOf(operator, weight).some((candidate) => formatPrecision(candidate) === name);
+    return this.precisionsOf(item, item.operator).some((candidate) => formatPrecision(candidate) === name);
   }
 
   /**
@@ -184,13 +169,12 @@ export class OrtTarget implements Target {
     const lengths = [1, 65] as const;
     const kinds = [scalarChain, imageChain];
     const models = kinds.flatMap((kind) => lengths.map((length) => kind(length)));
-    const sessions: InferenceSession[] = [];
+    const opened: TimedModel[] = [];
     try {
-      for (const { model } of models) sessions.push(await createSession(encode(model), sessionOptions(this.#threads)));
-      const comparison = await compareSessions(
+      for (const { model, feeds } of models) opened.push(await openTimed(encode(model), feeds, this.#threads));
+      const comparison = await compareModels(
         models.map((_, index) => String(index)),
-        sessions,
-        models.map(({ feeds }) => feeds),
+        opened,
         this.#threads,
         signal,
         () => {},
@@ -233,7 +217,7 @@ export class OrtTarget implements Target {
         referenceNs,
       };
     } finally {
-      for (const session of sessions) await session.release();
+      for (const model of opened) await model.close();
     }
   }
 }
@@ -327,69 +311,4 @@ function chainOf(
   const model = { irVersion: 8, opsets: new Map([['', 13]]), producer: 'quantd', metadata: new Map(), graph };
   const data = new Float32Array(dims.reduce((a, b) => a * b, 1)).fill(1);
   return { model, feeds: new Map([['x', { dims, data }]]) };
-}
-
-/** Times sessions round by round in rotating order. `most` bounds the rounds. */
-async function compareSessions(
-  names: readonly string[],
-  sessions: readonly InferenceSession[],
-  feeds: readonly Feeds[],
-  sessionThreads: number,
-  signal: AbortSignal,
-  progress: Progress,
-  most = comparisonRounds.most,
-): Promise<Comparison> {
-  const reference = await SpeedReference.open(sessionThreads);
-  try {
-    const times = await timeInTurn(
-      sessions,
-      feeds.map((entry) => toTensors(entry)),
-      reference,
-      signal,
-      progress,
-      most,
-    );
-    return {
-      timings: names.map((name, index) => ({
-        name,
-        minimum: minimum(times[index]!),
-        median: median(times[index]!),
-        samples: times[index]!.length,
-      })),
-      ratios: times.map((own) => median(own.map((time, round) => time / times[0]![round]!))),
-      referenceLatency: reference.medianNs,
-      throttled: reference.hasSlowedDown(),
-    };
-  } finally {
-    await reference.close();
-  }
-}
-
-/** Times of each session by round, after a warm-up, in nanoseconds. */
-async function timeInTurn(
-  sessions: readonly InferenceSession[],
-  tensors: readonly ReturnType<typeof toTensors>[],
-  reference: SpeedReference,
-  signal: AbortSignal,
-  progress: Progress,
-  most: number,
-): Promise<number[][]> {
-  const times: number[][] = sessions.map(() => []);
-  let started = performance.now();
-  for (let round = 0; round < comparisonRounds.warmUp + most; round++) {
-    if (round === comparisonRounds.warmUp) started = performance.now();
-    const elapsed = (performance.now() - started) / 1000;
-    if (round >= comparisonRounds.warmUp + comparisonRounds.least && elapsed > comparisonRounds.seconds) break;
-    for (let turn = 0; turn < sessions.length; turn++) {
-      signal.throwIfAborted();
-      const index = (turn + round) % sessions.length;
-      const start = process.hrtime.bigint();
-      await sessions[index]!.run(tensors[index]!);
-      const nanoseconds = Number(process.hrtime.bigint() - start);
-      if (round >= comparisonRounds.warmUp) times[index]!.push(nanoseconds);
-    }
-    await reference.sample();
-    progress(Math.min(1, elapsed / comparisonRounds.seconds), 'timing whole models');
-  }
-  return times;
 }

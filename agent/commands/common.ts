@@ -63,7 +63,11 @@ export function addStateAndJson(command: Command, environment: NodeJS.ProcessEnv
 /** Adds what every command that runs on a target takes, `--state` and `--json` included; answers the command. */
 export function addTargetOptions(command: Command, environment: NodeJS.ProcessEnv): Command {
   const withTarget = command
-    .option('--target <target>', 'where the model will run: ort (ONNX Runtime on this CPU)', 'ort')
+    .option(
+      '--target <target>',
+      'where the model will run: ort (ONNX Runtime on this CPU) or native (our engine on it)',
+      'ort',
+    )
     .option('--threads <n>', 'threads of the deployed model; timings are taken with as many', positiveInteger, 1)
     .option('--precisions <list>', 'candidates, e.g. float,W8A8,W4A32 (default: all that the target can run)')
     .option('--card <file>', 'model card (default: MODEL.json beside the model)');

@@ -3,6 +3,7 @@ import { freemem, release, totalmem } from 'node:os';
 import type { Command } from 'commander';
 import { identifyMachine } from '../adapters/machine.js';
 import { openEnergyMeter } from '../adapters/power.js';
+import { targetNames } from '../core/target-name.js';
 import { formatBytes, table } from '../terminal.js';
 import { addStateAndJson, type JobFlags, printJson } from './common.js';
 
@@ -39,7 +40,7 @@ async function diagnose(state: string) {
     glibc: header?.glibcVersionRuntime ?? 'unknown',
     node: process.version,
     runtime: identity.runtime.split(',')[0]!,
-    targets: ['ort'],
+    targets: [...targetNames],
     serialPorts: await serialPorts(),
     state,
   };

@@ -62,6 +62,11 @@ export class LatencyTable {
     return this.#rows.get(`${operatorKey}@${precision}`);
   }
 
+  /** Rows of an operator, whatever they are measured at. */
+  rowsOf(operatorKey: string): readonly LatencyRow[] {
+    return this.rows.filter((row) => row.operatorKey === operatorKey);
+  }
+
   /** Median time of a row, or `fallback` where it was not measured. */
   median(operatorKey: string, precision: string, fallback = Number.NaN): number {
     return this.get(operatorKey, precision)?.median ?? fallback;

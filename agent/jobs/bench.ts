@@ -1,10 +1,11 @@
 import { basename } from 'node:path';
-import { encode } from '../core/onnx/codec.js';
-import { float, formatPrecision } from '../core/precision.js';
-import { emitQdq } from '../core/quant/qdq.js';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { Precision } from '../../configs/contracts/plan.js';
+import { canRunInt8 } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
 import type { Ports, StepProgress } from '../pipeline.js';
 import { toMs } from '../report.js';
+import { apply, floatModel } from '../steps/apply.js';
 import { activationTensors } from '../steps/calibrate.js';
 import { openArtifact } from './artifact.js';
 import { type JobOptions, openJob } from './open-job.js';
@@ -15,31 +16,25 @@ export interface BenchOptions extends JobOptions {
 }
 
 /**
- * Times a model as ONNX Runtime float and uniform int8, and any artifacts of it, interleaved in one run. The int8 rival needs no
- * calibration here: its ranges are arbitrary, since dense kernels take the same time whatever the values.
+ * Times a model as ONNX Runtime float and uniform int8, as uniform int8 in our engine (where it has all operators), and any artifacts
+ * of it, interleaved in one run. The int8 models need no calibration here: their ranges are arbitrary, since dense kernels take the
+ * same time whatever the values.
  */
 export async function benchJob(options: BenchOptions, ports: Ports, signal: AbortSignal, progress: StepProgress) {
   const job = await openJob({ ...options, data: undefined });
   const { prepared } = job;
   const ranges = new Map(activationTensors(prepared).map((name) => [name, { minimum: -4, maximum: 4 }]));
-  const weightOf = (name: string) => prepared.model.graph.initializers.get(name) ?? null;
+  const w8a8: Precision = { weightBits: 8, activationBits: 8 };
   const int8 = new Map(
-    prepared.operators.map((operator) => {
-      const possible = ports.target.precisionsOf(
-        operator,
-        operator.weight === null ? null : weightOf(operator.weight.name),
-      );
-      return [operator.name, possible.find((precision) => formatPrecision(precision) === 'W8A8') ?? float];
-    }),
+    prepared.operators.filter((operator) => canRunInt8(operator)).map(({ name }) => [name, w8a8] as const),
   );
-  const write = (precisions: typeof int8) =>
-    encode(
-      emitQdq(prepared.model, prepared.operators, precisions, ranges, { variant: 'ort', shapes: prepared.shapes }),
-    );
+  const recipe = { ranges, rangesByBits: {}, biasCorrections: new Map(), channelMeans: null };
   const models = [
-    { name: 'ort-float', bytes: write(new Map()) },
-    { name: 'ort-int8', bytes: write(int8) },
+    { name: 'ort-float', bytes: floatModel(prepared) },
+    { name: 'ort-int8', bytes: apply(prepared, int8, recipe, { variant: 'ort', saturates: false }) },
   ];
+  const native = engineModel(() => apply(prepared, new Map(), recipe, { variant: 'native', saturates: true }));
+  if (native !== null) models.push({ name: 'native-W8A8', bytes: native });
   for (const path of options.artifacts)
     models.push({ name: nameOf(path, options.artifacts), bytes: (await openArtifact(path)).bytes });
   const random = xorshift32(7);
@@ -64,6 +59,17 @@ export async function benchJob(options: BenchOptions, ports: Ports, signal: Abor
     ),
   };
 }
+
+/** The image, or null where the engine lacks an operator of the model. */
+function engineModel(build: () => Uint8Array): Uint8Array | null {
+  try {
+    return build();
+  } catch (error) {
+    if (error instanceof EdgeError && error.code === 'model/unsupported') return null;
+    throw error;
+  }
+}
+
 /** An artifact's file name; the whole path where another artifact has the same name. */
 function nameOf(path: string, all: readonly string[]): string {
   const name = basename(path);

@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { readModel } from '../adapters/model-files.js';
 import { openSampleSet } from '../adapters/samples.js';
+import { isImage } from '../core/image/description.js';
 import { decode, encode } from '../core/onnx/codec.js';
 import { type PreparedModel, prepare } from '../core/prepare.js';
 import type { Ports, StepProgress } from '../pipeline.js';
@@ -26,15 +27,13 @@ export async function evaluateJob(options: EvaluateOptions, ports: Ports, signal
   const artifact = await openArtifact(options.artifact);
   const floatModel = existsSync(artifact.source.path) ? await readModel(artifact.source.path) : null;
   const hasFloat = floatModel !== null && floatModel.sha256 === artifact.source.sha256;
-  if (options.data === undefined && !hasFloat) {
-    throw new EdgeError(
-      'usage/invalid',
-      'without samples an artifact is compared with its float model, which is gone',
-      {
-        subject: '--data',
-        hint: `Give the folder of a sample set with --data DIR, or put the model back at ${artifact.source.path}.`,
-      },
-    );
+  if (!hasFloat && (options.data === undefined || isImage(artifact.bytes))) {
+    throw new EdgeError('usage/invalid', 'this artifact can only be compared with its float model, which is gone', {
+      subject: '--data',
+      hint: isImage(artifact.bytes)
+        ? `Put the model back at ${artifact.source.path}.`
+        : `Give the folder of a sample set with --data DIR, or put the model back at ${artifact.source.path}.`,
+    });
   }
   // Without the float model the artifact is its own reference: accuracy is still true, agreement is unknown.
   const prepared = prepare(hasFloat ? floatModel.model : decode(artifact.bytes), artifact.card);

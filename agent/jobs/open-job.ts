@@ -6,9 +6,13 @@ import type { Budget, Precision } from '../../configs/contracts/plan.js';
 import { validate } from '../../configs/contracts/validate.js';
 import { readModel } from '../adapters/model-files.js';
 import { openSampleSet } from '../adapters/samples.js';
+import { buildImage } from '../core/image/build.js';
+import { engineCandidates } from '../core/image/precisions.js';
 import { formatPrecision, parsePrecisions } from '../core/precision.js';
-import { prepare } from '../core/prepare.js';
+import { type PreparedModel, prepare } from '../core/prepare.js';
+import type { QdqVariant } from '../core/quant/affine.js';
 import { findEstimator } from '../core/sensitivity/registry.js';
+import { isTargetName, type TargetName, targetNames } from '../core/target-name.js';
 import type { Job } from '../pipeline.js';
 
 /** What the job commands take; precisions as typed on the command line. */
@@ -21,25 +25,32 @@ export interface JobOptions {
   readonly precisions?: string;
   readonly estimator: string;
   readonly threads: number;
-  readonly variant: Job['variant'];
+  readonly variant: QdqVariant;
   readonly range: Job['rangeRule'];
   readonly state: string;
 }
 
 /** Reads and checks everything a job needs from disk, before anything long begins. */
 export async function openJob(options: JobOptions): Promise<Job & { calibrationFromTest: boolean }> {
-  if (options.target !== 'ort') {
+  if (!isTargetName(options.target)) {
     throw new EdgeError('target/unknown', `target "${options.target}" is not available`, {
       subject: options.target,
-      hint: 'Available here: ort.',
+      hint: `Available here: ${targetNames.join(', ')}.`,
+    });
+  }
+  if (options.target === 'native' && options.variant === 'tensorrt') {
+    throw new EdgeError('usage/invalid', 'the engine runs images, not QDQ models for TensorRT', {
+      subject: '--variant',
     });
   }
   findEstimator(options.estimator);
   const { budget } = options;
   const precisions = options.precisions === undefined ? null : parsePrecisions(options.precisions);
-  checkPrecisions(precisions);
+  checkPrecisions(precisions, options.target);
   const { model, sha256 } = await readModel(options.model);
   const prepared = prepare(model, await readCard(options));
+  const variant = options.target === 'native' ? 'native' : options.variant;
+  if (variant === 'native') checkEngine(prepared);
   const set = options.data === undefined ? null : await openSampleSet(options.data, prepared.card, prepared.inputDims);
   if (budget.drop !== undefined && (set?.test?.labels ?? null) === null) {
     throw new EdgeError('budget/invalid', 'a largest drop of top-1 needs labelled test samples', {
@@ -57,22 +68,37 @@ export async function openJob(options: JobOptions): Promise<Job & { calibrationF
     precisions,
     estimator: options.estimator,
     workThreads: availableParallelism(),
-    variant: options.variant,
+    variant,
     rangeRule: options.range,
   };
 }
 
 /** A precision that no operator can have on the target is a mistake, not a candidate. */
-function checkPrecisions(precisions: readonly Precision[] | null): void {
-  const runnable = new Set(['float', 'W8A8', 'W4A32']);
+function checkPrecisions(precisions: readonly Precision[] | null, target: TargetName): void {
+  const [runnable, hint] =
+    target === 'native'
+      ? [
+          engineCandidates.map(formatPrecision),
+          `On target native: ${engineCandidates.map(formatPrecision).join(', ')}.`,
+        ]
+      : [
+          ['float', 'W8A8', 'W4A32'],
+          'On target ort: float, W8A8, and W4A32 (block-wise 4-bit weights of MatMul and Gemm).',
+        ];
   for (const precision of precisions ?? []) {
     const name = formatPrecision(precision);
-    if (runnable.has(name)) continue;
-    throw new EdgeError('usage/invalid', `ONNX Runtime runs no operator at ${name}`, {
-      subject: '--precisions',
-      hint: 'On target ort: float, W8A8, and W4A32 (block-wise 4-bit weights of MatMul and Gemm).',
-    });
+    if (runnable.includes(name)) continue;
+    throw new EdgeError('usage/invalid', `no operator runs at ${name} there`, { subject: '--precisions', hint });
   }
+}
+
+/** Whether the engine has a form for everything in a model is known by building it, whatever the ranges. */
+function checkEngine(prepared: PreparedModel): void {
+  buildImage(prepared, new Map(), {
+    rangeOf: () => ({ minimum: -1, maximum: 1 }),
+    pairSafe: false,
+    biasCorrection: () => null,
+  });
 }
 
 async function readCard(options: JobOptions): Promise<ModelCard | null> {

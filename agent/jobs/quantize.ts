@@ -1,4 +1,5 @@
 import { basename, join, resolve } from 'node:path';
+import { imageExtension } from '../../configs/contracts/image.js';
 import type { StepProgress } from '../pipeline.js';
 import { Pipeline, type Ports } from '../pipeline.js';
 import { type QuantizeDocument, quantizeDocument } from '../report.js';
@@ -20,9 +21,11 @@ export async function quantizeJob(
   const job = await openJob(options);
   await requireWritableFolder(options.out);
   const result = await new Pipeline(job, ports, signal, progress).quantize();
-  const artifact = join(resolve(options.out), `${basename(options.model).replace(/\.onnx$/i, '')}-quantized.onnx`);
+  const extension = job.variant === 'native' ? imageExtension : '.onnx';
+  const name = `${basename(options.model).replace(/\.onnx$/i, '')}-quantized${extension}`;
+  const artifact = join(resolve(options.out), name);
   const isWritten = result.feasible && result.chosen !== null;
-  const format = options.variant === 'tensorrt' ? 'onnx-qdq-tensorrt' : 'onnx-qdq';
+  const format = { ort: 'onnx-qdq', tensorrt: 'onnx-qdq-tensorrt', native: 'quantd-image' }[job.variant];
   const document = quantizeDocument(job, result, {
     model: resolve(options.model),
     artifact: isWritten ? artifact : null,

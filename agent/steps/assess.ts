@@ -5,7 +5,7 @@ import type { Model, Operator } from '../core/onnx/model.js';
 import { slice } from '../core/onnx/slice.js';
 import { readFloats } from '../core/onnx/tensor.js';
 import type { PreparedModel } from '../core/prepare.js';
-import { type Affine, activationAffine, fakeQuantize, type QdqVariant } from '../core/quant/affine.js';
+import { type Affine, type ArtifactVariant, activationAffine, fakeQuantize } from '../core/quant/affine.js';
 import { quantizeBlockwise } from '../core/quant/matmul-nbits.js';
 import { keepsRange } from '../core/quant/qdq.js';
 import { deployedOptions, dequantizeWeights, quantizeWeights } from '../core/quant/weights.js';
@@ -29,7 +29,7 @@ export interface AssessRequest {
   readonly threads: number;
   /** Activations too, or weights alone (benchmarks of weight rankings). */
   readonly kinds: readonly Site['kind'][];
-  readonly variant: QdqVariant;
+  readonly variant: ArtifactVariant;
   /** See `deployedOptions`. */
   readonly saturates: boolean;
 }
@@ -137,7 +137,7 @@ class Walk {
   forwards = 0;
   readonly #prepared: PreparedModel;
   readonly #threads: number;
-  readonly #variant: QdqVariant;
+  readonly #variant: ArtifactVariant;
   readonly #saturates: boolean;
   readonly #runtime: Runtime;
   readonly #outputs: readonly string[];

@@ -5,10 +5,12 @@ import type { LatencyExperience, MeasuredPoint } from '../core/plan/expected-lat
 import { type Plan, planKey, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
 import type { Choice, Problem } from '../core/plan/problem.js';
 import { unitsOf } from '../core/plan/units.js';
+import type { PreparedModel } from '../core/prepare.js';
+import { canRunInt8 } from '../core/quant/qdq.js';
 import { median } from '../core/statistics.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
 import type { Feeds, Progress, SampleSource, Session } from '../ports.js';
-import { apply } from './apply.js';
+import { apply, floatModel } from './apply.js';
 import { assessQuality, type FloatReference, type Quality, scoreAgainst } from './quality.js';
 import type { SampleReader } from './samples.js';
 
@@ -84,8 +86,10 @@ export class PlanSearch {
   readonly #context: SearchContext;
   readonly #progress: (step: keyof StepSeconds) => Progress;
   readonly #timed: Timed;
-  readonly #ends: { float: Plan; int8: Plan };
-  readonly #endBytes: { float: Uint8Array; int8: Uint8Array };
+  /** Uniform int8 of the target itself. */
+  readonly #int8: Plan;
+  /** Timed in every comparison. The first two are ONNX Runtime's float and int8, which on its own target are plans as well. */
+  readonly #always: readonly [Fixed, Fixed, ...Fixed[]];
   /** Of everything measured, the uniform ends too. */
   readonly #corrections: Correction[] = [];
   /** The same with latencies as the budget counts them: relative to int8 under a relative ceiling. */
@@ -93,6 +97,7 @@ export class PlanSearch {
   readonly #rounds: Correction[] = [];
   /** Everything measured; several entries for an end, one a comparison. */
   readonly #pool: MeasuredPlan[] = [];
+  readonly #int8Latencies: number[] = [];
   readonly #qualities = new Map<string, Quality>();
   readonly #solver = { status: 'optimal', gap: 0, seconds: 0 };
   #reference: { samples: SampleSource; source: QualityReport['source']; float: FloatReference } | null = null;
@@ -102,11 +107,22 @@ export class PlanSearch {
     this.#progress = progress;
     this.#timed = timed;
     const { problem } = context.assessed;
-    this.#ends = { float: uniformPlan(problem, 'float'), int8: uniformPlan(problem, 'W8A8') };
-    this.#endBytes = { float: this.#apply(this.#ends.float), int8: this.#apply(this.#ends.int8) };
+    const fixed = (plan: Plan): Fixed => ({ plan, bytes: this.#apply(plan) });
+    this.#int8 = uniformPlan(problem, 'W8A8');
+    const { prepared, variant } = context.job;
+    this.#always =
+      variant === 'native'
+        ? [
+            { plan: null, bytes: floatModel(prepared) },
+            { plan: null, bytes: ortInt8(prepared, context.assessed) },
+            fixed(this.#int8),
+          ]
+        : [fixed(uniformPlan(problem, 'float')), fixed(this.#int8)];
   }
 
   async run(): Promise<PlanOutcome> {
+    // A ceiling relative to ONNX Runtime's int8 means nothing to the engine's own tables before both were timed.
+    if (this.#always[1].plan === null && this.#context.job.budget.latencyRatio !== undefined) await this.#measure([]);
     const found = this.#isForAccuracy() ? await this.#mostAccurateUnderCeilings() : await this.#fastest();
     if (found.chosen === null) return this.#outcome(null, null, found.shortfalls);
     const quality = await this.#quality(found.chosen);
@@ -161,7 +177,7 @@ export class PlanSearch {
     let shortfalls: readonly Shortfall[] = [];
     for (let round = 0; round < rounds; round++) {
       const prior = job.budget.latencyRatio === undefined ? priorRatio : 1;
-      const ceilings = ceilingsOf(job.budget, this.#ends.int8.costs.latency, this.#comparable, prior);
+      const ceilings = ceilingsOf(job.budget, this.#int8Prediction(), this.#comparable, prior);
       this.#progress('plan')(round / rounds, `solving, round ${round + 1}`);
       const allocation = await this.#timed('plan', () =>
         allocate(assessed.candidates, 'sensitivity', ceilings, ports.solver, {}, signal),
@@ -227,7 +243,7 @@ export class PlanSearch {
    */
   async #fastestGoodEnough(failed: MeasuredPlan): Promise<MeasuredPlan | null> {
     const { assessed, frontier, job } = this.#context;
-    const ceiling = latencyCeiling(job.budget, this.#ends.int8.costs.latency) ?? Number.POSITIVE_INFINITY;
+    const ceiling = latencyCeiling(job.budget, this.#int8Prediction()) ?? Number.POSITIVE_INFINITY;
     const points = frontier.filter(
       (plan) => plan.costs.sensitivity < failed.plan.costs.sensitivity && plan.costs.latency <= ceiling,
     );
@@ -270,27 +286,28 @@ export class PlanSearch {
   /** Times plans against both uniform ends and records what was predicted and measured. */
   async #measure(plans: readonly Plan[]): Promise<void> {
     const { ports, signal, calibrationSamples, job } = this.#context;
-    // A plan that is one of the uniform ends is the same artifact: it is timed once.
-    const ends = [planKey(this.#ends.float), planKey(this.#ends.int8)];
-    const others = plans.filter((plan) => !ends.includes(planKey(plan)));
-    const candidates = [this.#ends.float, this.#ends.int8, ...others];
-    const artifacts = await this.#timed('apply', async () => others.map((plan) => this.#apply(plan)));
-    const bytes = [this.#endBytes.float, this.#endBytes.int8, ...artifacts];
+    // A plan that is timed in any case is the same artifact: it is timed once.
+    const known = this.#always.flatMap(({ plan }) => (plan === null ? [] : [planKey(plan)]));
+    const others = plans.filter((plan) => !known.includes(planKey(plan)));
+    const written = await this.#timed('apply', async () => others.map((plan) => ({ plan, bytes: this.#apply(plan) })));
+    const candidates: readonly Fixed[] = [...this.#always, ...written];
     const data = await calibrationSamples.read(0);
     const feeds: Feeds = new Map([[job.prepared.card.input.name, { dims: job.prepared.inputDims, data }]]);
     const comparison = await this.#timed('verify', () =>
       ports.target.compare(
-        candidates.map((_, index) => ({ name: String(index), bytes: bytes[index]! })),
+        candidates.map(({ bytes }, index) => ({ name: String(index), bytes })),
         feeds,
         signal,
         this.#progress('verify'),
       ),
     );
-    candidates.forEach((plan, index) => {
+    this.#int8Latencies.push(comparison.timings[1]!.median);
+    candidates.forEach(({ plan, bytes }, index) => {
+      if (plan === null) return;
       const timing = comparison.timings[index]!;
       this.#pool.push({
         plan,
-        bytes: bytes[index]!,
+        bytes,
         latency: timing.median,
         minimumLatency: timing.minimum,
         floatLatency: comparison.timings[0]!.median,
@@ -304,7 +321,7 @@ export class PlanSearch {
         predictedLatency: plan.costs.latency,
         measuredLatency: timing.median,
         predictedBytes: plan.costs.bytes,
-        measuredBytes: bytes[index]!.length,
+        measuredBytes: bytes.length,
       };
       this.#corrections.push(correction);
       const measuredLatency = this.#comparableLatency(timing.median, comparison.timings[1]!.median);
@@ -317,7 +334,15 @@ export class PlanSearch {
   #comparableLatency(latency: number, int8Latency: number): number {
     return this.#context.job.budget.latencyRatio === undefined
       ? latency
-      : (latency / int8Latency) * this.#ends.int8.costs.latency;
+      : (latency / int8Latency) * this.#int8Prediction();
+  }
+
+  /** What ONNX Runtime's int8 takes, in the units of the tables: as they predict it, or by how it measured against the engine's. */
+  #int8Prediction(): number {
+    const { latency } = this.#int8.costs;
+    if (this.#always[1].plan !== null || this.#int8Latencies.length === 0) return latency;
+    const own = this.#pool.filter(({ plan }) => planKey(plan) === planKey(this.#int8)).map((entry) => entry.latency);
+    return (latency * median(this.#int8Latencies)) / median(own);
   }
 
   #holds(candidate: MeasuredPlan): boolean {
@@ -355,7 +380,7 @@ export class PlanSearch {
   /** Latencies of the solver are predictions under corrected ceilings: told as asked for, and as they can be expected to measure. */
   #inMeasuredUnits(shortfalls: readonly Shortfall[]): Shortfall[] {
     const ratio = latencyRatio(this.#corrections, this.#context.priorRatio);
-    const asked = latencyCeiling(this.#context.job.budget, this.#ends.int8.costs.latency * ratio);
+    const asked = latencyCeiling(this.#context.job.budget, this.#int8Prediction() * ratio);
     return shortfalls.map((shortfall) => {
       if (shortfall.metric !== 'latency' || asked === null) return shortfall;
       const minimum = shortfall.minimum === null ? null : shortfall.minimum * ratio;
@@ -386,7 +411,7 @@ export class PlanSearch {
   /** Quality of a measured plan and of the int8 end on the best samples there are. */
   async #quality(measured: MeasuredPlan): Promise<QualityReport> {
     const plan = await this.#qualityOf(measured.plan);
-    const int8 = await this.#qualityOf(this.#ends.int8);
+    const int8 = await this.#qualityOf(this.#int8);
     const { source, float } = this.#reference!;
     return { samples: float.outputs.length, source, floatTop1: float.top1, int8, plan };
   }
@@ -418,9 +443,9 @@ export class PlanSearch {
   async #firstQuality(plan: Plan, session: Session): Promise<Quality> {
     const { job, signal } = this.#context;
     const { samples, source } = this.#qualitySource();
-    const float = await this.#open(this.#endBytes.float);
-    const int8 = await this.#open(this.#endBytes.int8);
-    const isEnd = planKey(plan) === planKey(this.#ends.int8);
+    const float = await this.#open(this.#always[0].bytes);
+    const int8 = await this.#open(this.#always.find((entry) => entry.plan === this.#int8)!.bytes);
+    const isEnd = planKey(plan) === planKey(this.#int8);
     try {
       const others = isEnd ? [int8] : [int8, session];
       const { reference, qualities } = await assessQuality(
@@ -432,7 +457,7 @@ export class PlanSearch {
         this.#progress('verify'),
       );
       this.#reference = { samples, source, float: reference };
-      this.#qualities.set(planKey(this.#ends.int8), qualities[0]!);
+      this.#qualities.set(planKey(this.#int8), qualities[0]!);
       this.#qualities.set(planKey(plan), qualities[others.length - 1]!);
       return qualities[others.length - 1]!;
     } finally {
@@ -486,9 +511,22 @@ export class PlanSearch {
 
   #apply(plan: Plan): Uint8Array {
     const { job, assessed } = this.#context;
-    const { variant } = job;
-    return apply(job.prepared, precisionsOf(plan), assessed.recipe, { variant, saturates: assessed.saturates });
+    return apply(job.prepared, precisionsOf(plan), assessed.recipe, assessed.form);
   }
+}
+
+/** An artifact that is timed in every comparison; `plan` is null where it is no plan of the target. */
+interface Fixed {
+  readonly plan: Plan | null;
+  readonly bytes: Uint8Array;
+}
+
+/** The model as ONNX Runtime runs it at 8 bits, from the same ranges. */
+function ortInt8(prepared: PreparedModel, { recipe, saturates }: Assessed): Uint8Array {
+  const int8 = { weightBits: 8, activationBits: 8 } as const;
+  const operators = prepared.operators.filter((operator) => canRunInt8(operator));
+  const precisions = new Map(operators.map(({ name }) => [name, int8] as const));
+  return apply(prepared, precisions, recipe, { variant: 'ort', saturates });
 }
 
 /** The element of least `first`, then least `second`; null of none. */

@@ -1,11 +1,11 @@
 import type { Precision, Range } from '../../configs/contracts/plan.js';
 import { klDivergence, normalizedSquaredDistance } from '../core/divergence.js';
 import type { PreparedModel } from '../core/prepare.js';
-import type { QdqVariant } from '../core/quant/affine.js';
-import { biasCorrections } from '../core/quant/bias.js';
+import type { ArtifactVariant } from '../core/quant/affine.js';
+import { biasCorrections, type ChannelMeans } from '../core/quant/bias.js';
 import type { RangeRule } from '../core/quant/observer.js';
 import type { Progress, Runtime, Session } from '../ports.js';
-import { apply } from './apply.js';
+import { type ArtifactForm, apply, floatModel } from './apply.js';
 import type { CalibrationDocument } from './calibrate.js';
 import { asLogits, comparedOutput, isClassifier } from './quality.js';
 import type { SampleReader } from './samples.js';
@@ -20,8 +20,14 @@ export interface TuningDocument {
 
 /** Everything that the artifact writer needs beside the plan. */
 export interface QuantizationRecipe {
+  /** At 8 bits, by tensor. */
   readonly ranges: ReadonlyMap<string, Range>;
+  /** By bit-width, then tensor. */
+  readonly rangesByBits: Readonly<Record<string, Readonly<Record<string, Range>>>>;
+  /** For 8-bit weights, by operator. */
   readonly biasCorrections: ReadonlyMap<string, Float32Array>;
+  /** For corrections at other widths; null: biases are not corrected. */
+  readonly channelMeans: ChannelMeans | null;
 }
 
 /** Samples that decide between recipes: the differences are large, the runs are whole models. */
@@ -39,7 +45,7 @@ export async function tune(
   options: {
     readonly rules: readonly RangeRule[];
     readonly int8: ReadonlyMap<string, Precision>;
-    readonly variant: QdqVariant;
+    readonly variant: ArtifactVariant;
     readonly saturates: boolean;
     readonly threads: number;
   },
@@ -53,12 +59,11 @@ export async function tune(
   const open = (bytes: Uint8Array) => runtime.open(bytes, { threads: options.threads });
   const sessions: Session[] = [];
   try {
-    const { int8, saturates } = options;
-    const none = { ranges: new Map(), biasCorrections: new Map() };
-    const float = await open(apply(prepared, new Map(), none, options));
+    const { int8 } = options;
+    const float = await open(floatModel(prepared));
     sessions.push(float);
     for (const recipe of recipes)
-      sessions.push(await open(apply(prepared, int8, recipeOf(prepared, calibration, recipe, saturates), options)));
+      sessions.push(await open(apply(prepared, int8, recipeOf(prepared, calibration, recipe, options), options)));
     const divergences = new Array<number>(recipes.length).fill(0);
     const count = Math.min(samples.count, samplesMost);
     for (let index = 0; index < count; index++) {
@@ -85,15 +90,33 @@ export async function tune(
   }
 }
 
+/**
+ * Ranges by bit-width. The rule that suits 8 bits does not suit fewer, where what is cut off matters less than the steps between: for
+ * the engine, which runs them, these are of least squared error if that was looked at.
+ */
+export function rangesOf(
+  calibration: CalibrationDocument,
+  rule: RangeRule,
+  variant: ArtifactVariant,
+): QuantizationRecipe['rangesByBits'] {
+  const own = calibration.ranges[rule] ?? {};
+  const fine = calibration.ranges.mse;
+  if (variant !== 'native' || fine === undefined) return own;
+  return { ...fine, '8': own['8'] ?? {} };
+}
+
 /** The ranges and corrections of a recipe. */
 export function recipeOf(
   prepared: PreparedModel,
   calibration: CalibrationDocument,
   recipe: Pick<TuningDocument, 'rule' | 'hasBiasCorrection'>,
-  saturates: boolean,
+  { variant, saturates }: Pick<ArtifactForm, 'variant' | 'saturates'>,
 ): QuantizationRecipe {
+  const rangesByBits = rangesOf(calibration, recipe.rule, variant);
   return {
-    ranges: new Map(Object.entries(calibration.ranges[recipe.rule]?.['8'] ?? {})),
+    ranges: new Map(Object.entries(rangesByBits['8'] ?? {})),
+    rangesByBits,
+    channelMeans: recipe.hasBiasCorrection ? calibration.channelMeans : null,
     biasCorrections: recipe.hasBiasCorrection
       ? biasCorrections(prepared, calibration.channelMeans, saturates)
       : new Map(),

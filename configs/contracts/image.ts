@@ -10,6 +10,9 @@
 /** First word of an image: the bytes "QIMG". */
 export const imageMagic = 0x474d4951;
 
+/** What the names of image files end in. */
+export const imageExtension = '.qimg';
+
 /** Raised whenever an old reader would misread a new image. */
 export const imageVersion = 1;
 

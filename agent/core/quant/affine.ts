@@ -33,12 +33,15 @@ export function symmetricAffine(range: Range, bits: number): Affine {
   return { scale, zeroPoint: 0, codeMinimum: -codeMaximum - 1, codeMaximum };
 }
 
-/** Who runs the artifact: ONNX Runtime, with unsigned activations that have a zero point, or TensorRT, with signed symmetric ones. */
+/** Who runs a QDQ model: ONNX Runtime, with unsigned activations that have a zero point, or TensorRT, with signed symmetric ones. */
 export type QdqVariant = 'ort' | 'tensorrt';
 
+/** Form of an artifact: a QDQ model, or an image for our own engine, whose activations are as ONNX Runtime's. */
+export type ArtifactVariant = QdqVariant | 'native';
+
 /** The parameters with which an activation of this range is deployed. */
-export function activationAffine(variant: QdqVariant, range: Range, bits: number): Affine {
-  return variant === 'ort' ? unsignedAffine(range, bits) : symmetricAffine(range, bits);
+export function activationAffine(variant: ArtifactVariant, range: Range, bits: number): Affine {
+  return variant === 'tensorrt' ? symmetricAffine(range, bits) : unsignedAffine(range, bits);
 }
 
 /** Rounds half to even, as ONNX QuantizeLinear does. Valid for |value| < 2^51. */

@@ -1,0 +1,86 @@
+/** Whole models against each other, round by round, on this machine; the same for every target of the host. */
+import { median, minimum } from '../core/statistics.js';
+import type { Comparison, Feeds, Progress } from '../ports.js';
+import { openTimed, type TimedModel } from './host-runtime.js';
+import { SpeedReference } from './speed-reference.js';
+
+const rounds = { warmUp: 4, least: 15, most: 300, seconds: 2.5 };
+
+/** Opens models (ONNX or images) and times them against each other on the same inputs. */
+export async function compareArtifacts(
+  models: readonly { name: string; bytes: Uint8Array }[],
+  feeds: Feeds,
+  threads: number,
+  signal: AbortSignal,
+  progress: Progress,
+): Promise<Comparison> {
+  const opened: TimedModel[] = [];
+  try {
+    for (const { bytes } of models) opened.push(await openTimed(bytes, feeds, threads));
+    return await compareModels(
+      models.map(({ name }) => name),
+      opened,
+      threads,
+      signal,
+      progress,
+    );
+  } finally {
+    for (const model of opened) await model.close();
+  }
+}
+
+/** Times models round by round in rotating order. `most` bounds the rounds. */
+export async function compareModels(
+  names: readonly string[],
+  models: readonly TimedModel[],
+  threads: number,
+  signal: AbortSignal,
+  progress: Progress,
+  most = rounds.most,
+): Promise<Comparison> {
+  const reference = await SpeedReference.open(threads);
+  try {
+    const times = await timeInTurn(models, reference, signal, progress, most);
+    return {
+      timings: names.map((name, index) => ({
+        name,
+        minimum: minimum(times[index]!),
+        median: median(times[index]!),
+        samples: times[index]!.length,
+      })),
+      ratios: times.map((own) => median(own.map((time, round) => time / times[0]![round]!))),
+      referenceLatency: reference.medianNs,
+      throttled: reference.hasSlowedDown(),
+    };
+  } finally {
+    await reference.close();
+  }
+}
+
+/** Times of each model by round, after a warm-up, in nanoseconds. */
+async function timeInTurn(
+  models: readonly TimedModel[],
+  reference: SpeedReference,
+  signal: AbortSignal,
+  progress: Progress,
+  most: number,
+): Promise<number[][]> {
+  const times: number[][] = models.map(() => []);
+  let started = performance.now();
+  for (let round = 0; round < rounds.warmUp + most; round++) {
+    if (round === rounds.warmUp) started = performance.now();
+    const elapsed = (performance.now() - started) / 1000;
+    if (round >= rounds.warmUp + rounds.least && elapsed > rounds.seconds) break;
+    for (let turn = 0; turn < models.length; turn++) {
+      signal.throwIfAborted();
+      const index = (turn + round) % models.length;
+      const start = process.hrtime.bigint();
+      await models[index]!.run();
+      const nanoseconds = Number(process.hrtime.bigint() - start);
+      if (round >= rounds.warmUp) times[index]!.push(nanoseconds);
+    }
+    await reference.sample();
+    progress(Math.min(1, elapsed / rounds.seconds), 'timing whole models');
+  }
+  return times;
+}
