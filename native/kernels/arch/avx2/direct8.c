@@ -76,28 +76,30 @@ static int32_t tiles(const kn_convolution *c) {
   return kn_plan_tiles(c, &p);
 }
 
-/* Sums of `rows` pixels by a panel into `sums`, two registers a row, the bias included. */
-KN_OUTLINE void multiply(int32_t rows, const uint8_t *codes, size_t stride, const int8_t *weights, int32_t steps, const uint16_t *runs,
-                         const kn_panel *panel, __m256i *sums) {
-  const __m256i low = kn_load(panel->bias), high = kn_load(panel->bias + 8), ones = _mm256_set1_epi16(1);
+/* Adds to 32-bit sums what a run has summed in 16 bits. */
+KN_INLINE void widen(int32_t rows, __m256i *sums, const __m256i *part) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(part[i], ones));
+}
+
+/* `rows` pixels by a panel, into the output. */
+KN_INLINE void product(int32_t rows, const kn_convolution *c, const kn_product_plan *p, const uint8_t *codes, const int8_t *weights,
+                       const uint16_t *runs, const kn_panel *panel, void *output, size_t at, int32_t channels) {
+  const __m256i low = kn_load(panel->bias), high = kn_load(panel->bias + 8);
+  __m256i sums[2 * KN_MAX_ROWS], part[2 * KN_MAX_ROWS];
   if (runs[0] == 0) {
-    kn_loop_widening(rows, codes, stride, weights, steps, sums);
-    for (int32_t r = 0; r < rows; r++) {
-      sums[2 * r] = _mm256_add_epi32(sums[2 * r], low);
-      sums[2 * r + 1] = _mm256_add_epi32(sums[2 * r + 1], high);
-    }
-    return;
-  }
-  __m256i part[2 * KN_MAX_ROWS];
-  for (int32_t n = 1; n <= runs[0]; n++) {
-    kn_loop_short(rows, codes, stride, weights, runs[n], part);
-    codes += STEP * runs[n];
-    weights += STEP * KN_PANEL * (size_t)runs[n];
-    for (int32_t r = 0; r < rows; r++) {
-      sums[2 * r] = _mm256_add_epi32(n == 1 ? low : sums[2 * r], _mm256_madd_epi16(part[2 * r], ones));
-      sums[2 * r + 1] = _mm256_add_epi32(n == 1 ? high : sums[2 * r + 1], _mm256_madd_epi16(part[2 * r + 1], ones));
+    kn_loop_widening(rows, codes, p->stride, weights, p->steps, part);
+    KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = _mm256_add_epi32(part[i], i & 1 ? high : low);
+  } else {
+    KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = i & 1 ? high : low;
+    for (int32_t n = 1; n <= runs[0]; n++) {
+      kn_loop_short(rows, codes, p->stride, weights, runs[n], part);
+      codes += STEP * runs[n];
+      weights += STEP * KN_PANEL * (size_t)runs[n];
+      widen(rows, sums, part);
     }
   }
+  kn_store(rows, c, panel, sums, output, at, (size_t)c->out_channels, channels);
 }
 
 KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
@@ -118,11 +120,8 @@ KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8
     size_t out = (size_t)t.pixel * c->out_channels + (size_t)t.group * p.group_out + (size_t)n * KN_PANEL;
     for (int32_t m = 0, rows; m < t.pixel_count; m += rows) {
       rows = kn_next_rows(t.pixel_count - m);
-      __m256i sums[2 * KN_MAX_ROWS];
-      multiply(rows, codes + (size_t)m * p.stride, p.stride, weights, p.steps, runs, panel, sums);
-      for (int32_t r = 0; r < rows; r++, out += (size_t)c->out_channels) {
-        kn_store(c, panel, sums[2 * r], sums[2 * r + 1], output, out, channels);
-      }
+      KN_FOR_ROWS(rows, product, c, &p, codes + (size_t)m * p.stride, weights, runs, panel, output, out, channels);
+      out += (size_t)rows * c->out_channels;
     }
   }
 }

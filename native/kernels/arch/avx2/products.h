@@ -24,7 +24,7 @@ KN_INLINE __m256i kn_step_exact(__m256i sum, __m256i codes, __m256i weights) {
 }
 
 #define KN_LOOP_INTRINSICS(name, step, bytes)                                                                                    \
-  KN_OUTLINE void name(int32_t rows, const void *codes, size_t stride, const void *weights, ptrdiff_t steps, __m256i *out) {     \
+  KN_INLINE void name(int32_t rows, const void *codes, size_t stride, const void *weights, ptrdiff_t steps, __m256i *out) {      \
     for (int32_t r = 0; r < rows; r++) {                                                                                         \
       __m256i low = _mm256_setzero_si256(), high = low;                                                                          \
       const uint8_t *a = (const uint8_t *)codes + (size_t)r * stride, *w = weights;                                              \
@@ -117,9 +117,12 @@ KN_LOOP_INTRINSICS(kn_loop_narrow, kn_step_short, 2)
 
 static const int16_t kn_ones[16] __attribute__((aligned(32), unused)) = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
-/* name(rows, codes, stride, weights, steps, out): out[2 * row] and out[2 * row + 1] are the row's sums; weights aligned to 32 bytes. */
+/*
+ * name(rows, codes, stride, weights, steps, out): out[2 * row] and out[2 * row + 1] are the row's sums; weights aligned to 32 bytes. For
+ * a constant number of rows: KN_FOR_ROWS.
+ */
 #define KN_LOOPS(name, row, a1, a2, a3, a4)                                                                                      \
-  KN_OUTLINE void name(int32_t rows, const void *codes, size_t stride, const void *weights, ptrdiff_t steps, __m256i *out) {     \
+  KN_INLINE void name(int32_t rows, const void *codes, size_t stride, const void *weights, ptrdiff_t steps, __m256i *out) {      \
     const uint8_t *a = codes, *b = a + 3 * stride, *w = weights;                                                                 \
     ptrdiff_t count;                                                                                                             \
     switch (rows) {                                                                                                              \
@@ -138,4 +141,15 @@ KN_LOOPS(kn_loop_exact, KN_ROW_EXACT, "4", "8", "12", "16")
 KN_LOOPS(kn_loop_narrow, KN_ROW_NARROW, "2", "4", "6", "8")
 
 #endif
+/* Calls function(rows, ...) with a constant for `rows`, so that it is inlined and its arrays become registers. */
+#define KN_FOR_ROWS(rows, function, ...)                  \
+  switch (rows) {                                         \
+    case 1: function(1, __VA_ARGS__); break;              \
+    case 2: function(2, __VA_ARGS__); break;              \
+    case 3: function(3, __VA_ARGS__); break;              \
+    case 4: function(4, __VA_ARGS__); break;              \
+    case 5: function(5, __VA_ARGS__); break;              \
+    default: function(6, __VA_ARGS__);                    \
+  }
+
 #endif

@@ -8,7 +8,8 @@
 typedef struct {
   int32_t bias[KN_PANEL], multipliers[KN_PANEL], shifts[KN_PANEL];
   int16_t narrow_bias[KN_PANEL], narrow_multipliers[KN_PANEL];
-} kn_panel;
+  int32_t is_shifted; /* whether any shift is above 0 */
+} __attribute__((aligned(KN_ALIGNMENT))) kn_panel;
 
 static inline void kn_pack_panel(kn_panel *panel, const kn_convolution *c, int32_t first, int32_t count) {
   memset(panel, 0, sizeof *panel);
@@ -19,6 +20,7 @@ static inline void kn_pack_panel(kn_panel *panel, const kn_convolution *c, int32
     panel->multipliers[i] = c->multipliers[first + i];
     panel->narrow_multipliers[i] = (int16_t)c->multipliers[first + i];
     panel->shifts[i] = c->shifts[first + i];
+    panel->is_shifted |= c->shifts[first + i] != 0;
   }
 }
 
@@ -65,36 +67,41 @@ KN_INLINE __m256i kn_join(__m256i low, __m256i high) {
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), _MM_SHUFFLE(3, 1, 2, 0));
 }
 
-/* The accumulators of channels 0 to 7 and 8 to 15 of a panel, bias included, to element `at` of the output; `count` channels exist. */
-KN_INLINE void kn_store(const kn_convolution *c, const kn_panel *panel, __m256i low, __m256i high, void *output, size_t at,
-                        int32_t count) {
-  if (c->rule == KN_ACCUMULATORS) {
-    int32_t *out = (int32_t *)output + at;
-    if (count == KN_PANEL) {
-      kn_save(out, low);
-      kn_save(out + 8, high);
-    } else {
-      int32_t all[KN_PANEL];
-      kn_save(all, low);
-      kn_save(all + 8, high);
-      memcpy(out, all, (size_t)count * 4);
-    }
-    return;
-  }
-  low = _mm256_sllv_epi32(low, kn_load(panel->shifts));
-  high = _mm256_sllv_epi32(high, kn_load(panel->shifts + 8));
-  __m256i scaled;
-  if (c->rule == KN_WIDE) {
-    scaled = kn_join(kn_scale_wide_8(low, panel->multipliers), kn_scale_wide_8(high, panel->multipliers + 8));
-  } else {
-    scaled = _mm256_mulhrs_epi16(kn_join(low, high), kn_load(panel->narrow_multipliers));
-  }
-  uint8_t *out = (uint8_t *)output + at;
-  const __m128i codes = kn_codes(c, scaled);
+KN_INLINE void kn_save_codes(uint8_t *out, __m128i codes, int32_t count) {
   if (count == KN_PANEL) {
     kn_save_half(out, codes);
   } else {
     kn_save_bytes(out, codes, count);
+  }
+}
+
+/*
+ * The accumulators of `rows` pixels, for each channels 0 to 7 and 8 to 15 of a panel, bias included, to element `at` of the output and
+ * every `step` elements further; `count` channels exist. With a constant `rows` the sums stay in registers.
+ */
+KN_INLINE void kn_store(int32_t rows, const kn_convolution *c, const kn_panel *panel, __m256i *sums, void *output, size_t at, size_t step,
+                        int32_t count) {
+  if (c->rule == KN_ACCUMULATORS) {
+    for (int32_t r = 0; r < rows; r++) memcpy((int32_t *)output + at + step * (size_t)r, &sums[2 * r], (size_t)count * 4);
+    return;
+  }
+  if (panel->is_shifted) {
+    KN_UNROLL for (int32_t r = 0; r < rows; r++) {
+      sums[2 * r] = _mm256_sllv_epi32(sums[2 * r], kn_load(panel->shifts));
+      sums[2 * r + 1] = _mm256_sllv_epi32(sums[2 * r + 1], kn_load(panel->shifts + 8));
+    }
+  }
+  uint8_t *out = (uint8_t *)output + at;
+  if (c->rule == KN_WIDE) {
+    KN_UNROLL for (int32_t r = 0; r < rows; r++, out += step) {
+      const __m256i low = kn_scale_wide_8(sums[2 * r], panel->multipliers);
+      kn_save_codes(out, kn_codes(c, kn_join(low, kn_scale_wide_8(sums[2 * r + 1], panel->multipliers + 8))), count);
+    }
+  } else {
+    KN_UNROLL for (int32_t r = 0; r < rows; r++, out += step) {
+      const __m256i joined = kn_join(sums[2 * r], sums[2 * r + 1]);
+      kn_save_codes(out, kn_codes(c, _mm256_mulhrs_epi16(joined, kn_load(panel->narrow_multipliers))), count);
+    }
   }
 }
 
