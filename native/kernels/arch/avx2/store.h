@@ -1,0 +1,108 @@
+/* From accumulators to the output, for 16 channels of one pixel: the rules of requantize.h. */
+#ifndef KN_AVX2_STORE_H
+#define KN_AVX2_STORE_H
+
+#include "common.h"
+
+/* What belongs to 16 output channels, as the kernels read it; channels beyond the last are zero. Part of packed weights. */
+typedef struct {
+  int32_t bias[KN_PANEL], multipliers[KN_PANEL], shifts[KN_PANEL];
+  int16_t narrow_bias[KN_PANEL], narrow_multipliers[KN_PANEL];
+  int32_t is_shifted; /* whether any shift is above 0 */
+} __attribute__((aligned(KN_ALIGNMENT))) kn_panel;
+
+static inline void kn_pack_panel(kn_panel *panel, const kn_convolution *c, int32_t first, int32_t count) {
+  memset(panel, 0, sizeof *panel);
+  for (int32_t i = 0; i < count; i++) {
+    panel->bias[i] = c->bias[first + i];
+    panel->narrow_bias[i] = (int16_t)c->bias[first + i];
+    if (c->rule == KN_ACCUMULATORS) continue; /* nothing to read there */
+    panel->multipliers[i] = c->multipliers[first + i];
+    panel->narrow_multipliers[i] = (int16_t)c->multipliers[first + i];
+    panel->shifts[i] = c->shifts[first + i];
+    panel->is_shifted |= c->shifts[first + i] != 0;
+  }
+}
+
+/* The first `count` bytes, below 16, and no more: what follows may belong to a tile that runs at the same time. */
+KN_INLINE void kn_save_bytes(uint8_t *out, __m128i v, int32_t count) {
+  if (count & 8) {
+    _mm_storel_epi64((__m128i *)out, v);
+    v = _mm_srli_si128(v, 8), out += 8;
+  }
+  if (count & 4) {
+    const int32_t four = _mm_cvtsi128_si32(v);
+    memcpy(out, &four, 4);
+    v = _mm_srli_si128(v, 4), out += 4;
+  }
+  if (count & 2) {
+    const int16_t two = (int16_t)_mm_cvtsi128_si32(v);
+    memcpy(out, &two, 2);
+    v = _mm_srli_si128(v, 2), out += 2;
+  }
+  if (count & 1) *out = (uint8_t)_mm_cvtsi128_si32(v);
+}
+
+/* 16-bit results, saturated where they do not fit, to codes. The output's zero point and limits are below 256, so saturation is safe. */
+KN_INLINE __m128i kn_codes(const kn_convolution *c, __m256i scaled) {
+  __m256i q = _mm256_adds_epi16(scaled, _mm256_set1_epi16((int16_t)c->output_zero));
+  q = _mm256_max_epi16(q, _mm256_set1_epi16((int16_t)c->output_low));
+  q = _mm256_min_epi16(q, _mm256_set1_epi16((int16_t)c->output_high));
+  return _mm_packus_epi16(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+}
+
+/*
+ * (a * m + 2^31) >> 32 of eight: the products of even lanes are taken from there, those of odd lanes by a look one lane further. That
+ * is why multipliers are read from memory: `m + 1` is the odd ones, already in place.
+ */
+KN_INLINE __m256i kn_scale_wide_8(__m256i a, const int32_t *m) {
+  const __m256i half = _mm256_set1_epi64x(INT64_C(1) << 31);
+  const __m256i even = _mm256_add_epi64(_mm256_mul_epi32(a, kn_load(m)), half);
+  const __m256i odd = _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64(a, 32), kn_load(m + 1)), half);
+  return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+}
+
+/* Two times eight 32-bit values to sixteen 16-bit ones, in order. */
+KN_INLINE __m256i kn_join(__m256i low, __m256i high) {
+  return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), _MM_SHUFFLE(3, 1, 2, 0));
+}
+
+KN_INLINE void kn_save_codes(uint8_t *out, __m128i codes, int32_t count) {
+  if (count == KN_PANEL) {
+    kn_save_half(out, codes);
+  } else {
+    kn_save_bytes(out, codes, count);
+  }
+}
+
+/*
+ * The accumulators of `rows` pixels, for each channels 0 to 7 and 8 to 15 of a panel, bias included, to element `at` of the output and
+ * every `step` elements further; `count` channels exist. With a constant `rows` the sums stay in registers.
+ */
+KN_INLINE void kn_store(int32_t rows, const kn_convolution *c, const kn_panel *panel, __m256i *sums, void *output, size_t at, size_t step,
+                        int32_t count) {
+  if (c->rule == KN_ACCUMULATORS) {
+    for (int32_t r = 0; r < rows; r++) memcpy((int32_t *)output + at + step * (size_t)r, &sums[2 * r], (size_t)count * 4);
+    return;
+  }
+  if (panel->is_shifted) {
+    KN_UNROLL for (int32_t r = 0; r < rows; r++) {
+      sums[2 * r] = _mm256_sllv_epi32(sums[2 * r], kn_load(panel->shifts));
+      sums[2 * r + 1] = _mm256_sllv_epi32(sums[2 * r + 1], kn_load(panel->shifts + 8));
+    }
+  }
+  uint8_t *out = (uint8_t *)output + at;
+  if (c->rule == KN_WIDE) {
+    KN_UNROLL for (int32_t r = 0; r < rows; r++, out += step) {
+      const __m256i low = kn_scale_wide_8(sums[2 * r], panel->multipliers);
+      kn_save_codes(out, kn_codes(c, kn_join(low, kn_scale_wide_8(sums[2 * r + 1], panel->multipliers + 8))), count);
+    }
+  } else {
+    KN_UNROLL for (int32_t r = 0; r < rows; r++, out += step) {
+      const __m256i joined = kn_join(sums[2 * r], sums[2 * r + 1]);
+      kn_save_codes(out, kn_codes(c, _mm256_mulhrs_epi16(joined, kn_load(panel->narrow_multipliers))), count);
+    }
+  }
+}
+
+#endif
