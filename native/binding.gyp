@@ -8,6 +8,9 @@
         "engine/check.c",
         "engine/engine.c",
         "engine/record.c",
+        # Every machine compiles all of these; those of another one are empty.
+        "kernels/arch/avx2/direct16.c",
+        "kernels/arch/avx2/direct8.c",
         "kernels/convolution.c",
         "kernels/edge.c",
         "kernels/elementwise.c",

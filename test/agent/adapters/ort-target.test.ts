@@ -1,11 +1,10 @@
 /** Timing in ONNX Runtime: what rows there are and how they hang together. How long anything takes is nobody's business here. */
 import t from 'tap';
 import { OrtTarget } from '../../../agent/adapters/ort-target.js';
-import type { BundleItem } from '../../../agent/core/bundle.js';
 import { conversionOps, dispatchKey, runOverheadKey, speedReferenceKey } from '../../../agent/core/latency.js';
 import { encode } from '../../../agent/core/onnx/codec.js';
 import { formatPrecision } from '../../../agent/core/precision.js';
-import { prepare } from '../../../agent/core/prepare.js';
+import { type PreparedModel, prepare } from '../../../agent/core/prepare.js';
 import type { EnergyMeter, Feeds } from '../../../agent/ports.js';
 import type { Precision } from '../../../configs/contracts/plan.js';
 import { NetworkBuilder } from '../../support/networks.js';
@@ -18,8 +17,8 @@ const int8: Precision = { weightBits: 8, activationBits: 8 };
 const blocks: Precision = { weightBits: 4, activationBits: 32 };
 const target = new OrtTarget({ threads: 1 });
 
-/** The distinct operators of a network with convolutions of several kinds, a sum, a pool and two products. */
-function items(): BundleItem[] {
+/** A network with convolutions of several kinds, a sum, a pool and two products. */
+function network(): PreparedModel {
   const builder = new NetworkBuilder(new Random(3), [1, 8, 12, 12]);
   const first = builder.same('Relu', builder.conv('x', { out: 8 }));
   const alike = builder.same('Relu', builder.conv(first, { out: 8 }));
@@ -27,14 +26,12 @@ function items(): BundleItem[] {
   const sum = builder.emit('Add', [depthwise, first], builder.shapes.get(first)!);
   const pooled = builder.emit('MaxPool', [sum], [1, 8, 6, 6], { kernel_shape: [2, 2], strides: [2, 2] });
   const hidden = builder.same('Relu', builder.gemm(builder.pooled(pooled), 64));
-  const { model, shapes, operators } = prepare(builder.build([builder.gemm(hidden, 10)]), null);
-  const distinct = new Map(operators.map((operator) => [operator.key, operator]));
-  return [...distinct.values()].map((operator) => ({ operator, model, shapes }));
+  return prepare(builder.build([builder.gemm(hidden, 10)]), null);
 }
 
-const all = items();
-const precisionsOf = ({ operator, model }: BundleItem) =>
-  target.precisionsOf(operator, model.graph.initializers.get(operator.weight?.name ?? '') ?? null);
+const prepared = network();
+/** Its distinct operators. */
+const all = [...new Map(prepared.operators.map((operator) => [operator.key, operator])).values()];
 const name = ({ operatorKey, precision }: { operatorKey: string; precision: string }) =>
   `${operatorKey} at ${precision}`;
 
@@ -42,16 +39,16 @@ t.test(
   'every operator has a row at each precision that was asked for and that it can run, and overheads are told',
   async (t) => {
     const shares: number[] = [];
-    const rows = await target.measure(all, [float, int8, blocks], never, (share) => shares.push(share));
+    const rows = await target.measure(prepared, all, [float, int8, blocks], never, (share) => shares.push(share));
     const overheads = [runOverheadKey, dispatchKey, speedReferenceKey];
-    const keys = new Set(all.map(({ operator }) => operator.key));
+    const keys = new Set(all.map(({ key }) => key));
     t.strictSame(
       new Set(rows.filter(({ operatorKey }) => keys.has(operatorKey)).map(name)),
       new Set(
-        all.flatMap((item) =>
-          precisionsOf(item).map((precision) =>
-            name({ operatorKey: item.operator.key, precision: formatPrecision(precision) }),
-          ),
+        all.flatMap((operator) =>
+          target
+            .precisionsOf(prepared, operator)
+            .map((precision) => name({ operatorKey: operator.key, precision: formatPrecision(precision) })),
         ),
       ),
     );
@@ -84,13 +81,13 @@ t.test(
 );
 
 t.test('precisions that were not asked for are not timed; nothing to time leaves the overheads', async (t) => {
-  const [item] = all;
-  const rows = await target.measure([item!], [int8], never, quiet);
+  const [operator] = all;
+  const rows = await target.measure(prepared, [operator!], [int8], never, quiet);
   t.strictSame(
-    rows.filter(({ operatorKey }) => operatorKey === item!.operator.key).map(({ precision }) => precision),
+    rows.filter(({ operatorKey }) => operatorKey === operator!.key).map(({ precision }) => precision),
     ['W8A8'],
   );
-  const none = await target.measure([], [float], never, quiet);
+  const none = await target.measure(prepared, [], [float], never, quiet);
   t.strictSame(
     new Set(none.map(({ operatorKey }) => operatorKey)),
     new Set([runOverheadKey, dispatchKey, speedReferenceKey]),
@@ -114,25 +111,25 @@ t.test('energy is the mean power of the machine for the time of the operator', a
   };
   const metered = new OrtTarget({ threads: 1, meter });
   t.equal((await metered.identity()).energyMeter, meter.name);
-  const rows = await metered.measure(all.slice(0, 2), [float, int8], never, quiet);
+  const rows = await metered.measure(prepared, all.slice(0, 2), [float, int8], never, quiet);
   t.equal(running, 0, 'every measurement was ended');
-  const keys = all.slice(0, 2).map(({ operator }) => operator.key);
+  const keys = all.slice(0, 2).map(({ key }) => key);
   for (const row of rows.filter(({ operatorKey }) => keys.includes(operatorKey))) {
     const expected = watts * row.median * 1e-9;
     t.ok(Math.abs(row.energyJoules! / expected - 1) < 0.1, `${name(row)}: ${row.energyJoules}, expected ${expected}`);
   }
   const unreadable = new OrtTarget({ threads: 1, meter: { name: 'broken', start: () => ({ stop: () => null }) } });
-  const without = await unreadable.measure(all.slice(0, 1), [float], never, quiet);
+  const without = await unreadable.measure(prepared, all.slice(0, 1), [float], never, quiet);
   t.ok(without.every(({ energyJoules }) => energyJoules === null));
 });
 
 t.test('an abort stops measuring where it is, and the lock is free for the next', async (t) => {
   const abort = new AbortController();
-  const stopping = target.measure(all, [float, int8], abort.signal, (share) => {
+  const stopping = target.measure(prepared, all, [float, int8], abort.signal, (share) => {
     if (share > 0) abort.abort(new Error('enough'));
   });
   await t.rejects(stopping, /enough/);
-  await t.rejects(target.measure(all, [float], abort.signal, quiet), /enough/);
+  await t.rejects(target.measure(prepared, all, [float], abort.signal, quiet), /enough/);
   await t.rejects(target.compare([{ name: 'a', bytes: chain(1) }], feeds, abort.signal, quiet), /enough/);
   const midway = new AbortController();
   const progress = (share: number) => share > 0 && midway.abort(new Error('enough of that'));

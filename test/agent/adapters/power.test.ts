@@ -227,14 +227,12 @@ const tiny = model({
 async function measureTiny(meter: EnergyMeter | null) {
   const target = new OrtTarget({ threads: 1, meter });
   const prepared = prepare(tiny, null);
-  const { model, shapes } = prepared;
-  const items = prepared.operators.map((operator) => ({ operator, model, shapes }));
   const precisions = [
     { weightBits: 32, activationBits: 32 },
     { weightBits: 8, activationBits: 8 },
   ] as const;
   return {
-    rows: await target.measure(items, precisions, new AbortController().signal, () => {}),
+    rows: await target.measure(prepared, prepared.operators, precisions, new AbortController().signal, () => {}),
     identity: await target.identity(),
   };
 }

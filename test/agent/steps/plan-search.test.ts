@@ -2,10 +2,9 @@
 import t, { type Test } from 'tap';
 import { HighsSolver } from '../../../agent/adapters/highs-solver.js';
 import { SqliteStore } from '../../../agent/adapters/sqlite-store.js';
-import type { BundleItem } from '../../../agent/core/bundle.js';
 import { dispatchKey, runOverheadKey, speedReferenceKey } from '../../../agent/core/latency.js';
 import { decode, encode } from '../../../agent/core/onnx/codec.js';
-import type { Operator, Tensor } from '../../../agent/core/onnx/model.js';
+import type { Operator } from '../../../agent/core/onnx/model.js';
 import { planOf, precisionsOf, uniformPlan } from '../../../agent/core/plan/plan.js';
 import { formatPrecision } from '../../../agent/core/precision.js';
 import { type PreparedModel, prepare } from '../../../agent/core/prepare.js';
@@ -66,7 +65,8 @@ class PretendMachine implements Target {
     return true;
   }
 
-  precisionsOf(operator: Operator, weight: Tensor | null): readonly Precision[] {
+  precisionsOf({ model }: PreparedModel, operator: Operator): readonly Precision[] {
+    const weight = model.graph.initializers.get(operator.weight?.name ?? '') ?? null;
     return [
       { weightBits: 32, activationBits: 32 },
       ...(canRunInt8(operator) ? [{ weightBits: 8, activationBits: 8 } as const] : []),
@@ -74,14 +74,18 @@ class PretendMachine implements Target {
     ];
   }
 
-  async measure(items: readonly BundleItem[], precisions: readonly Precision[]): Promise<LatencyRow[]> {
-    this.measured += items.length;
+  async measure(
+    _prepared: PreparedModel,
+    operators: readonly Operator[],
+    precisions: readonly Precision[],
+  ): Promise<LatencyRow[]> {
+    this.measured += operators.length;
     const row = (operatorKey: string, precision: string, median: number): LatencyRow => {
       const rest = { spread: 0, repeats: 1, throttled: false, energyJoules: null, measuredAt: clock.now() };
       return { operatorKey, precision, minimum: median, median, ...rest };
     };
-    const rows = items.flatMap(({ operator }) =>
-      precisions.map(formatPrecision).map((name) => row(operator.key, name, this.#times.get(operator.key)![name]!)),
+    const rows = operators.flatMap(({ key }) =>
+      precisions.map(formatPrecision).map((name) => row(key, name, this.#times.get(key)![name]!)),
     );
     return [...rows, ...[runOverheadKey, dispatchKey, speedReferenceKey].map((key) => row(key, 'float', 500))];
   }

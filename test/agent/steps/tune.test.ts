@@ -76,7 +76,12 @@ for (const [task, endsInSoftmax, variant] of [
       const float = await outputsOf(prepared.model);
       for (const rule of rules) {
         for (const hasBiasCorrection of [false, true]) {
-          const { ranges, biasCorrections } = recipeOf(prepared, calibration, { rule, hasBiasCorrection }, saturates);
+          const { ranges, biasCorrections } = recipeOf(
+            prepared,
+            calibration,
+            { rule, hasBiasCorrection },
+            { variant, saturates },
+          );
           t.equal(biasCorrections.size > 0, hasBiasCorrection);
           t.strictSame(Object.fromEntries(ranges), calibration.ranges[rule]!['8']);
           const quantized = await outputsOf(
