@@ -1,0 +1,49 @@
+/** Test programs in C, from `native/test/`, compiled for the occasion. */
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+
+const native = fileURLToPath(new URL('../../../native/', import.meta.url));
+const execute = promisify(execFile);
+
+/** C files of the engine and of every kernel, all of which every machine compiles. */
+function sources(): string[] {
+  const inFolder = (folder: string) =>
+    readdirSync(join(native, folder), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.c'))
+      .map((name) => join(native, folder, name));
+  return [...inFolder('engine'), ...inFolder('kernels')];
+}
+
+/** Flags under which every access and every operation is checked; a finding ends the program. */
+export const sanitized = [
+  '-O1',
+  '-g',
+  '-fsanitize=address,undefined',
+  '-fno-sanitize-recover=undefined',
+  '-DKN_SANITIZED',
+] as const;
+
+/** Compiles one of the programs with the engine and all kernels; answers the path of the executable. */
+export async function compile(program: string, flags: readonly string[], compiler = 'cc'): Promise<string> {
+  const output = join(mkdtempSync(join(tmpdir(), 'quantd-c-')), program);
+  const common = ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-ffp-contract=off'];
+  await execute(compiler, [...common, ...flags, '-o', output, join(native, 'test', `${program}.c`), ...sources()], {
+    maxBuffer: 2 ** 26,
+  });
+  return output;
+}
+
+/** Runs a program to its end; what it printed, and its exit code. */
+export async function runProgram(path: string, args: readonly string[]): Promise<{ code: number; output: string }> {
+  return execute(path, [...args], { maxBuffer: 2 ** 26 }).then(
+    ({ stdout, stderr }) => ({ code: 0, output: stdout + stderr }),
+    (error: { code?: number; stdout?: string; stderr?: string }) => ({
+      code: typeof error.code === 'number' ? error.code : 1,
+      output: `${error.stdout ?? ''}${error.stderr ?? ''}`,
+    }),
+  );
+}
