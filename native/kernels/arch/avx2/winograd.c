@@ -32,7 +32,7 @@ static const kind K4X4 = {4, 4, 2, 6, 0x38E38E39u};
 static const kind K2X2 = {2, 2, 1, 2, 1u};
 static const kind K4X2 = {4, 2, 1, 4, 0xAAAAAAABu};
 
-enum { MAX_SIDE = 6, MAX_POSITIONS = 36, MAX_PIXELS = 16, SCRATCH_BYTES = 340000 };
+enum { MAX_SIDE = 6, MAX_POSITIONS = 36, MAX_PIXELS = 16, SCRATCH_BYTES = 340000, MAX_BLOCK = 48 };
 
 static inline int32_t in_height(kind k) { return k.out_height + 2; }
 static inline int32_t in_width(kind k) { return k.out_width + 2; }
@@ -144,9 +144,8 @@ static inline plan plan_of(kind k, const kn_convolution *c) {
   p.row_bytes = (size_t)kn_up(c->in_channels * k.code_bytes, 32) * 32;
   /* One line more than needed between positions: powers of two would let them evict each other from the cache. */
   const size_t fitting = SCRATCH_BYTES / ((size_t)positions(k) * (p.row_bytes + 4 * KN_PANEL));
-  p.blocks = kn_up(p.tiles, kn_max(KN_MAX_ROWS, (int32_t)fitting));
+  p.blocks = kn_up(p.tiles, kn_max(KN_MAX_ROWS, kn_min(MAX_BLOCK, (int32_t)fitting)));
   const int32_t wanted = (int64_t)p.tiles * positions(k) * c->in_channels * c->out_channels > 1000000 ? 4 : 1;
-  if (p.blocks < 2 && wanted > 1 && p.tiles >= 16) p.blocks = 2;
   if (p.blocks == 3) p.blocks = 4;
   p.block = kn_up(p.tiles, p.blocks);
   p.blocks = kn_up(p.tiles, p.block);
@@ -310,15 +309,15 @@ KN_INLINE void product_exact(int32_t rows, const plan *p, const uint8_t *codes, 
 KN_INLINE void product_short(int32_t rows, const plan *p, const uint8_t *codes, const uint8_t *weights, const uint16_t *runs,
                              __m256i *out) {
   const __m256i ones = _mm256_set1_epi16(1);
-  __m256i sums[2 * KN_MAX_ROWS], part[2 * KN_MAX_ROWS];
-  KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = _mm256_setzero_si256();
-  for (int32_t n = 1; n <= runs[0]; n++) {
+  __m256i part[2 * KN_MAX_ROWS];
+  kn_loop_short(rows, codes, p->row_bytes, weights, runs[1], part);
+  KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) out[i] = _mm256_madd_epi16(part[i], ones);
+  for (int32_t n = 2; n <= runs[0]; n++) {
+    codes += 4 * runs[n - 1];
+    weights += 64 * (size_t)runs[n - 1];
     kn_loop_short(rows, codes, p->row_bytes, weights, runs[n], part);
-    codes += 4 * runs[n];
-    weights += 64 * (size_t)runs[n];
-    KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(part[i], ones));
+    KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(part[i], ones));
   }
-  KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) out[i] = sums[i];
 }
 
 KN_INLINE __m256i plus(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
