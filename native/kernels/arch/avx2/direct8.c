@@ -83,7 +83,7 @@ KN_INLINE void widen(int32_t rows, __m256i *sums, const __m256i *part) {
 }
 
 /* `rows` pixels by a panel, into the output. */
-KN_INLINE void product(int32_t rows, const kn_convolution *c, const kn_product_plan *p, const uint8_t *codes, const int8_t *weights,
+KN_INLINE void product(int32_t rows, const kn_finish *f, const kn_product_plan *p, const uint8_t *codes, const int8_t *weights,
                        const uint16_t *runs, const kn_panel *panel, void *output, size_t at, int32_t channels) {
   const __m256i low = kn_load(panel->bias), high = kn_load(panel->bias + 8);
   __m256i sums[2 * KN_MAX_ROWS], part[2 * KN_MAX_ROWS];
@@ -99,12 +99,13 @@ KN_INLINE void product(int32_t rows, const kn_convolution *c, const kn_product_p
       widen(rows, sums, part);
     }
   }
-  kn_store(rows, c, panel, sums, output, at, (size_t)c->out_channels, channels);
+  kn_store(rows, f, panel, sums, output, at, (size_t)p->out_step, channels);
 }
 
 KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
   const kn_product_plan p = plan_of(c);
   const kn_product_tile t = kn_plan_tile(&p, tile);
+  const kn_finish f = kn_finish_of(c);
   const uint8_t *codes = scratch;
   if (p.in_place) {
     codes = input + (size_t)t.pixel * p.stride + (size_t)t.group * p.group_in;
@@ -120,7 +121,7 @@ KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8
     size_t out = (size_t)t.pixel * c->out_channels + (size_t)t.group * p.group_out + (size_t)n * KN_PANEL;
     for (int32_t m = 0, rows; m < t.pixel_count; m += rows) {
       rows = kn_next_rows(t.pixel_count - m);
-      KN_FOR_ROWS(rows, product, c, &p, codes + (size_t)m * p.stride, weights, runs, panel, output, out, channels);
+      KN_FOR_ROWS(rows, product, &f, &p, codes + (size_t)m * p.stride, weights, runs, panel, output, out, channels);
       out += (size_t)rows * c->out_channels;
     }
   }

@@ -14,7 +14,8 @@ typedef struct {
   int32_t pixels, block, blocks;
   int32_t channel_blocks, block_panels;
   int32_t in_place;
-  size_t stride; /* bytes from one pixel's codes to the next's */
+  size_t stride;    /* bytes from one pixel's codes to the next's */
+  int32_t out_step; /* elements from one pixel of the output to the next */
 } kn_product_plan;
 
 enum { KN_BLOCK_BYTES = 160000, KN_MAX_ROWS = 6 };
@@ -27,6 +28,7 @@ static inline kn_product_plan kn_plan_product(const kn_convolution *c, int32_t s
   p.row = c->kernel_height * c->kernel_width * p.group_in;
   p.steps = kn_up(p.row, step);
   p.panels = kn_up(p.group_out, width);
+  p.out_step = c->out_channels;
   p.pixels = c->batch * c->out_height * c->out_width;
   p.in_place = code_bytes == 1 && c->kernel_height == 1 && c->kernel_width == 1 && c->stride_y == 1 && c->stride_x == 1 &&
                c->pad_top == 0 && c->pad_left == 0 && c->in_height == c->out_height && c->in_width == c->out_width;

@@ -7,8 +7,8 @@
 /* What belongs to 16 output channels, as the kernels read it; channels beyond the last are zero. Part of packed weights. */
 typedef struct {
   int32_t bias[KN_PANEL], multipliers[KN_PANEL], shifts[KN_PANEL];
-  int16_t narrow_bias[KN_PANEL], narrow_multipliers[KN_PANEL];
-  int32_t is_shifted; /* whether any shift is above 0 */
+  int16_t narrow_bias[KN_PANEL], narrow_multipliers[KN_PANEL], narrow_scales[KN_PANEL]; /* scale = 2^shift */
+  int32_t is_shifted;                                                                   /* whether any shift is above 0 */
 } __attribute__((aligned(KN_ALIGNMENT))) kn_panel;
 
 static inline void kn_pack_panel(kn_panel *panel, const kn_convolution *c, int32_t first, int32_t count) {
@@ -20,6 +20,7 @@ static inline void kn_pack_panel(kn_panel *panel, const kn_convolution *c, int32
     panel->multipliers[i] = c->multipliers[first + i];
     panel->narrow_multipliers[i] = (int16_t)c->multipliers[first + i];
     panel->shifts[i] = c->shifts[first + i];
+    panel->narrow_scales[i] = (int16_t)(uint16_t)(1u << c->shifts[first + i]);
     panel->is_shifted |= c->shifts[first + i] != 0;
   }
 }
@@ -43,12 +44,27 @@ KN_INLINE void kn_save_bytes(uint8_t *out, __m128i v, int32_t count) {
   if (count & 1) *out = (uint8_t)_mm_cvtsi128_si32(v);
 }
 
-/* 16-bit results, saturated where they do not fit, to codes. The output's zero point and limits are below 256, so saturation is safe. */
-KN_INLINE __m128i kn_codes(const kn_convolution *c, __m256i scaled) {
-  __m256i q = _mm256_adds_epi16(scaled, _mm256_set1_epi16((int16_t)c->output_zero));
-  q = _mm256_max_epi16(q, _mm256_set1_epi16((int16_t)c->output_low));
-  q = _mm256_min_epi16(q, _mm256_set1_epi16((int16_t)c->output_high));
-  return _mm_packus_epi16(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+/*
+ * What all channels share, in a local variable of the function that stores: a compiler must expect that every byte stored to the output
+ * changes whatever it has a pointer to.
+ */
+typedef struct {
+  kn_rule rule;
+  __m256i zero;
+  __m128i low, high;
+} kn_finish;
+
+KN_INLINE kn_finish kn_finish_of(const kn_convolution *c) {
+  const kn_finish f = {c->rule, _mm256_set1_epi16((int16_t)c->output_zero), _mm_set1_epi8((char)c->output_low),
+                       _mm_set1_epi8((char)c->output_high)};
+  return f;
+}
+
+/* 16-bit results, saturated where they do not fit, to codes. Codes and zero points are below 256, so that saturation changes nothing. */
+KN_INLINE __m128i kn_codes(const kn_finish *f, __m256i scaled) {
+  const __m256i q = _mm256_adds_epi16(scaled, f->zero);
+  const __m128i codes = _mm_packus_epi16(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+  return _mm_min_epu8(_mm_max_epu8(codes, f->low), f->high);
 }
 
 /*
@@ -79,9 +95,9 @@ KN_INLINE void kn_save_codes(uint8_t *out, __m128i codes, int32_t count) {
  * The accumulators of `rows` pixels, for each channels 0 to 7 and 8 to 15 of a panel, bias included, to element `at` of the output and
  * every `step` elements further; `count` channels exist. With a constant `rows` the sums stay in registers.
  */
-KN_INLINE void kn_store(int32_t rows, const kn_convolution *c, const kn_panel *panel, __m256i *sums, void *output, size_t at, size_t step,
+KN_INLINE void kn_store(int32_t rows, const kn_finish *f, const kn_panel *panel, __m256i *sums, void *output, size_t at, size_t step,
                         int32_t count) {
-  if (c->rule == KN_ACCUMULATORS) {
+  if (f->rule == KN_ACCUMULATORS) {
     for (int32_t r = 0; r < rows; r++) memcpy((int32_t *)output + at + step * (size_t)r, &sums[2 * r], (size_t)count * 4);
     return;
   }
@@ -92,15 +108,15 @@ KN_INLINE void kn_store(int32_t rows, const kn_convolution *c, const kn_panel *p
     }
   }
   uint8_t *out = (uint8_t *)output + at;
-  if (c->rule == KN_WIDE) {
+  if (f->rule == KN_WIDE) {
     KN_UNROLL for (int32_t r = 0; r < rows; r++, out += step) {
       const __m256i low = kn_scale_wide_8(sums[2 * r], panel->multipliers);
-      kn_save_codes(out, kn_codes(c, kn_join(low, kn_scale_wide_8(sums[2 * r + 1], panel->multipliers + 8))), count);
+      kn_save_codes(out, kn_codes(f, kn_join(low, kn_scale_wide_8(sums[2 * r + 1], panel->multipliers + 8))), count);
     }
   } else {
     KN_UNROLL for (int32_t r = 0; r < rows; r++, out += step) {
       const __m256i joined = kn_join(sums[2 * r], sums[2 * r + 1]);
-      kn_save_codes(out, kn_codes(c, _mm256_mulhrs_epi16(joined, kn_load(panel->narrow_multipliers))), count);
+      kn_save_codes(out, kn_codes(f, _mm256_mulhrs_epi16(joined, kn_load(panel->narrow_multipliers))), count);
     }
   }
 }
