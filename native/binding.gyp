@@ -9,8 +9,11 @@
         "engine/engine.c",
         "engine/record.c",
         # Every machine compiles all of these; those of another one are empty.
+        "kernels/arch/avx2/depthwise.c",
         "kernels/arch/avx2/direct16.c",
         "kernels/arch/avx2/direct8.c",
+        "kernels/arch/avx2/narrow8.c",
+        "kernels/arch/avx2/winograd.c",
         "kernels/convolution.c",
         "kernels/edge.c",
         "kernels/elementwise.c",

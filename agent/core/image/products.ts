@@ -49,15 +49,15 @@ export function buildProduct(values: Values, operator: Operator, options: Produc
   const product = operator.op === 'Conv' ? convolution(values, operator) : matrixProduct(values, operator);
   const { quantized, bias } = quantizedConstants(values, operator, product, options);
   const { input } = product;
-  const channels = quantized.scales.length;
   const order =
     operator.op === 'Conv' ? channelsLast(values.dimsOf(output).length) : plainOrder(values.dimsOf(output).length);
   const dims = values.dimsOf(output);
   const accumulatorScales = Array.from(quantized.scales, (scale) => scale * input.affine.scale);
+  const bias32 = accumulatorBias(operator, quantized, product, bias);
   const constants = {
     ...product.geometry,
     ...storedWeights(values, quantized, product, options.precision.weightBits),
-    bias: values.writer.data(bytesOf(accumulatorBias(operator, quantized, product, bias))),
+    bias: values.writer.data(bytesOf(bias32)),
     inputZero: input.affine.zeroPoint,
     kernel: options.kernel === null ? 0 : kernelHash(options.kernel),
   };
@@ -72,21 +72,47 @@ export function buildProduct(values: Values, operator: Operator, options: Produc
     return;
   }
   const codes = values.newCodes(dims, order, values.affineOf(output, operator.clamp));
-  const multipliers = new Int32Array(channels);
-  const shifts = new Uint8Array(channels);
-  accumulatorScales.forEach((scale, channel) => {
-    const { multiplier, shift } = wideMultiplier(operator, scale / codes.affine.scale);
-    multipliers[channel] = multiplier;
-    shifts[channel] = shift;
-  });
+  const ratios = accumulatorScales.map((scale) => scale / codes.affine.scale);
+  const isNarrow = fitsNarrow(quantized, product, bias32, ratios, codes.affine.codeMaximum);
+  const requantization = ratios.map((ratio) =>
+    isNarrow ? { multiplier: Math.round(ratio * 2 ** 15), shift: 0 } : wideMultiplier(operator, ratio),
+  );
   values.emit('convolution', [input.id], codes.id, {
     ...constants,
     ...values.clampFields(codes.affine, operator.clamp),
-    rule: 0,
-    multipliers: values.writer.data(bytesOf(multipliers)),
-    shifts: values.writer.data(shifts),
+    rule: isNarrow ? 1 : 0,
+    multipliers: values.writer.data(bytesOf(Int32Array.from(requantization, ({ multiplier }) => multiplier))),
+    shifts: values.writer.data(Uint8Array.from(requantization, ({ shift }) => shift)),
   });
   values.define(output, codes);
+}
+
+/** Share of a code by which the narrow rule's multiplier may be off at the largest code. */
+const narrowError = 0.1;
+
+/**
+ * Whether the narrow rule can be used, which is fast where kernels stay in 16 bits to the end: every accumulator fits 16 bits whatever
+ * the codes, and every multiplier has enough of its 15 bits to hit the right code.
+ */
+function fitsNarrow(
+  { codes }: QuantizedWeights,
+  { input, weightIndex, weightsPerChannel }: Product,
+  bias: Int32Array,
+  ratios: readonly number[],
+  codeMaximum: number,
+): boolean {
+  return ratios.every((ratio, channel) => {
+    const multiplier = Math.round(ratio * 2 ** 15);
+    const isPrecise = codeMaximum * Math.abs(ratio * 2 ** 15 - multiplier) <= narrowError * ratio * 2 ** 15;
+    if (multiplier > 2 ** 15 - 1 || !isPrecise) return false;
+    let [low, high] = [bias[channel]!, bias[channel]!];
+    for (let k = 0; k < weightsPerChannel; k++) {
+      const product = codes[weightIndex(channel, k)]! * input.affine.codeMaximum;
+      if (product > 0) high += product;
+      else low += product;
+    }
+    return low >= -(2 ** 15) && high < 2 ** 15;
+  });
 }
 
 /** The wide rule's multiplier: round(ratio * 2^32), after as many left shifts of the accumulator as bring the ratio below a half. */
