@@ -13,18 +13,16 @@
         "kernels/arch/avx2/direct16.c",
         "kernels/arch/avx2/direct8.c",
         "kernels/arch/avx2/narrow8.c",
+        "kernels/arch/avx2/operators.c",
         "kernels/arch/avx2/winograd.c",
         "kernels/convolution.c",
-        "kernels/edge.c",
-        "kernels/elementwise.c",
-        "kernels/move.c",
-        "kernels/pool.c"
+        "kernels/operators.c"
       ],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=9", "NODE_ADDON_API_DISABLE_DEPRECATED", "NAPI_CPP_EXCEPTIONS"],
       "cflags": ["-O2", "-Wall", "-Wextra"],
       # Floats must not depend on whether a machine can fuse a multiplication with an addition.
-      "cflags_c": ["-std=gnu11", "-ffp-contract=off"],
+      "cflags_c": ["-std=gnu11", "-ffp-contract=off", "-fno-trapping-math"],
       "cflags_cc": ["-std=c++17", "-fexceptions"],
       "cflags!": ["-fno-exceptions", "-O3"],
       "cflags_cc!": ["-fno-exceptions"],

@@ -22,6 +22,7 @@ typedef struct {
 
 struct en_model {
   const uint8_t *image;
+  const kn_operators *operators;
   en_step *steps;
   int32_t step_count;
   size_t scratch_bytes;
@@ -91,7 +92,7 @@ static en_model *lay_out(const uint8_t *image, const en_options *options, supply
     prepare_step(image, words, options, from, steps == NULL ? &uncounted : &steps[i], &scratch_bytes);
     words += words[IM_OPERATOR_WORDS];
   }
-  if (model != NULL) *model = (en_model){image, steps, (int32_t)count, scratch_bytes};
+  if (model != NULL) *model = (en_model){image, kn_operators_for(options->features), steps, (int32_t)count, scratch_bytes};
   return model;
 }
 
@@ -146,6 +147,7 @@ static int is_codes(const en_model *model, uint32_t tensor) { return en_tensor(m
 static void run_part(void *argument, int32_t part, int32_t thread) {
   const en_job *job = argument;
   const en_problem *p = &job->step->problem;
+  const kn_operators *k = job->model->operators;
   const int32_t begin = (int32_t)((int64_t)job->size * part / job->parts);
   const int32_t end = (int32_t)((int64_t)job->size * (part + 1) / job->parts);
   switch (job->step->record.kind) {
@@ -154,42 +156,42 @@ static void run_part(void *argument, int32_t part, int32_t thread) {
                              job->scratch + (size_t)thread * job->model->scratch_bytes, part);
       break;
     case IM_KIND_ADD:
-      kn_add(&p->add, job->first, job->second, job->output, begin, end);
+      k->add(&p->add, job->first, job->second, job->output, begin, end);
       break;
     case IM_KIND_MULTIPLY:
-      kn_multiply(&p->multiply, job->first, job->second, job->output, begin, end);
+      k->multiply(&p->multiply, job->first, job->second, job->output, begin, end);
       break;
     case IM_KIND_TABLE:
-      kn_table(p->table, (const uint8_t *)job->first + begin, (uint8_t *)job->output + begin, end - begin);
+      k->table(p->table, (const uint8_t *)job->first + begin, (uint8_t *)job->output + begin, end - begin);
       break;
     case IM_KIND_MAX_POOL:
-      kn_max_pool(&p->max_pool, job->first, job->output, begin, end);
+      k->max_pool(&p->max_pool, job->first, job->output, begin, end);
       break;
     case IM_KIND_AVERAGE_POOL:
-      if (is_codes(job->model, job->step->record.output)) kn_average_pool(&p->average_pool, job->first, job->output, begin, end);
-      else kn_sum_pool(&p->average_pool, job->first, job->output, begin, end);
+      if (is_codes(job->model, job->step->record.output)) k->average_pool(&p->average_pool, job->first, job->output, begin, end);
+      else k->sum_pool(&p->average_pool, job->first, job->output, begin, end);
       break;
     case IM_KIND_COPY:
-      kn_copy(&p->copy, job->first, job->output, begin, end);
+      k->copy(&p->copy, job->first, job->output, begin, end);
       break;
     case IM_KIND_FILL:
       memset((uint8_t *)job->output + begin, p->fill, (size_t)(end - begin));
       break;
     case IM_KIND_RESIZE:
-      kn_resize(&p->resize, job->first, job->output, begin, end);
+      k->resize(&p->resize, job->first, job->output, begin, end);
       break;
     case IM_KIND_QUANTIZE:
-      kn_quantize(&p->quantize, job->first, job->output);
+      k->quantize(&p->quantize, job->first, job->output);
       break;
     case IM_KIND_DEQUANTIZE:
-      if (is_codes(job->model, job->step->record.inputs[0])) kn_dequantize_codes(&p->dequantize, job->first, job->output);
-      else kn_dequantize_accumulators(&p->dequantize, job->first, job->output);
+      if (is_codes(job->model, job->step->record.inputs[0])) k->dequantize_codes(&p->dequantize, job->first, job->output);
+      else k->dequantize_accumulators(&p->dequantize, job->first, job->output);
       break;
     case IM_KIND_SIGMOID:
-      kn_sigmoid((const float *)job->first + begin, (float *)job->output + begin, end - begin);
+      k->sigmoid((const float *)job->first + begin, (float *)job->output + begin, end - begin);
       break;
     default:
-      kn_softmax(p->softmax.outer, p->softmax.count, p->softmax.inner, job->first, job->output);
+      k->softmax(p->softmax.outer, p->softmax.count, p->softmax.inner, job->first, job->output);
   }
 }
 

@@ -82,7 +82,6 @@ typedef struct {
   int32_t first_multiplier, second_multiplier, offset, shift;
   int32_t output_zero, output_low, output_high;
 } kn_sum;
-void kn_add(const kn_sum *s, const uint8_t *first, const uint8_t *second, uint8_t *output, int32_t begin, int32_t end);
 
 /* q = clamp of the wide rule of (first - first_zero) * (second - second_zero). */
 typedef struct {
@@ -90,10 +89,6 @@ typedef struct {
   int32_t first_zero, second_zero, multiplier, shift;
   int32_t output_zero, output_low, output_high;
 } kn_product;
-void kn_multiply(const kn_product *p, const uint8_t *first, const uint8_t *second, uint8_t *output, int32_t begin, int32_t end);
-
-/* output[i] = table[input[i]]; in place is allowed. */
-void kn_table(const uint8_t *table, const uint8_t *input, uint8_t *output, int32_t count);
 
 /* Windows over [batch][in_height][in_width][channels]. */
 typedef struct {
@@ -101,7 +96,6 @@ typedef struct {
   int32_t kernel_height, kernel_width, stride_y, stride_x, dilation_y, dilation_x, pad_top, pad_left;
 } kn_window;
 /* The greatest code of each window; what lies outside the input does not count. Rows of the output: batch * out_height. */
-void kn_max_pool(const kn_window *w, const uint8_t *input, uint8_t *output, int32_t row_begin, int32_t row_end);
 
 /*
  * Mean of each window, at another scale: q = clamp(zero + ((sum(code - input_zero) * m(n) + 2^31) >> 32)), m(n) = (ratio + n / 2) / n,
@@ -113,9 +107,6 @@ typedef struct {
   int32_t counts_padding;
   int32_t input_zero, output_zero, output_low, output_high;
 } kn_mean;
-void kn_average_pool(const kn_mean *m, const uint8_t *input, uint8_t *output, int32_t row_begin, int32_t row_end);
-/* The sums of (code - input_zero) themselves. */
-void kn_sum_pool(const kn_mean *m, const uint8_t *input, int32_t *output, int32_t row_begin, int32_t row_end);
 
 /* Moves elements: output[out_start + sum i_d out_stride_d] = input[in_start + sum i_d in_stride_d] for all i_d below size_d. */
 #define KN_COPY_RANK 6
@@ -125,8 +116,6 @@ typedef struct {
   int32_t element_bytes; /* 1, or 4 for floats, which have no table */
   const uint8_t *table;  /* codes are translated by it; NULL: as they are */
 } kn_move;
-/* Of the outermost dimension, the indices from begin to end. */
-void kn_copy(const kn_move *m, const void *input, void *output, int32_t begin, int32_t end);
 
 /*
  * Resampling along both axes: each output row mixes input rows low and high by fraction / 256, columns likewise:
@@ -137,7 +126,6 @@ typedef struct {
   /* [out_height] and [out_width], each of three words: low, high, fraction. */
   const uint32_t *rows, *columns;
 } kn_resample;
-void kn_resize(const kn_resample *r, const uint8_t *input, uint8_t *output, int32_t row_begin, int32_t row_end);
 
 /* q = clamp(floor(x * inverse_scale + 0.5) + zero), NaN as the low end; floats [outer][channels][inner], codes [outer][inner][channels]. */
 typedef struct {
@@ -145,7 +133,6 @@ typedef struct {
   float inverse_scale;
   int32_t zero, low, high;
 } kn_quantization;
-void kn_quantize(const kn_quantization *q, const float *input, uint8_t *output);
 
 /* x = clamp((code - zero) * scale, low, high), one scale or one for each channel; input codes or accumulators [outer][inner][channels]. */
 typedef struct {
@@ -153,12 +140,35 @@ typedef struct {
   float low, high;
   const float *scales;
 } kn_dequantization;
-void kn_dequantize_codes(const kn_dequantization *d, const uint8_t *input, float *output);
-void kn_dequantize_accumulators(const kn_dequantization *d, const int32_t *input, float *output);
 
-/* exp(x - max) / sum over the middle axis of [outer][count][inner], in float; each value is within 1e-6 of the true one. */
-void kn_softmax(int32_t outer, int32_t count, int32_t inner, const float *input, float *output);
-/* 1 / (1 + exp(-x)), within 1e-6. */
-void kn_sigmoid(const float *input, float *output, int32_t count);
+
+/*
+ * Everything but convolutions, as one build of operators/<family>.h for an instruction set has it. `begin` and `end` are of the outermost
+ * dimension (rows of pools: batch * out_height), so that threads can share an operator.
+ */
+typedef struct {
+  uint32_t features;
+  void (*add)(const kn_sum *s, const uint8_t *first, const uint8_t *second, uint8_t *output, int32_t begin, int32_t end);
+  void (*multiply)(const kn_product *p, const uint8_t *first, const uint8_t *second, uint8_t *output, int32_t begin, int32_t end);
+  /* output[i] = table[input[i]]; in place is allowed. */
+  void (*table)(const uint8_t *table, const uint8_t *input, uint8_t *output, int32_t count);
+  void (*max_pool)(const kn_window *w, const uint8_t *input, uint8_t *output, int32_t begin, int32_t end);
+  void (*average_pool)(const kn_mean *m, const uint8_t *input, uint8_t *output, int32_t begin, int32_t end);
+  /* The sums of (code - input_zero) themselves. */
+  void (*sum_pool)(const kn_mean *m, const uint8_t *input, int32_t *output, int32_t begin, int32_t end);
+  void (*copy)(const kn_move *m, const void *input, void *output, int32_t begin, int32_t end);
+  void (*resize)(const kn_resample *r, const uint8_t *input, uint8_t *output, int32_t begin, int32_t end);
+  void (*quantize)(const kn_quantization *q, const float *input, uint8_t *output);
+  void (*dequantize_codes)(const kn_dequantization *d, const uint8_t *input, float *output);
+  void (*dequantize_accumulators)(const kn_dequantization *d, const int32_t *input, float *output);
+  /* exp(x - max) / sum over the middle axis of [outer][count][inner], in float; each value is within 1e-6 of the true one. */
+  void (*softmax)(int32_t outer, int32_t count, int32_t inner, const float *input, float *output);
+  /* 1 / (1 + exp(-x)), within 1e-6. */
+  void (*sigmoid)(const float *input, float *output, int32_t count);
+} kn_operators;
+
+extern const kn_operators kn_operators_portable;
+/* The build for the most of these instruction sets. */
+const kn_operators *kn_operators_for(uint32_t features);
 
 #endif

@@ -7,8 +7,10 @@
 
 #include <stdint.h>
 
+/* Into low .. high, low at most high; as a maximum and a minimum, which compilers have instructions for. */
 static inline int32_t kn_clamp(int32_t value, int32_t low, int32_t high) {
-  return value < low ? low : value > high ? high : value;
+  const int32_t raised = value < low ? low : value;
+  return raised > high ? high : raised;
 }
 
 /* Sums wrap around, so that a hostile model computes nonsense and no undefined behaviour. */

@@ -277,7 +277,8 @@ async function compare(t: Test, source: Model, sampleSeed: number, precision: Pr
     pairSafe: false,
     biasCorrection: () => null,
   });
-  const model = new EngineModel(bytes, { threads: 1 });
+  const model = new EngineModel(bytes, { threads: 2 });
+  const portable = new EngineModel(bytes, { threads: 1, features: [] });
   const rounded = roundedWeights(prepared, precision.weightBits);
   const biasStep = largestAccumulatorStep(prepared, precision.weightBits, (tensor) => gridOf(tensor).scale);
   const output = prepared.model.graph.outputs[0]!.name;
@@ -285,6 +286,7 @@ async function compare(t: Test, source: Model, sampleSeed: number, precision: Pr
   try {
     for (const input of samples) {
       const [result] = await model.run([input]);
+      t.strictSame((await portable.run([input]))[0], result, 'every machine computes the same');
       const expected = await expectedOutput(prepared, rounded, gridOf, input);
       t.equal(result!.length, expected.length);
       const isFloat = floatTail(prepared).has(last) || last.weight !== null || /GlobalAverage/.test(last.op);
@@ -303,6 +305,7 @@ async function compare(t: Test, source: Model, sampleSeed: number, precision: Pr
     }
   } finally {
     model.close();
+    portable.close();
   }
 }
 

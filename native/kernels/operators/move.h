@@ -1,14 +1,16 @@
-/* Operators that move codes, and resampling. */
+/* Operators that move elements, and resampling. Included by the builds of operators, behind elementwise.h. */
 #include <string.h>
 
-#include "kernels.h"
+#include "../kernels.h"
 
-/* The innermost dimension. */
-static void copy_row(const kn_move *m, const uint8_t *from, uint8_t *to) {
+/* One line of elements, from and to places that lie so far apart. */
+static void copy_line(const kn_move *m, const uint8_t *from, uint8_t *to) {
   const int32_t last = KN_COPY_RANK - 1, count = m->size[last];
   const ptrdiff_t in = m->in_stride[last], out = m->out_stride[last];
-  if (in == 1 && out == 1 && m->table == NULL) {
-    memcpy(to, from, (size_t)count * (size_t)m->element_bytes);
+  if (in == 1 && out == 1) {
+    const int32_t bytes = count * m->element_bytes;
+    if (m->table != NULL) table(m->table, from, to, count);
+    else memcpy(to, from, (size_t)bytes);
   } else if (m->element_bytes == 4) {
     for (int32_t i = 0; i < count; i++) memcpy(to + i * out * 4, from + i * in * 4, 4);
   } else if (m->table != NULL) {
@@ -18,14 +20,32 @@ static void copy_row(const kn_move *m, const uint8_t *from, uint8_t *to) {
   }
 }
 
-void kn_copy(const kn_move *m, const void *input, void *output, int32_t begin, int32_t end) {
+/* Short lines of a known number of bytes, one after the other. */
+#define SHORT_LINES(bytes)                                                            \
+  case bytes:                                                                         \
+    for (int32_t i = 0; i < count; i++) memcpy(to + i * out, from + i * in, (bytes)); \
+    return;
+
+/* The two innermost dimensions. */
+static void copy_plane(const kn_move *m, const uint8_t *from, uint8_t *to) {
+  const int32_t d = KN_COPY_RANK - 2, count = m->size[d];
+  const ptrdiff_t in = (ptrdiff_t)m->in_stride[d] * m->element_bytes, out = (ptrdiff_t)m->out_stride[d] * m->element_bytes;
+  if (m->table == NULL && m->in_stride[d + 1] == 1 && m->out_stride[d + 1] == 1) {
+    switch (m->size[d + 1] * m->element_bytes) {
+      SHORT_LINES(1) SHORT_LINES(2) SHORT_LINES(3) SHORT_LINES(4) SHORT_LINES(6) SHORT_LINES(8) SHORT_LINES(12) SHORT_LINES(16)
+    }
+  }
+  for (int32_t i = 0; i < count; i++) copy_line(m, from + i * in, to + i * out);
+}
+
+static void copy(const kn_move *m, const void *input, void *output, int32_t begin, int32_t end) {
   for (int32_t first = begin; first < end; first++) {
     int32_t at[KN_COPY_RANK] = {first};
     int64_t from = (int64_t)m->in_start + (int64_t)first * m->in_stride[0];
     int64_t to = (int64_t)m->out_start + (int64_t)first * m->out_stride[0];
     for (;;) {
-      copy_row(m, (const uint8_t *)input + from * m->element_bytes, (uint8_t *)output + to * m->element_bytes);
-      int32_t d = KN_COPY_RANK - 2;
+      copy_plane(m, (const uint8_t *)input + from * m->element_bytes, (uint8_t *)output + to * m->element_bytes);
+      int32_t d = KN_COPY_RANK - 3;
       for (; d > 0; d--) {
         from += m->in_stride[d];
         to += m->out_stride[d];
@@ -39,7 +59,7 @@ void kn_copy(const kn_move *m, const void *input, void *output, int32_t begin, i
   }
 }
 
-void kn_resize(const kn_resample *r, const uint8_t *input, uint8_t *output, int32_t row_begin, int32_t row_end) {
+static void resize(const kn_resample *r, const uint8_t *input, uint8_t *output, int32_t row_begin, int32_t row_end) {
   const size_t channels = (size_t)r->channels;
   for (int32_t row = row_begin; row < row_end; row++) {
     const uint8_t *image = input + (size_t)(row / r->out_height) * r->in_height * r->in_width * channels;

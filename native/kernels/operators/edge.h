@@ -1,33 +1,55 @@
-/* Where a model meets its caller: floats in, floats out. Compiled without contraction of a * b + c, so that all machines agree. */
-#include "kernels.h"
-#include "requantize.h"
+/*
+ * Where a model meets its caller: floats in, floats out. Compiled without contraction of a * b + c, so that all machines agree. Included by
+ * the builds of operators, one for each instruction set.
+ */
+#include "../kernels.h"
+#include "../requantize.h"
 
 /* floor(v) for |v| below 2^31. */
 static int32_t floor_of(float v) {
   const int32_t whole = (int32_t)v;
-  return (float)whole > v ? whole - 1 : whole;
+  return whole - ((float)whole > v);
 }
 
-static uint8_t code_of(const kn_quantization *q, float x) {
-  const float scaled = x * q->inverse_scale + 0.5f;
-  /* Written so that NaN takes the first way out. */
-  if (!(scaled > -1024.0f)) return (uint8_t)q->low;
-  if (scaled > 1024.0f) return (uint8_t)q->high;
-  return (uint8_t)kn_clamp(floor_of(scaled) + q->zero, q->low, q->high);
-}
+/* Elements of one channel that are rounded before the channels are put beside each other. */
+enum { RUN = 256 };
 
-void kn_quantize(const kn_quantization *q, const float *input, uint8_t *output) {
+/* codes[i] = the code of input[i]. */
+
+#ifndef KN_OWN_ROUND
+static void round_run(const kn_quantization *q, const float *input, int32_t count, uint8_t *codes) {
+  const float inverse_scale = q->inverse_scale;
+  const int32_t zero = q->zero, low = q->low, high = q->high;
+  for (int32_t i = 0; i < count; i++) {
+    const float x = input[i] * inverse_scale + 0.5f;
+    /* Beyond any code, and what an int32 can hold. Written so that NaN takes the low end. */
+    const float above = x > -1024.0f ? x : -1024.0f;
+    const float within = above < 1024.0f ? above : 1024.0f;
+    codes[i] = (uint8_t)kn_clamp(floor_of(within) + zero, low, high);
+  }
+}
+#endif
+
+static void quantize(const kn_quantization *q, const float *input, uint8_t *output) {
+  const int32_t channels = q->channels;
+  uint8_t codes[RUN];
   for (int32_t outer = 0; outer < q->outer; outer++) {
-    const float *from = input + (size_t)outer * q->channels * q->inner;
-    uint8_t *to = output + (size_t)outer * q->channels * q->inner;
-    for (int32_t i = 0; i < q->inner; i++)
-      for (int32_t c = 0; c < q->channels; c++) to[(size_t)i * q->channels + c] = code_of(q, from[(size_t)c * q->inner + i]);
+    const float *from = input + (size_t)outer * channels * q->inner;
+    uint8_t *to = output + (size_t)outer * channels * q->inner;
+    for (int32_t first = 0; first < q->inner; first += RUN) {
+      const int32_t count = q->inner - first < RUN ? q->inner - first : RUN;
+      for (int32_t c = 0; c < channels; c++) {
+        round_run(q, from + (size_t)c * q->inner + first, count, codes);
+        uint8_t *pixel = to + (size_t)first * channels + c;
+        for (int32_t i = 0; i < count; i++) pixel[(size_t)i * channels] = codes[i];
+      }
+    }
   }
 }
 
 static float clamp_float(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
-void kn_dequantize_codes(const kn_dequantization *d, const uint8_t *input, float *output) {
+static void dequantize_codes(const kn_dequantization *d, const uint8_t *input, float *output) {
   for (int32_t outer = 0; outer < d->outer; outer++) {
     const size_t start = (size_t)outer * d->channels * d->inner;
     for (int32_t c = 0; c < d->channels; c++) {
@@ -39,7 +61,7 @@ void kn_dequantize_codes(const kn_dequantization *d, const uint8_t *input, float
   }
 }
 
-void kn_dequantize_accumulators(const kn_dequantization *d, const int32_t *input, float *output) {
+static void dequantize_accumulators(const kn_dequantization *d, const int32_t *input, float *output) {
   for (int32_t outer = 0; outer < d->outer; outer++) {
     const size_t start = (size_t)outer * d->channels * d->inner;
     for (int32_t c = 0; c < d->channels; c++) {
@@ -71,7 +93,7 @@ static float exp_of(float x) {
   return p * power.value;
 }
 
-void kn_softmax(int32_t outer, int32_t count, int32_t inner, const float *input, float *output) {
+static void softmax(int32_t outer, int32_t count, int32_t inner, const float *input, float *output) {
   for (int32_t o = 0; o < outer; o++) {
     for (int32_t i = 0; i < inner; i++) {
       const float *from = input + (size_t)o * count * inner + i;
@@ -85,7 +107,7 @@ void kn_softmax(int32_t outer, int32_t count, int32_t inner, const float *input,
   }
 }
 
-void kn_sigmoid(const float *input, float *output, int32_t count) {
+static void sigmoid(const float *input, float *output, int32_t count) {
   for (int32_t i = 0; i < count; i++) {
     const float e = exp_of(input[i] < 0.0f ? input[i] : -input[i]);
     output[i] = (input[i] < 0.0f ? e : 1.0f) / (1.0f + e);
