@@ -30,13 +30,21 @@ interface Addon {
 
 /** `native/` in the package, seen from `dist/native/`. */
 const folder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'native');
-const load = createRequire(import.meta.url)('node-gyp-build') as (folder: string) => Addon;
+const load = createRequire(import.meta.url)('node-gyp-build') as {
+  (folder: string): Addon;
+  path(folder: string): string;
+};
 let loaded: Addon | null = null;
 
 /** Throws an Error where the addon was not built. */
 function addon(): Addon {
   loaded ??= load(folder);
   return loaded;
+}
+
+/** Path of the compiled addon; another file is another engine. */
+export function addonPath(): string {
+  return load.path(folder);
 }
 
 /**

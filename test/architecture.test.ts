@@ -208,12 +208,29 @@ const packageOwners: Readonly<Record<string, readonly string[]>> = {
 /** Imports that no zone allows but that have a reason: importer -> imported. */
 const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'agent/adapters/ort-target.ts': {
-    'agent/adapters/ort-runtime.ts': 'what is timed must be run with the options of what is deployed',
+    'agent/adapters/compare-models.ts': 'whole models are compared alike on every target of the host',
+    'agent/adapters/host-runtime.ts': 'models to time are opened in one place',
     'agent/adapters/machine.ts': 'the identity of a machine is put together in one place',
     'agent/adapters/measuring-lock.ts': 'one lock for every target that times anything',
     'agent/adapters/ort-profile.ts': 'its per-operator timings, apart for size',
+  },
+  'agent/adapters/native-target.ts': {
+    'native/index.ts': 'the engine is what it times',
+    'agent/adapters/compare-models.ts': 'whole models are compared alike on every target of the host',
+    'agent/adapters/host-runtime.ts': 'images are opened, and faults told, in one place',
+    'agent/adapters/machine.ts': 'the identity of a machine is put together in one place',
+    'agent/adapters/measuring-lock.ts': 'one lock for every target that times anything',
     'agent/adapters/speed-reference.ts': 'one way to notice a throttled processor',
   },
+  'agent/adapters/host-runtime.ts': {
+    'native/index.ts': 'the engine is one of the two that run artifacts',
+    'agent/adapters/ort-runtime.ts': 'ONNX Runtime is the other',
+  },
+  'agent/adapters/compare-models.ts': {
+    'agent/adapters/host-runtime.ts': 'artifacts of either form are opened in one place',
+    'agent/adapters/speed-reference.ts': 'one way to notice a throttled processor',
+  },
+  'agent/adapters/machine.ts': { 'native/index.ts': 'which build of the engine there is belongs to the identity' },
   'agent/adapters/ort-profile.ts': {
     'agent/adapters/ort-runtime.ts': 'what is timed must be run with the options of what is deployed',
     'agent/adapters/speed-reference.ts': 'one way to notice a throttled processor',

@@ -1,6 +1,8 @@
+import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus } from 'node:os';
+import { addonPath } from '../../native/index.js';
 import type { TargetIdentity } from '../ports.js';
 
 /** Vector extensions that change which kernels a runtime picks, as Linux names them on x86 and Arm. */
@@ -30,9 +32,16 @@ export function identifyOrt(threads: number, energyMeter: string | null): Promis
 /** Likewise, of the code that times operators in our own engine. */
 const nativeMethodVersion = 1;
 
-/** The identity of this machine as target `native`; see `identifyMachine`. */
-export function identifyNative(threads: number): Promise<TargetIdentity> {
-  return identifyMachine('native', threads, nativeMethodVersion, null);
+/**
+ * The identity of this machine as target `native`; see `identifyMachine`. Measurements are those of one build of the engine: another has
+ * other kernels.
+ */
+export async function identifyNative(threads: number): Promise<TargetIdentity> {
+  const digest = createHash('sha256')
+    .update(await readFile(addonPath()))
+    .digest('hex');
+  const identity = await identifyMachine('native', threads, nativeMethodVersion, null);
+  return { ...identity, runtime: `engine ${digest.slice(0, 16)}, method ${nativeMethodVersion}` };
 }
 
 /**

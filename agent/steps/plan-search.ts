@@ -76,6 +76,8 @@ export interface SearchContext {
 type Timed = <T>(step: keyof StepSeconds, work: () => Promise<T>) => Promise<T>;
 
 const defaultRounds = 6;
+/** See `#agreementFloor`. */
+const tolerableDisagreement = 0.01;
 
 /**
  * The closed loop: solve, apply, measure, feed the error back, until the measured budget holds. With a ceiling on latency, size,
@@ -481,11 +483,24 @@ export class PlanSearch {
   }
 
   #isGoodEnoughQuality(quality: Quality): boolean {
-    const { drop, agreement } = this.#context.job.budget;
+    const { drop } = this.#context.job.budget;
+    const agreement = this.#agreementFloor();
     const floatTop1 = this.#reference?.float.top1 ?? null;
     const isDropOk =
       drop === undefined || (floatTop1 !== null && quality.top1 !== null && floatTop1 - quality.top1 <= drop + 1e-9);
     return isDropOk && (agreement === undefined || quality.agreement >= agreement - 1e-9);
+  }
+
+  /**
+   * The least agreement that will do. The engine has precisions at which a model is fast and useless: where the budget asks for speed
+   * alone, that is not what is meant, and a plan has to come within a point of uniform int8.
+   */
+  #agreementFloor(): number | undefined {
+    const { agreement, drop, sensitivity } = this.#context.job.budget;
+    const asksForSpeedAlone = agreement === undefined && drop === undefined && sensitivity === undefined;
+    if (this.#context.job.variant !== 'native' || !asksForSpeedAlone || this.#isForAccuracy()) return agreement;
+    const int8 = this.#qualities.get(planKey(this.#int8));
+    return int8 === undefined ? undefined : int8.agreement - tolerableDisagreement;
   }
 
   /** What the best of the plans that hold the ceilings reaches, where that is not enough. */
