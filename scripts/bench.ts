@@ -8,11 +8,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { HighsSolver } from '../agent/adapters/highs-solver.js';
-import { OrtRuntime } from '../agent/adapters/ort-runtime.js';
+import { HostRuntime } from '../agent/adapters/host-runtime.js';
 import { OrtTarget } from '../agent/adapters/ort-target.js';
 import { openEnergyMeter } from '../agent/adapters/power.js';
 import { SqliteStore } from '../agent/adapters/sqlite-store.js';
 import type { Ports } from '../agent/pipeline.js';
+import { engineBench } from './bench/engine.js';
 import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
 import { plansBench } from './bench/plans.js';
 import { predictionBench } from './bench/prediction.js';
@@ -22,6 +23,10 @@ import { servingBench } from './bench/serving.js';
 type Benchmark = (models: readonly BenchModel[], ports: Ports, signal: AbortSignal) => Promise<unknown> | unknown;
 
 const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> = {
+  engine: {
+    run: engineBench,
+    summary: 'our engine at every precision against ONNX Runtime float and int8, whole networks, one thread and two',
+  },
   prediction: {
     run: predictionBench,
     summary: 'predicted against measured latency of three plans a model, before feedback',
@@ -59,7 +64,7 @@ const solver = new HighsSolver();
 const target = new OrtTarget({ threads: 1, meter: await openEnergyMeter() });
 const clock = { nanoseconds: () => process.hrtime.bigint(), now: () => new Date().toISOString() };
 try {
-  const ports: Ports = { runtime: new OrtRuntime(), target, solver, store, clock };
+  const ports: Ports = { runtime: new HostRuntime(), target, solver, store, clock };
   const results = await benchmark.run(benchModels(process.env, only), ports, new AbortController().signal);
   if (values.out !== undefined) {
     const commit = execFileSync('git', ['rev-parse', 'HEAD'], { cwd: packageRoot, encoding: 'utf8' }).trim();

@@ -136,7 +136,8 @@ static const char *check_narrow(const kn_convolution *c) {
       if (weight > 0) high += weight * top;
       else low += weight * top;
     }
-    REQUIRE(high << c->shifts[o] <= INT16_MAX && low * ((int64_t)1 << c->shifts[o]) >= INT16_MIN, "a sum can leave 16 bits");
+    const int64_t factor = (int64_t)1 << c->shifts[o];
+    REQUIRE(high * factor <= INT16_MAX && low * factor >= INT16_MIN, "a sum can leave 16 bits");
   }
   return NULL;
 }

@@ -33,12 +33,13 @@ export function uniformPlan(problem: Problem, precision: string): Plan {
   return planOf(problem, assignment);
 }
 
-/** A problem with only some of the choices; an operator that has none of them keeps float. */
+/** A problem with only some of the choices; an operator that has none of them keeps float, or the widest where it has no float. */
 export function restrict(problem: Problem, precisions: readonly string[] | null): Problem {
   if (precisions === null) return problem;
   const operators = problem.operators.map((operator) => {
     const wanted = operator.choices.filter((choice) => precisions.includes(choice.precision));
-    const choices = wanted.length > 0 ? wanted : operator.choices.filter((choice) => choice.precision === 'float');
+    const float = operator.choices.filter((choice) => choice.precision === 'float');
+    const choices = wanted.length > 0 ? wanted : float.length > 0 ? float : operator.choices.slice(0, 1);
     return { ...operator, choices };
   });
   return { ...problem, operators };
