@@ -2,9 +2,9 @@
  * depthwise.avx2: one filter for each channel, 16 channels at a time. A column of the input under a row of output pixels is held as pairs
  * of rows, interleaved, so that one instruction multiplies and adds both. Three ways, chosen from the weights for each 16 channels:
  *
- *   short  vpmaddubsw in 16-bit sums, where these are certified to fit.
+ *   short  vpmaddubsw in 16-bit sums, where accumulators are certified to fit.
  *   split  weights are 16 high + low, with both in [-8, 8]: two short sums of the same codes, certified to fit, make a 32-bit one. All
- *          weights of a 3x3 kernel are served by it.
+ *          weights of a 3x3 kernel are served by it, by the wide rule.
  *   long   vpmaddwd in 32-bit sums, exact for everything.
  */
 #include "common.h"
@@ -14,8 +14,8 @@
 
 enum { PAIR_BYTES = 64, COLUMN_BYTES = 24576, PIXELS_AT_ONCE = 4 };
 
-/* What each function below is made for, always constant; short sums that are requantized in 16 bits are a case of their own. */
-typedef enum { SHORT_TO_THE_END, SHORT, SPLIT, LONG } form;
+/* What each function below is made for, always constant. */
+typedef enum { SHORT_NARROW, SHORT_WIDE, SPLIT, LONG } form;
 
 /* What belongs to 16 channels; the weights lie behind it: [kernel column][pair of rows][PAIR_BYTES]. */
 typedef struct {
@@ -50,7 +50,7 @@ static int32_t low_part(int32_t weight) { return ((weight + 8) & 15) - 8; }
 static int32_t high_part(int32_t weight) { return (weight - low_part(weight)) / 16; }
 static int32_t whole(int32_t weight) { return weight; }
 
-/* Whether 16-bit sums of a channel are exact: no pair saturates and the sum fits; by the narrow rule, the latter is given of the whole. */
+/* Whether 16-bit sums of a channel's parts are exact: no pair saturates and the sum fits, as the narrow rule says of the whole. */
 static int fits_short(const kn_convolution *c, int32_t channel, int32_t (*part)(int32_t)) {
   const int32_t top = (1 << c->input_bits) - 1;
   kn_lane sum = {0, 0};
@@ -66,13 +66,12 @@ static int fits_short(const kn_convolution *c, int32_t channel, int32_t (*part)(
 }
 
 static form form_of(const kn_convolution *c, int32_t first, int32_t count) {
-  int is_short = 1, is_split = 1, to_the_end = 1;
+  int is_short = 1, is_split = c->rule == KN_WIDE;
   for (int32_t i = first; i < first + count; i++) {
-    to_the_end &= kn_fits_short(c, i);
-    is_short &= fits_short(c, i, whole);
+    is_short &= kn_fits_short(c, i) && fits_short(c, i, whole);
     is_split &= fits_short(c, i, high_part) && fits_short(c, i, low_part);
   }
-  if (is_short) return to_the_end ? SHORT_TO_THE_END : SHORT;
+  if (is_short) return c->rule == KN_NARROW ? SHORT_NARROW : SHORT_WIDE;
   return is_split ? SPLIT : LONG;
 }
 
@@ -191,40 +190,36 @@ KN_INLINE pair multiply_add(pair sum, pair codes, pair weights, form f) {
 KN_INLINE void store(const strip *s, pair sum, int32_t x, form f) {
   const kn_panel *panel = s->panel;
   const size_t at = s->at + (size_t)x * s->out_step;
-  if (f == SHORT_TO_THE_END) {
-    const __m256i v = kn_scale_short(s->finish.rule, panel, sum.v[0]);
-    kn_save_codes((uint8_t *)s->output + at, kn_codes(&s->finish, v), s->count);
-    return;
-  }
-  __m256i sums[2];
-  if (f == SHORT) {
-    sums[0] = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum.v[0]));
-    sums[1] = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum.v[0], 1));
-  } else if (f == SPLIT) {
-    const __m256i factors = _mm256_set1_epi32(16 << 16 | 1);
-    sums[0] = _mm256_madd_epi16(_mm256_unpacklo_epi16(sum.v[0], sum.v[1]), factors);
-    sums[1] = _mm256_madd_epi16(_mm256_unpackhi_epi16(sum.v[0], sum.v[1]), factors);
+  __m256i scaled;
+  if (f == SHORT_NARROW || f == SHORT_WIDE) {
+    scaled = kn_scale_short(f == SHORT_NARROW ? KN_NARROW : KN_WIDE, panel, sum.v[0]);
   } else {
-    sums[0] = sum.v[0], sums[1] = sum.v[1];
+    __m256i sums[2] = {sum.v[0], sum.v[1]};
+    if (f == SPLIT) {
+      const __m256i factors = _mm256_set1_epi32(16 << 16 | 1);
+      sums[0] = _mm256_madd_epi16(_mm256_unpacklo_epi16(sum.v[0], sum.v[1]), factors);
+      sums[1] = _mm256_madd_epi16(_mm256_unpackhi_epi16(sum.v[0], sum.v[1]), factors);
+    }
+    sums[0] = _mm256_add_epi32(sums[0], kn_load(panel->bias));
+    sums[1] = _mm256_add_epi32(sums[1], kn_load(panel->bias + 8));
+    if (f == LONG && s->finish.rule == KN_ACCUMULATORS) {
+      const __m256i all[2] = {_mm256_permute2x128_si256(sums[0], sums[1], 0x20), _mm256_permute2x128_si256(sums[0], sums[1], 0x31)};
+      memcpy((int32_t *)s->output + at, all, (size_t)s->count * 4);
+      return;
+    }
+    if (panel->is_shifted) {
+      sums[0] = _mm256_sllv_epi32(sums[0], kn_load(panel->shifts));
+      sums[1] = _mm256_sllv_epi32(sums[1], kn_load(panel->shifts + 8));
+    }
+    if (f == LONG && s->finish.rule == KN_NARROW) {
+      scaled = _mm256_mulhrs_epi16(_mm256_packs_epi32(sums[0], sums[1]), kn_load(panel->high_multipliers));
+    } else {
+      sums[0] = kn_scale_wide_8(sums[0], panel->multipliers);
+      sums[1] = kn_scale_wide_8(sums[1], panel->multipliers + 8);
+      scaled = _mm256_packs_epi32(sums[0], sums[1]);
+    }
   }
-  sums[0] = _mm256_add_epi32(sums[0], kn_load(panel->bias));
-  sums[1] = _mm256_add_epi32(sums[1], kn_load(panel->bias + 8));
-  if (f == SHORT) {
-    kn_store(1, &s->finish, panel, sums, s->output, at, 0, s->count);
-    return;
-  }
-  if (s->finish.rule == KN_ACCUMULATORS) {
-    const __m256i all[2] = {_mm256_permute2x128_si256(sums[0], sums[1], 0x20), _mm256_permute2x128_si256(sums[0], sums[1], 0x31)};
-    memcpy((int32_t *)s->output + at, all, (size_t)s->count * 4);
-    return;
-  }
-  KN_UNROLL for (int i = 0; i < 2; i++) {
-    if (panel->is_shifted) sums[i] = _mm256_sllv_epi32(sums[i], kn_load(panel->shifts + 8 * i));
-    if (s->finish.rule == KN_WIDE) sums[i] = kn_scale_wide_8(sums[i], panel->multipliers + 8 * i);
-  }
-  __m256i v = _mm256_packs_epi32(sums[0], sums[1]);
-  if (s->finish.rule == KN_NARROW) v = _mm256_mulhrs_epi16(v, kn_load(panel->high_multipliers));
-  kn_save_codes((uint8_t *)s->output + at, kn_codes(&s->finish, v), s->count);
+  kn_save_codes((uint8_t *)s->output + at, kn_codes(&s->finish, scaled), s->count);
 }
 
 /* A row of the input at some column; a row outside is one pixel, repeated. */
@@ -408,8 +403,8 @@ KN_INLINE void row_of_pixels(const strip *from, uint8_t *columns, form f) {
   else any_kernel(&s, columns, f);
 }
 
-KN_OUTLINE void row_short_to_the_end(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, SHORT_TO_THE_END); }
-KN_OUTLINE void row_short(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, SHORT); }
+KN_OUTLINE void row_short_narrow(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, SHORT_NARROW); }
+KN_OUTLINE void row_short_wide(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, SHORT_WIDE); }
 KN_OUTLINE void row_split(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, SPLIT); }
 KN_OUTLINE void row_long(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, LONG); }
 
@@ -428,8 +423,8 @@ KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8
     s.image = image + first;
     s.at = (size_t)tile * c->out_width * c->out_channels + first;
     switch (b->form) {
-      case SHORT_TO_THE_END: row_short_to_the_end(&s, scratch); break;
-      case SHORT: row_short(&s, scratch); break;
+      case SHORT_NARROW: row_short_narrow(&s, scratch); break;
+      case SHORT_WIDE: row_short_wide(&s, scratch); break;
       case SPLIT: row_split(&s, scratch); break;
       default: row_long(&s, scratch);
     }

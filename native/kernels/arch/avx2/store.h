@@ -123,7 +123,7 @@ KN_INLINE __m256i kn_join(__m256i low, __m256i high) {
 }
 
 KN_INLINE void kn_save_codes(uint8_t *out, __m128i codes, int32_t count) {
-  if (count == KN_PANEL) {
+  if (__builtin_expect(count == KN_PANEL, 1)) {
     kn_save_half(out, codes);
   } else {
     kn_save_bytes(out, codes, count);
