@@ -83,17 +83,17 @@ KN_INLINE void widen(int32_t rows, __m256i *sums, const __m256i *part) {
 }
 
 /* `rows` pixels by a panel, into the output. */
-KN_INLINE void product(int32_t rows, const kn_finish *f, const kn_product_plan *p, const uint8_t *codes, const int8_t *weights,
+KN_INLINE void product(int32_t rows, int half, const kn_finish *f, const kn_product_plan *p, const uint8_t *codes, const int8_t *weights,
                        const uint16_t *runs, const kn_panel *panel, void *output, size_t at, int32_t channels) {
   const __m256i low = kn_load(panel->bias), high = kn_load(panel->bias + 8);
   __m256i sums[2 * KN_MAX_ROWS], part[2 * KN_MAX_ROWS];
   if (runs[0] == 0) {
-    kn_loop_widening(rows, codes, p->stride, weights, p->steps, part);
+    kn_loop_widening(rows, half, codes, p->stride, weights, p->steps, part);
     KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = _mm256_add_epi32(part[i], i & 1 ? high : low);
   } else {
     KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = i & 1 ? high : low;
     for (int32_t n = 1; n <= runs[0]; n++) {
-      kn_loop_short(rows, codes, p->stride, weights, runs[n], part);
+      kn_loop_short(rows, half, codes, p->stride, weights, runs[n], part);
       codes += STEP * runs[n];
       weights += STEP * KN_PANEL * (size_t)runs[n];
       widen(rows, sums, part);
@@ -121,7 +121,7 @@ KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8
     size_t out = (size_t)t.pixel * c->out_channels + (size_t)t.group * p.group_out + (size_t)n * KN_PANEL;
     for (int32_t m = 0, rows; m < t.pixel_count; m += rows) {
       rows = kn_next_rows(t.pixel_count - m);
-      KN_FOR_ROWS(rows, product, &f, &p, codes + (size_t)m * p.stride, weights, runs, panel, output, out, channels);
+      KN_FOR_ROWS(rows, channels <= KN_PANEL / 2, product, &f, &p, codes + (size_t)m * p.stride, weights, runs, panel, output, out, channels);
       out += (size_t)rows * c->out_channels;
     }
   }

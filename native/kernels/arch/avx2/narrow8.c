@@ -68,10 +68,10 @@ static int32_t tiles(const kn_convolution *c) {
 }
 
 /* `rows` pixels by a panel, into the output. */
-KN_INLINE void product(int32_t rows, const kn_finish *f, const kn_product_plan *p, const uint8_t *codes, const int8_t *weights,
+KN_INLINE void product(int32_t rows, int half, const kn_finish *f, const kn_product_plan *p, const uint8_t *codes, const int8_t *weights,
                        const kn_panel *panels, uint8_t *out, int32_t count) {
   __m256i sums[2 * KN_MAX_ROWS];
-  kn_loop_narrow(rows, codes, p->stride, weights, p->steps, sums);
+  kn_loop_narrow(rows, half, codes, p->stride, weights, p->steps, sums);
   const __m256i low = _mm256_broadcastsi128_si256(f->low), high = _mm256_broadcastsi128_si256(f->high);
   KN_UNROLL for (int32_t r = 0; r < rows; r++, out += p->out_step) {
     const __m256i x = _mm256_adds_epi16(kn_scale_short(f->rule, &panels[0], sums[2 * r]), f->zero);
@@ -109,7 +109,7 @@ KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8
     uint8_t *out = (uint8_t *)output + (size_t)t.pixel * c->out_channels + (size_t)t.group * p.group_out + (size_t)n * WIDTH;
     for (int32_t m = 0, rows; m < t.pixel_count; m += rows, out += (size_t)rows * c->out_channels) {
       rows = kn_next_rows(t.pixel_count - m);
-      KN_FOR_ROWS(rows, product, &f, &p, codes + (size_t)m * p.stride, weights, panels, out, count);
+      KN_FOR_ROWS(rows, count <= KN_PANEL, product, &f, &p, codes + (size_t)m * p.stride, weights, panels, out, count);
     }
   }
 }

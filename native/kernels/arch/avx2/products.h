@@ -24,7 +24,9 @@ KN_INLINE __m256i kn_step_exact(__m256i sum, __m256i codes, __m256i weights) {
 }
 
 #define KN_LOOP_INTRINSICS(name, step, bytes)                                                                                    \
-  KN_INLINE void name(int32_t rows, const void *codes, size_t stride, const void *weights, ptrdiff_t steps, __m256i *out) {      \
+  KN_INLINE void name(int32_t rows, int half, const void *codes, size_t stride, const void *weights, ptrdiff_t steps,            \
+                      __m256i *out) {                                                                                            \
+    (void)half;                                                                                                                  \
     for (int32_t r = 0; r < rows; r++) {                                                                                         \
       __m256i low = _mm256_setzero_si256(), high = low;                                                                          \
       const uint8_t *a = (const uint8_t *)codes + (size_t)r * stride, *w = weights;                                              \
@@ -66,6 +68,21 @@ KN_LOOP_INTRINSICS(kn_loop_narrow, kn_step_short, 2)
   "vpbroadcastd " at ",%%ymm14\n"                                                                     \
   "vpmaddwd %%ymm12,%%ymm14,%%ymm15\n vpaddd %%ymm15,%%ymm" low ",%%ymm" low "\n"                     \
   "vpmaddwd %%ymm13,%%ymm14,%%ymm14\n vpaddd %%ymm14,%%ymm" high ",%%ymm" high "\n"
+
+/* The same for panels of which only the first register has channels: the sums of the second stay zero. */
+#define KN_HALF_ROW_SHORT(at, low, high)                                                              \
+  "vpbroadcastd " at ",%%ymm14\n"                                                                     \
+  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpaddw %%ymm15,%%ymm" low ",%%ymm" low "\n"
+#define KN_HALF_ROW_NARROW(at, low, high)                                                             \
+  "vpbroadcastw " at ",%%ymm14\n"                                                                     \
+  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpaddw %%ymm15,%%ymm" low ",%%ymm" low "\n"
+#define KN_HALF_ROW_WIDENING(at, low, high)                                                           \
+  "vpbroadcastd " at ",%%ymm14\n"                                                                     \
+  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpmaddwd (%[ones]),%%ymm15,%%ymm15\n"                         \
+  "vpaddd %%ymm15,%%ymm" low ",%%ymm" low "\n"
+#define KN_HALF_ROW_EXACT(at, low, high)                                                              \
+  "vpbroadcastd " at ",%%ymm14\n"                                                                     \
+  "vpmaddwd %%ymm12,%%ymm14,%%ymm15\n vpaddd %%ymm15,%%ymm" low ",%%ymm" low "\n"
 
 /* The rows lie at a, a + l, a + 2 l, b = a + 3 l, b + l, b + 2 l. */
 #define KN_ROWS_1(row, at) row(at "(%[a])", "0", "1")
@@ -118,8 +135,8 @@ KN_LOOP_INTRINSICS(kn_loop_narrow, kn_step_short, 2)
 static const int16_t kn_ones[16] __attribute__((aligned(32), unused)) = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 /*
- * name(rows, codes, stride, weights, steps, out): out[2 * row] and out[2 * row + 1] are the row's sums; weights aligned to 32 bytes. For
- * a constant number of rows: KN_FOR_ROWS.
+ * kn_loop_NAME(rows, half, codes, stride, weights, steps, out): out[2 * row] and out[2 * row + 1] are the row's sums; weights are aligned
+ * to 32 bytes; `half`: only the first register of weights has any. For a constant number of rows and half: KN_FOR_ROWS.
  */
 #define KN_LOOPS(name, row, a1, a2, a3, a4)                                                                                      \
   KN_INLINE void name(int32_t rows, const void *codes, size_t stride, const void *weights, ptrdiff_t steps, __m256i *out) {      \
@@ -135,21 +152,43 @@ static const int16_t kn_ones[16] __attribute__((aligned(32), unused)) = {1, 1, 1
     }                                                                                                                            \
   }
 
-KN_LOOPS(kn_loop_short, KN_ROW_SHORT, "4", "8", "12", "16")
-KN_LOOPS(kn_loop_widening, KN_ROW_WIDENING, "4", "8", "12", "16")
-KN_LOOPS(kn_loop_exact, KN_ROW_EXACT, "4", "8", "12", "16")
-KN_LOOPS(kn_loop_narrow, KN_ROW_NARROW, "2", "4", "6", "8")
+KN_LOOPS(kn_whole_loop_short, KN_ROW_SHORT, "4", "8", "12", "16")
+KN_LOOPS(kn_whole_loop_widening, KN_ROW_WIDENING, "4", "8", "12", "16")
+KN_LOOPS(kn_whole_loop_exact, KN_ROW_EXACT, "4", "8", "12", "16")
+KN_LOOPS(kn_whole_loop_narrow, KN_ROW_NARROW, "2", "4", "6", "8")
+KN_LOOPS(kn_half_loop_short, KN_HALF_ROW_SHORT, "4", "8", "12", "16")
+KN_LOOPS(kn_half_loop_widening, KN_HALF_ROW_WIDENING, "4", "8", "12", "16")
+KN_LOOPS(kn_half_loop_exact, KN_HALF_ROW_EXACT, "4", "8", "12", "16")
+KN_LOOPS(kn_half_loop_narrow, KN_HALF_ROW_NARROW, "2", "4", "6", "8")
+
+#define KN_CHOOSE_LOOP(name)                                                                                                     \
+  KN_INLINE void kn_loop_##name(int32_t rows, int half, const void *codes, size_t stride, const void *weights, ptrdiff_t steps,  \
+                                __m256i *out) {                                                                                  \
+    if (half) kn_half_loop_##name(rows, codes, stride, weights, steps, out);                                                     \
+    else kn_whole_loop_##name(rows, codes, stride, weights, steps, out);                                                         \
+  }
+
+KN_CHOOSE_LOOP(short)
+KN_CHOOSE_LOOP(widening)
+KN_CHOOSE_LOOP(exact)
+KN_CHOOSE_LOOP(narrow)
 
 #endif
-/* Calls function(rows, ...) with a constant for `rows`, so that it is inlined and its arrays become registers. */
-#define KN_FOR_ROWS(rows, function, ...)                  \
-  switch (rows) {                                         \
-    case 1: function(1, __VA_ARGS__); break;              \
-    case 2: function(2, __VA_ARGS__); break;              \
-    case 3: function(3, __VA_ARGS__); break;              \
-    case 4: function(4, __VA_ARGS__); break;              \
-    case 5: function(5, __VA_ARGS__); break;              \
-    default: function(6, __VA_ARGS__);                    \
+/* Calls function(rows, half, ...) with constants for both, so that it is inlined and its arrays become registers. */
+#define KN_FOR_ROWS(rows, half, function, ...)                 \
+  switch ((rows) + ((half) ? 8 : 0)) {                         \
+    case 1: function(1, 0, __VA_ARGS__); break;                \
+    case 2: function(2, 0, __VA_ARGS__); break;                \
+    case 3: function(3, 0, __VA_ARGS__); break;                \
+    case 4: function(4, 0, __VA_ARGS__); break;                \
+    case 5: function(5, 0, __VA_ARGS__); break;                \
+    case 6: function(6, 0, __VA_ARGS__); break;                \
+    case 9: function(1, 1, __VA_ARGS__); break;                \
+    case 10: function(2, 1, __VA_ARGS__); break;               \
+    case 11: function(3, 1, __VA_ARGS__); break;               \
+    case 12: function(4, 1, __VA_ARGS__); break;               \
+    case 13: function(5, 1, __VA_ARGS__); break;               \
+    default: function(6, 1, __VA_ARGS__);                      \
   }
 
 #endif

@@ -12,7 +12,9 @@ typedef struct {
   int32_t is_shifted; /* whether any shift is above 0 */
 } __attribute__((aligned(KN_ALIGNMENT))) kn_panel;
 
-static inline int64_t kn_high_multiplier(const kn_convolution *c, int32_t channel) { return ((int64_t)c->multipliers[channel] + (1 << 15)) >> 16; }
+static inline int64_t kn_high_multiplier(const kn_convolution *c, int32_t channel) {
+  return ((int64_t)c->multipliers[channel] + (1 << 15)) >> 16;
+}
 
 /*
  * Whether an accumulator certainly fits 16 bits, also shifted, and its multiplier two of 16 bits, so that kn_scale_short serves the wide
