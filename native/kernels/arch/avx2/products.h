@@ -41,12 +41,25 @@ KN_INLINE __m256i kn_step_exact(__m256i sum, __m256i codes, __m256i weights) {
     }                                                                                                                            \
   }
 
+/*
+ * kn_loop_listed is kn_loop_short for some steps only: `offsets` says where in a row each step's codes are; its weights follow each other.
+ */
 #if defined(KN_SANITIZED)
 
 KN_LOOP_INTRINSICS(kn_loop_short, kn_step_short, 4)
 KN_LOOP_INTRINSICS(kn_loop_widening, kn_step_widening, 4)
 KN_LOOP_INTRINSICS(kn_loop_exact, kn_step_exact, 4)
 KN_LOOP_INTRINSICS(kn_loop_narrow, kn_step_short, 2)
+
+KN_INLINE void kn_loop_listed(int32_t rows, int half, const uint8_t *codes, size_t stride, const int8_t *weights, const int32_t *offsets,
+                              ptrdiff_t steps, __m256i *out) {
+  for (int32_t i = 0; i < 2 * rows; i++) out[i] = _mm256_setzero_si256();
+  for (ptrdiff_t n = 0; n < steps; n++) {
+    __m256i part[12];
+    kn_loop_short(rows, half, codes + offsets[n], stride, weights + 64 * n, 1, part);
+    for (int32_t i = 0; i < 2 * rows; i++) out[i] = _mm256_add_epi16(out[i], part[i]);
+  }
+}
 
 #else
 
@@ -160,6 +173,33 @@ KN_LOOPS(kn_half_loop_short, KN_HALF_ROW_SHORT, "4", "8", "12", "16")
 KN_LOOPS(kn_half_loop_widening, KN_HALF_ROW_WIDENING, "4", "8", "12", "16")
 KN_LOOPS(kn_half_loop_exact, KN_HALF_ROW_EXACT, "4", "8", "12", "16")
 KN_LOOPS(kn_half_loop_narrow, KN_HALF_ROW_NARROW, "2", "4", "6", "8")
+
+#define KN_LISTED(rows, row, zero, out)                                                                                          \
+  zero                                                                                                                           \
+  "1:\n movslq (%[f]),%[a]\n lea (%[b0],%[a]),%[b]\n add %[a0],%[a]\n"                                                           \
+  KN_STEP(rows, row, "0", "0", "32")                                                                                             \
+  "add $64,%[w]\n add $4,%[f]\n dec %[c]\n jnz 1b\n" out
+#define KN_ASM_LISTED(text)                                                                                                      \
+  __asm__ volatile(text                                                                                                          \
+                   : [a] "=&r"(a), [b] "=&r"(b), [w] "+r"(weights), [f] "+r"(offsets), [c] "+r"(steps)                           \
+                   : [l] "r"(stride), [a0] "r"(codes), [b0] "r"(codes + 3 * stride), [o] "r"(out)                                \
+                   : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",  \
+                     "xmm13", "xmm14", "xmm15", "memory", "cc")
+
+/* At least one step. */
+KN_INLINE void kn_loop_listed(int32_t rows, int half, const uint8_t *codes, size_t stride, const int8_t *weights, const int32_t *offsets,
+                              ptrdiff_t steps, __m256i *out) {
+  const uint8_t *a, *b;
+  (void)half;
+  switch (rows) {
+    case 1: KN_ASM_LISTED(KN_LISTED(KN_ROWS_1, KN_ROW_SHORT, KN_ZERO_1, KN_OUT_1)); break;
+    case 2: KN_ASM_LISTED(KN_LISTED(KN_ROWS_2, KN_ROW_SHORT, KN_ZERO_2, KN_OUT_2)); break;
+    case 3: KN_ASM_LISTED(KN_LISTED(KN_ROWS_3, KN_ROW_SHORT, KN_ZERO_3, KN_OUT_3)); break;
+    case 4: KN_ASM_LISTED(KN_LISTED(KN_ROWS_4, KN_ROW_SHORT, KN_ZERO_4, KN_OUT_4)); break;
+    case 5: KN_ASM_LISTED(KN_LISTED(KN_ROWS_5, KN_ROW_SHORT, KN_ZERO_5, KN_OUT_5)); break;
+    default: KN_ASM_LISTED(KN_LISTED(KN_ROWS_6, KN_ROW_SHORT, KN_ZERO_6, KN_OUT_6));
+  }
+}
 
 #define KN_CHOOSE_LOOP(name)                                                                                                     \
   KN_INLINE void kn_loop_##name(int32_t rows, int half, const void *codes, size_t stride, const void *weights, ptrdiff_t steps,  \
