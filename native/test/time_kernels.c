@@ -34,7 +34,7 @@ typedef struct {
 } precision;
 
 static const precision PRECISIONS[] = {
-    {"W8A8", 8, 8, 8, 420, KN_WIDE},  {"W7A8", 8, 8, 8, 160, KN_WIDE},       {"W4A8", 4, 4, 8, 26, KN_WIDE},
+    {"W8A8", 8, 8, 8, 420, KN_WIDE},  {"W8A8 s", 8, 8, 8, 280, KN_WIDE},  {"W7A8", 8, 8, 8, 160, KN_WIDE},      {"W4A8", 4, 4, 8, 26, KN_WIDE},
     {"W5A5", 5, 8, 5, 52, KN_WIDE},   {"W4A6", 4, 4, 6, 26, KN_WIDE},        {"W4A4", 4, 4, 4, 26, KN_WIDE},
     {"W4A8 n", 4, 4, 8, 26, KN_NARROW}, {"W4A4 n", 4, 4, 4, 26, KN_NARROW}, {"W3A3", 3, 4, 3, 13, KN_WIDE},
     {"W2A8", 2, 2, 8, 8, KN_WIDE},    {"W2A2", 2, 2, 2, 8, KN_WIDE},

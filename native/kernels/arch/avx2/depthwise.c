@@ -1,7 +1,11 @@
 /*
  * depthwise.avx2: one filter for each channel, 16 channels at a time. A column of the input under a row of output pixels is held as pairs
- * of rows, interleaved, so that one instruction multiplies and adds both: with vpmaddubsw in one register where a sum is certified to fit
- * 16 bits ("short"), and else with vpmaddwd in two ("long").
+ * of rows, interleaved, so that one instruction multiplies and adds both. Three ways, chosen from the weights for each 16 channels:
+ *
+ *   short  vpmaddubsw in 16-bit sums, where accumulators are certified to fit.
+ *   split  weights are 16 high + low, with both in [-8, 8]: two short sums of the same codes, certified to fit, make a 32-bit one. All
+ *          weights of a 3x3 kernel are served by it, by the wide rule.
+ *   long   vpmaddwd in 32-bit sums, exact for everything.
  */
 #include "common.h"
 #include "patches.h"
@@ -10,15 +14,19 @@
 
 enum { PAIR_BYTES = 64, COLUMN_BYTES = 24576, PIXELS_AT_ONCE = 4 };
 
+/* What each function below is made for, always constant. */
+typedef enum { SHORT_NARROW, SHORT_WIDE, SPLIT, LONG } form;
+
 /* What belongs to 16 channels; the weights lie behind it: [kernel column][pair of rows][PAIR_BYTES]. */
 typedef struct {
   kn_panel panel;
-  int32_t is_short;
+  form form;
 } __attribute__((aligned(KN_ALIGNMENT))) block;
 
 /*
- * A long pair's two registers, interleaved within 128-bit halves, are channels 0 to 3 and 8 to 11, and 4 to 7 and 12 to 15. This is the
- * channel of element i of both. 32-bit biases, multipliers and shifts are packed in that order; packing to 16 bits undoes it.
+ * Two registers of 32-bit sums that were interleaved within 128-bit halves are channels 0 to 3 and 8 to 11, and 4 to 7 and 12 to 15. This
+ * is the channel of element i of both. Long weights and, but for short sums, 32-bit biases, multipliers and shifts are packed in that
+ * order; packing to 16 bits undoes it.
  */
 static int32_t channel_of_long(int32_t i) { return i % 8 / 4 * 8 + i / 8 * 4 + i % 4; }
 
@@ -38,19 +46,33 @@ static int32_t weight_at(const kn_convolution *c, int32_t channel, int32_t ky, i
   return ky < c->kernel_height && channel < c->out_channels ? kn_weight(c, channel, ky * c->kernel_width + kx) : 0;
 }
 
-/* Whether 16-bit sums are exact for this channel: no pair saturates and the whole sum fits; by the narrow rule, the latter is given. */
-static int fits_short(const kn_convolution *c, int32_t channel) {
+static int32_t low_part(int32_t weight) { return ((weight + 8) & 15) - 8; }
+static int32_t high_part(int32_t weight) { return (weight - low_part(weight)) / 16; }
+static int32_t whole(int32_t weight) { return weight; }
+
+/* Whether 16-bit sums of a channel's parts are exact: no pair saturates and the sum fits, as the narrow rule says of the whole. */
+static int fits_short(const kn_convolution *c, int32_t channel, int32_t (*part)(int32_t)) {
   const int32_t top = (1 << c->input_bits) - 1;
   kn_lane sum = {0, 0};
   for (int32_t kx = 0; kx < c->kernel_width; kx++) {
     for (int32_t ky = 0; ky < c->kernel_height; ky += 2) {
-      const int32_t first = weight_at(c, channel, ky, kx), second = weight_at(c, channel, ky + 1, kx);
+      const int32_t first = part(weight_at(c, channel, ky, kx)), second = part(weight_at(c, channel, ky + 1, kx));
       if (!kn_pair_fits(first, second, top)) return 0;
       kn_lane_add(&sum, first, top);
       kn_lane_add(&sum, second, top);
     }
   }
-  return c->rule == KN_NARROW || kn_lane_fits(&sum);
+  return (c->rule == KN_NARROW && part == whole) || kn_lane_fits(&sum);
+}
+
+static form form_of(const kn_convolution *c, int32_t first, int32_t count) {
+  int is_short = 1, is_split = c->rule == KN_WIDE;
+  for (int32_t i = first; i < first + count; i++) {
+    is_short &= kn_fits_short(c, i) && fits_short(c, i, whole);
+    is_split &= fits_short(c, i, high_part) && fits_short(c, i, low_part);
+  }
+  if (is_short) return c->rule == KN_NARROW ? SHORT_NARROW : SHORT_WIDE;
+  return is_split ? SPLIT : LONG;
 }
 
 static void pack(const kn_convolution *c, void *packed) {
@@ -59,9 +81,8 @@ static void pack(const kn_convolution *c, void *packed) {
     block *b = (block *)((uint8_t *)packed + (size_t)n * block_bytes(c));
     const int32_t first = n * KN_PANEL, count = kn_min(KN_PANEL, c->out_channels - first);
     kn_pack_panel(&b->panel, c, first, count);
-    b->is_short = 1;
-    for (int32_t i = 0; i < count; i++) b->is_short &= fits_short(c, first + i);
-    if (!b->is_short) {
+    b->form = form_of(c, first, count);
+    if (b->form == SPLIT || b->form == LONG) {
       const kn_panel panel = b->panel;
       for (int32_t i = 0; i < KN_PANEL; i++) {
         b->panel.bias[i] = panel.bias[channel_of_long(i)];
@@ -73,10 +94,15 @@ static void pack(const kn_convolution *c, void *packed) {
     for (int32_t kx = 0; kx < c->kernel_width; kx++) {
       for (int32_t ky = 0; ky < c->kernel_height; ky += 2, weights += PAIR_BYTES) {
         for (int32_t i = 0; i < 2 * KN_PANEL; i++) {
-          const int32_t channel = first + (b->is_short ? i / 2 : channel_of_long(i / 2));
-          const int32_t weight = weight_at(c, channel, ky + i % 2, kx);
-          if (b->is_short) weights[i] = (int8_t)weight;
-          else ((int16_t *)weights)[i] = (int16_t)weight;
+          const int32_t weight = weight_at(c, first + (b->form == LONG ? channel_of_long(i / 2) : i / 2), ky + i % 2, kx);
+          if (b->form == LONG) {
+            ((int16_t *)weights)[i] = (int16_t)weight;
+          } else if (b->form == SPLIT) {
+            weights[i] = (int8_t)low_part(weight);
+            weights[2 * KN_PANEL + i] = (int8_t)high_part(weight);
+          } else {
+            weights[i] = (int8_t)weight;
+          }
         }
       }
     }
@@ -113,18 +139,17 @@ typedef struct {
   __m256i border;
 } strip;
 
-/* The forms of each function, always constant: short sums by the narrow rule, short sums by the others, long sums. */
-typedef enum { SHORT_NARROW, SHORT, LONG } form;
-
-/* A pair of rows, or weights for one: the second register is used by the long form. */
+/* A pair of rows (the second register is used by the long form), its weights (split: low and high), or sums of their products. */
 typedef struct {
   __m256i v[2];
 } pair;
 
-KN_INLINE pair load_pair(const void *from, form f) {
-  const pair p = {{kn_load(from), f == LONG ? kn_load((const uint8_t *)from + 32) : _mm256_setzero_si256()}};
+KN_INLINE pair load_pair(const void *from, int both) {
+  const pair p = {{kn_load(from), both ? kn_load((const uint8_t *)from + 32) : _mm256_setzero_si256()}};
   return p;
 }
+
+KN_INLINE pair load_weights(const int8_t *from, form f) { return load_pair(from, f == LONG || f == SPLIT); }
 
 KN_INLINE void save_pair(void *to, pair p, form f) {
   kn_save(to, p.v[0]);
@@ -138,17 +163,26 @@ KN_INLINE pair interleave(__m256i first, __m256i second, form f) {
   return p;
 }
 
-KN_INLINE pair zero_pair(void) {
-  const pair p = {{_mm256_setzero_si256(), _mm256_setzero_si256()}};
+KN_INLINE pair multiply(pair codes, pair weights, form f) {
+  pair p = {{_mm256_setzero_si256(), _mm256_setzero_si256()}};
+  if (f == LONG) {
+    p.v[0] = _mm256_madd_epi16(codes.v[0], weights.v[0]);
+    p.v[1] = _mm256_madd_epi16(codes.v[1], weights.v[1]);
+  } else {
+    p.v[0] = _mm256_maddubs_epi16(codes.v[0], weights.v[0]);
+    if (f == SPLIT) p.v[1] = _mm256_maddubs_epi16(codes.v[0], weights.v[1]);
+  }
   return p;
 }
 
 KN_INLINE pair multiply_add(pair sum, pair codes, pair weights, form f) {
+  const pair p = multiply(codes, weights, f);
   if (f == LONG) {
-    sum.v[0] = _mm256_add_epi32(sum.v[0], _mm256_madd_epi16(codes.v[0], weights.v[0]));
-    sum.v[1] = _mm256_add_epi32(sum.v[1], _mm256_madd_epi16(codes.v[1], weights.v[1]));
+    sum.v[0] = _mm256_add_epi32(sum.v[0], p.v[0]);
+    sum.v[1] = _mm256_add_epi32(sum.v[1], p.v[1]);
   } else {
-    sum.v[0] = _mm256_add_epi16(sum.v[0], _mm256_maddubs_epi16(codes.v[0], weights.v[0]));
+    sum.v[0] = _mm256_add_epi16(sum.v[0], p.v[0]);
+    if (f == SPLIT) sum.v[1] = _mm256_add_epi16(sum.v[1], p.v[1]);
   }
   return sum;
 }
@@ -156,38 +190,36 @@ KN_INLINE pair multiply_add(pair sum, pair codes, pair weights, form f) {
 KN_INLINE void store(const strip *s, pair sum, int32_t x, form f) {
   const kn_panel *panel = s->panel;
   const size_t at = s->at + (size_t)x * s->out_step;
-  if (f == SHORT_NARROW) {
-    __m256i v = _mm256_add_epi16(sum.v[0], kn_load(panel->narrow_bias));
-    if (panel->is_shifted) v = _mm256_mullo_epi16(v, kn_load(panel->narrow_scales));
-    v = _mm256_mulhrs_epi16(v, kn_load(panel->narrow_multipliers));
-    kn_save_codes((uint8_t *)s->output + at, kn_codes(&s->finish, v), s->count);
-    return;
-  }
-  __m256i sums[2];
-  if (f == SHORT) {
-    sums[0] = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum.v[0]));
-    sums[1] = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum.v[0], 1));
+  __m256i scaled;
+  if (f == SHORT_NARROW || f == SHORT_WIDE) {
+    scaled = kn_scale_short(f == SHORT_NARROW ? KN_NARROW : KN_WIDE, panel, sum.v[0]);
   } else {
-    sums[0] = sum.v[0], sums[1] = sum.v[1];
+    __m256i sums[2] = {sum.v[0], sum.v[1]};
+    if (f == SPLIT) {
+      const __m256i factors = _mm256_set1_epi32(16 << 16 | 1);
+      sums[0] = _mm256_madd_epi16(_mm256_unpacklo_epi16(sum.v[0], sum.v[1]), factors);
+      sums[1] = _mm256_madd_epi16(_mm256_unpackhi_epi16(sum.v[0], sum.v[1]), factors);
+    }
+    sums[0] = _mm256_add_epi32(sums[0], kn_load(panel->bias));
+    sums[1] = _mm256_add_epi32(sums[1], kn_load(panel->bias + 8));
+    if (f == LONG && s->finish.rule == KN_ACCUMULATORS) {
+      const __m256i all[2] = {_mm256_permute2x128_si256(sums[0], sums[1], 0x20), _mm256_permute2x128_si256(sums[0], sums[1], 0x31)};
+      memcpy((int32_t *)s->output + at, all, (size_t)s->count * 4);
+      return;
+    }
+    if (panel->is_shifted) {
+      sums[0] = _mm256_sllv_epi32(sums[0], kn_load(panel->shifts));
+      sums[1] = _mm256_sllv_epi32(sums[1], kn_load(panel->shifts + 8));
+    }
+    if (f == LONG && s->finish.rule == KN_NARROW) {
+      scaled = _mm256_mulhrs_epi16(_mm256_packs_epi32(sums[0], sums[1]), kn_load(panel->high_multipliers));
+    } else {
+      sums[0] = kn_scale_wide_8(sums[0], panel->multipliers);
+      sums[1] = kn_scale_wide_8(sums[1], panel->multipliers + 8);
+      scaled = _mm256_packs_epi32(sums[0], sums[1]);
+    }
   }
-  sums[0] = _mm256_add_epi32(sums[0], kn_load(panel->bias));
-  sums[1] = _mm256_add_epi32(sums[1], kn_load(panel->bias + 8));
-  if (f == SHORT) {
-    kn_store(1, &s->finish, panel, sums, s->output, at, 0, s->count);
-    return;
-  }
-  if (s->finish.rule == KN_ACCUMULATORS) {
-    const __m256i all[2] = {_mm256_permute2x128_si256(sums[0], sums[1], 0x20), _mm256_permute2x128_si256(sums[0], sums[1], 0x31)};
-    memcpy((int32_t *)s->output + at, all, (size_t)s->count * 4);
-    return;
-  }
-  KN_UNROLL for (int i = 0; i < 2; i++) {
-    if (panel->is_shifted) sums[i] = _mm256_sllv_epi32(sums[i], kn_load(panel->shifts + 8 * i));
-    if (s->finish.rule == KN_WIDE) sums[i] = kn_scale_wide_8(sums[i], panel->multipliers + 8 * i);
-  }
-  __m256i v = _mm256_packs_epi32(sums[0], sums[1]);
-  if (s->finish.rule == KN_NARROW) v = _mm256_mulhrs_epi16(v, kn_load(panel->narrow_multipliers));
-  kn_save_codes((uint8_t *)s->output + at, kn_codes(&s->finish, v), s->count);
+  kn_save_codes((uint8_t *)s->output + at, kn_codes(&s->finish, scaled), s->count);
 }
 
 /* A row of the input at some column; a row outside is one pixel, repeated. */
@@ -242,11 +274,13 @@ KN_INLINE void pixels_of(int32_t pixels, const strip *s, const uint8_t *columns,
   const size_t column = column_bytes(c), step = column * c->stride_x, next = column * c->dilation_x;
   const int8_t *w = s->weights;
   pair sums[PIXELS_AT_ONCE];
-  KN_UNROLL for (int32_t i = 0; i < pixels; i++) sums[i] = zero_pair();
+  KN_UNROLL for (int32_t i = 0; i < pixels; i++) sums[i].v[0] = sums[i].v[1] = _mm256_setzero_si256();
   for (int32_t kx = 0; kx < c->kernel_width; kx++, columns += next) {
     for (const uint8_t *from = columns; from < columns + column; from += PAIR_BYTES, w += PAIR_BYTES) {
-      const pair weights = load_pair(w, f);
-      KN_UNROLL for (int32_t i = 0; i < pixels; i++) sums[i] = multiply_add(sums[i], load_pair(from + i * step, f), weights, f);
+      const pair weights = load_weights(w, f);
+      KN_UNROLL for (int32_t i = 0; i < pixels; i++) {
+        sums[i] = multiply_add(sums[i], load_pair(from + i * step, f == LONG), weights, f);
+      }
     }
   }
   KN_UNROLL for (int32_t i = 0; i < pixels; i++) store(s, sums[i], x + i, f);
@@ -297,8 +331,7 @@ KN_INLINE column next_column_anywhere(const strip *s, window *w, form f) {
 }
 
 KN_INLINE void pixel_3x3(const strip *s, const pair *weights, column i, column j, column k, int32_t x, form f) {
-  pair sum = zero_pair();
-  sum = multiply_add(sum, i.p[0], weights[0], f);
+  pair sum = multiply(i.p[0], weights[0], f);
   sum = multiply_add(sum, i.p[1], weights[1], f);
   sum = multiply_add(sum, j.p[0], weights[2], f);
   sum = multiply_add(sum, j.p[1], weights[3], f);
@@ -311,7 +344,7 @@ KN_INLINE void kernel_3x3(const strip *s, int32_t stride, form f) {
   const kn_convolution *c = s->c;
   const int32_t width = c->out_width, last = c->in_width + c->pad_left - 3;
   pair weights[6];
-  KN_UNROLL for (int32_t i = 0; i < 6; i++) weights[i] = load_pair(s->weights + PAIR_BYTES * i, f);
+  KN_UNROLL for (int32_t i = 0; i < 6; i++) weights[i] = load_weights(s->weights + PAIR_BYTES * i, f);
   /* Pixels from `inside` to before `end` have all their columns inside. */
   const int32_t inside = kn_up(c->pad_left, stride), end = last < 0 ? 0 : kn_min(width, last / stride + 1);
   window w = {.x = -c->pad_left};
@@ -371,7 +404,8 @@ KN_INLINE void row_of_pixels(const strip *from, uint8_t *columns, form f) {
 }
 
 KN_OUTLINE void row_short_narrow(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, SHORT_NARROW); }
-KN_OUTLINE void row_short(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, SHORT); }
+KN_OUTLINE void row_short_wide(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, SHORT_WIDE); }
+KN_OUTLINE void row_split(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, SPLIT); }
 KN_OUTLINE void row_long(const strip *s, uint8_t *columns) { row_of_pixels(s, columns, LONG); }
 
 /* One row of output pixels. */
@@ -388,9 +422,12 @@ KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8
     s.count = kn_min(KN_PANEL, c->out_channels - first);
     s.image = image + first;
     s.at = (size_t)tile * c->out_width * c->out_channels + first;
-    if (!b->is_short) row_long(&s, scratch);
-    else if (c->rule == KN_NARROW) row_short_narrow(&s, scratch);
-    else row_short(&s, scratch);
+    switch (b->form) {
+      case SHORT_NARROW: row_short_narrow(&s, scratch); break;
+      case SHORT_WIDE: row_short_wide(&s, scratch); break;
+      case SPLIT: row_split(&s, scratch); break;
+      default: row_long(&s, scratch);
+    }
   }
 }
 

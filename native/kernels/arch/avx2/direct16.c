@@ -52,11 +52,11 @@ static int32_t tiles(const kn_convolution *c) {
 }
 
 /* `rows` pixels by a panel, into the output. */
-KN_INLINE void product(int32_t rows, const kn_finish *f, const kn_product_plan *p, const void *codes, const int16_t *weights,
+KN_INLINE void product(int32_t rows, int half, const kn_finish *f, const kn_product_plan *p, const void *codes, const int16_t *weights,
                        const kn_panel *panel, void *output, size_t at, int32_t channels) {
   const __m256i low = kn_load(panel->bias), high = kn_load(panel->bias + 8);
   __m256i sums[2 * KN_MAX_ROWS];
-  kn_loop_exact(rows, codes, p->stride, weights, p->steps, sums);
+  kn_loop_exact(rows, half, codes, p->stride, weights, p->steps, sums);
   KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = _mm256_add_epi32(sums[i], i & 1 ? high : low);
   kn_store(rows, f, panel, sums, output, at, (size_t)p->out_step, channels);
 }
@@ -74,7 +74,7 @@ KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8
     size_t out = (size_t)t.pixel * c->out_channels + (size_t)t.group * p.group_out + (size_t)n * KN_PANEL;
     for (int32_t m = 0, rows; m < t.pixel_count; m += rows) {
       rows = kn_next_rows(t.pixel_count - m);
-      KN_FOR_ROWS(rows, product, &f, &p, (const uint8_t *)scratch + (size_t)m * p.stride, weights, panel, output, out, channels);
+      KN_FOR_ROWS(rows, channels <= KN_PANEL / 2, product, &f, &p, (const uint8_t *)scratch + (size_t)m * p.stride, weights, panel, output, out, channels);
       out += (size_t)rows * c->out_channels;
     }
   }

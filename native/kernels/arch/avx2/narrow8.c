@@ -1,6 +1,6 @@
 /*
- * narrow8.avx2: u8 codes by s8 weights where every accumulator is certified to fit 16 bits (the narrow rule): sums stay in 16 bits to
- * the end, however often they wrap around on the way, and one instruction requantizes 16 of them. A step is two codes by 32 channels.
+ * narrow8.avx2: u8 codes by s8 weights where every accumulator is certified to fit 16 bits, by the narrow rule or from the weights: sums
+ * stay in 16 bits to the end, however often they wrap around on the way, and are requantized there. A step is two codes by 32 channels.
  */
 #include "patches.h"
 #include "products.h"
@@ -21,7 +21,10 @@ static size_t panel_bytes(const kn_product_plan *p) { return (size_t)p->steps * 
 static int supports(const kn_convolution *c) {
   const kn_product_plan p = plan_of(c);
   const int32_t top = (1 << c->input_bits) - 1;
-  if (c->rule != KN_NARROW || (c->groups > 1 && p.group_in < 4)) return 0;
+  if (c->rule == KN_ACCUMULATORS || (c->groups > 1 && p.group_in < 4)) return 0;
+  for (int32_t o = 0; o < c->out_channels; o++) {
+    if (!kn_fits_short(c, o)) return 0;
+  }
   if (2 * top << (c->weight_bits - 1) <= INT16_MAX) return 1;
   for (int32_t o = 0; o < c->out_channels; o++) {
     for (int32_t i = 0; i < p.row; i += STEP) {
@@ -65,18 +68,14 @@ static int32_t tiles(const kn_convolution *c) {
 }
 
 /* `rows` pixels by a panel, into the output. */
-KN_INLINE void product(int32_t rows, const kn_finish *f, const kn_product_plan *p, const uint8_t *codes, const int8_t *weights,
+KN_INLINE void product(int32_t rows, int half, const kn_finish *f, const kn_product_plan *p, const uint8_t *codes, const int8_t *weights,
                        const kn_panel *panels, uint8_t *out, int32_t count) {
   __m256i sums[2 * KN_MAX_ROWS];
-  kn_loop_narrow(rows, codes, p->stride, weights, p->steps, sums);
-  KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = _mm256_add_epi16(sums[i], kn_load(panels[i & 1].narrow_bias));
-  if (panels[0].is_shifted | panels[1].is_shifted) {
-    KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = _mm256_mullo_epi16(sums[i], kn_load(panels[i & 1].narrow_scales));
-  }
+  kn_loop_narrow(rows, half, codes, p->stride, weights, p->steps, sums);
   const __m256i low = _mm256_broadcastsi128_si256(f->low), high = _mm256_broadcastsi128_si256(f->high);
   KN_UNROLL for (int32_t r = 0; r < rows; r++, out += p->out_step) {
-    const __m256i x = _mm256_adds_epi16(_mm256_mulhrs_epi16(sums[2 * r], kn_load(panels[0].narrow_multipliers)), f->zero);
-    const __m256i y = _mm256_adds_epi16(_mm256_mulhrs_epi16(sums[2 * r + 1], kn_load(panels[1].narrow_multipliers)), f->zero);
+    const __m256i x = _mm256_adds_epi16(kn_scale_short(f->rule, &panels[0], sums[2 * r]), f->zero);
+    const __m256i y = _mm256_adds_epi16(kn_scale_short(f->rule, &panels[1], sums[2 * r + 1]), f->zero);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi16(x, y), _MM_SHUFFLE(3, 1, 2, 0));
     const __m256i codes_out = _mm256_min_epu8(_mm256_max_epu8(packed, low), high);
     if (count == WIDTH) {
@@ -110,7 +109,7 @@ KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8
     uint8_t *out = (uint8_t *)output + (size_t)t.pixel * c->out_channels + (size_t)t.group * p.group_out + (size_t)n * WIDTH;
     for (int32_t m = 0, rows; m < t.pixel_count; m += rows, out += (size_t)rows * c->out_channels) {
       rows = kn_next_rows(t.pixel_count - m);
-      KN_FOR_ROWS(rows, product, &f, &p, codes + (size_t)m * p.stride, weights, panels, out, count);
+      KN_FOR_ROWS(rows, count <= KN_PANEL, product, &f, &p, codes + (size_t)m * p.stride, weights, panels, out, count);
     }
   }
 }

@@ -24,7 +24,9 @@ KN_INLINE __m256i kn_step_exact(__m256i sum, __m256i codes, __m256i weights) {
 }
 
 #define KN_LOOP_INTRINSICS(name, step, bytes)                                                                                    \
-  KN_INLINE void name(int32_t rows, const void *codes, size_t stride, const void *weights, ptrdiff_t steps, __m256i *out) {      \
+  KN_INLINE void name(int32_t rows, int half, const void *codes, size_t stride, const void *weights, ptrdiff_t steps,            \
+                      __m256i *out) {                                                                                            \
+    (void)half;                                                                                                                  \
     for (int32_t r = 0; r < rows; r++) {                                                                                         \
       __m256i low = _mm256_setzero_si256(), high = low;                                                                          \
       const uint8_t *a = (const uint8_t *)codes + (size_t)r * stride, *w = weights;                                              \
@@ -39,12 +41,25 @@ KN_INLINE __m256i kn_step_exact(__m256i sum, __m256i codes, __m256i weights) {
     }                                                                                                                            \
   }
 
+/*
+ * kn_loop_listed is kn_loop_short for some steps only: `offsets` says where in a row each step's codes are; its weights follow each other.
+ */
 #if defined(KN_SANITIZED)
 
 KN_LOOP_INTRINSICS(kn_loop_short, kn_step_short, 4)
 KN_LOOP_INTRINSICS(kn_loop_widening, kn_step_widening, 4)
 KN_LOOP_INTRINSICS(kn_loop_exact, kn_step_exact, 4)
 KN_LOOP_INTRINSICS(kn_loop_narrow, kn_step_short, 2)
+
+KN_INLINE void kn_loop_listed(int32_t rows, int half, const uint8_t *codes, size_t stride, const int8_t *weights, const int32_t *offsets,
+                              ptrdiff_t steps, __m256i *out) {
+  for (int32_t i = 0; i < 2 * rows; i++) out[i] = _mm256_setzero_si256();
+  for (ptrdiff_t n = 0; n < steps; n++) {
+    __m256i part[12];
+    kn_loop_short(rows, half, codes + offsets[n], stride, weights + 64 * n, 1, part);
+    for (int32_t i = 0; i < 2 * rows; i++) out[i] = _mm256_add_epi16(out[i], part[i]);
+  }
+}
 
 #else
 
@@ -66,6 +81,21 @@ KN_LOOP_INTRINSICS(kn_loop_narrow, kn_step_short, 2)
   "vpbroadcastd " at ",%%ymm14\n"                                                                     \
   "vpmaddwd %%ymm12,%%ymm14,%%ymm15\n vpaddd %%ymm15,%%ymm" low ",%%ymm" low "\n"                     \
   "vpmaddwd %%ymm13,%%ymm14,%%ymm14\n vpaddd %%ymm14,%%ymm" high ",%%ymm" high "\n"
+
+/* The same for panels of which only the first register has channels: the sums of the second stay zero. */
+#define KN_HALF_ROW_SHORT(at, low, high)                                                              \
+  "vpbroadcastd " at ",%%ymm14\n"                                                                     \
+  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpaddw %%ymm15,%%ymm" low ",%%ymm" low "\n"
+#define KN_HALF_ROW_NARROW(at, low, high)                                                             \
+  "vpbroadcastw " at ",%%ymm14\n"                                                                     \
+  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpaddw %%ymm15,%%ymm" low ",%%ymm" low "\n"
+#define KN_HALF_ROW_WIDENING(at, low, high)                                                           \
+  "vpbroadcastd " at ",%%ymm14\n"                                                                     \
+  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpmaddwd (%[ones]),%%ymm15,%%ymm15\n"                         \
+  "vpaddd %%ymm15,%%ymm" low ",%%ymm" low "\n"
+#define KN_HALF_ROW_EXACT(at, low, high)                                                              \
+  "vpbroadcastd " at ",%%ymm14\n"                                                                     \
+  "vpmaddwd %%ymm12,%%ymm14,%%ymm15\n vpaddd %%ymm15,%%ymm" low ",%%ymm" low "\n"
 
 /* The rows lie at a, a + l, a + 2 l, b = a + 3 l, b + l, b + 2 l. */
 #define KN_ROWS_1(row, at) row(at "(%[a])", "0", "1")
@@ -118,8 +148,8 @@ KN_LOOP_INTRINSICS(kn_loop_narrow, kn_step_short, 2)
 static const int16_t kn_ones[16] __attribute__((aligned(32), unused)) = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 /*
- * name(rows, codes, stride, weights, steps, out): out[2 * row] and out[2 * row + 1] are the row's sums; weights aligned to 32 bytes. For
- * a constant number of rows: KN_FOR_ROWS.
+ * kn_loop_NAME(rows, half, codes, stride, weights, steps, out): out[2 * row] and out[2 * row + 1] are the row's sums; weights are aligned
+ * to 32 bytes; `half`: only the first register of weights has any. For a constant number of rows and half: KN_FOR_ROWS.
  */
 #define KN_LOOPS(name, row, a1, a2, a3, a4)                                                                                      \
   KN_INLINE void name(int32_t rows, const void *codes, size_t stride, const void *weights, ptrdiff_t steps, __m256i *out) {      \
@@ -135,21 +165,70 @@ static const int16_t kn_ones[16] __attribute__((aligned(32), unused)) = {1, 1, 1
     }                                                                                                                            \
   }
 
-KN_LOOPS(kn_loop_short, KN_ROW_SHORT, "4", "8", "12", "16")
-KN_LOOPS(kn_loop_widening, KN_ROW_WIDENING, "4", "8", "12", "16")
-KN_LOOPS(kn_loop_exact, KN_ROW_EXACT, "4", "8", "12", "16")
-KN_LOOPS(kn_loop_narrow, KN_ROW_NARROW, "2", "4", "6", "8")
+KN_LOOPS(kn_whole_loop_short, KN_ROW_SHORT, "4", "8", "12", "16")
+KN_LOOPS(kn_whole_loop_widening, KN_ROW_WIDENING, "4", "8", "12", "16")
+KN_LOOPS(kn_whole_loop_exact, KN_ROW_EXACT, "4", "8", "12", "16")
+KN_LOOPS(kn_whole_loop_narrow, KN_ROW_NARROW, "2", "4", "6", "8")
+KN_LOOPS(kn_half_loop_short, KN_HALF_ROW_SHORT, "4", "8", "12", "16")
+KN_LOOPS(kn_half_loop_widening, KN_HALF_ROW_WIDENING, "4", "8", "12", "16")
+KN_LOOPS(kn_half_loop_exact, KN_HALF_ROW_EXACT, "4", "8", "12", "16")
+KN_LOOPS(kn_half_loop_narrow, KN_HALF_ROW_NARROW, "2", "4", "6", "8")
+
+#define KN_LISTED(rows, row, zero, out)                                                                                          \
+  zero                                                                                                                           \
+  "1:\n movslq (%[f]),%[a]\n lea (%[b0],%[a]),%[b]\n add %[a0],%[a]\n"                                                           \
+  KN_STEP(rows, row, "0", "0", "32")                                                                                             \
+  "add $64,%[w]\n add $4,%[f]\n dec %[c]\n jnz 1b\n" out
+#define KN_ASM_LISTED(text)                                                                                                      \
+  __asm__ volatile(text                                                                                                          \
+                   : [a] "=&r"(a), [b] "=&r"(b), [w] "+r"(weights), [f] "+r"(offsets), [c] "+r"(steps)                           \
+                   : [l] "r"(stride), [a0] "r"(codes), [b0] "r"(codes + 3 * stride), [o] "r"(out)                                \
+                   : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",  \
+                     "xmm13", "xmm14", "xmm15", "memory", "cc")
+
+/* At least one step. */
+KN_INLINE void kn_loop_listed(int32_t rows, int half, const uint8_t *codes, size_t stride, const int8_t *weights, const int32_t *offsets,
+                              ptrdiff_t steps, __m256i *out) {
+  const uint8_t *a, *b;
+  (void)half;
+  switch (rows) {
+    case 1: KN_ASM_LISTED(KN_LISTED(KN_ROWS_1, KN_ROW_SHORT, KN_ZERO_1, KN_OUT_1)); break;
+    case 2: KN_ASM_LISTED(KN_LISTED(KN_ROWS_2, KN_ROW_SHORT, KN_ZERO_2, KN_OUT_2)); break;
+    case 3: KN_ASM_LISTED(KN_LISTED(KN_ROWS_3, KN_ROW_SHORT, KN_ZERO_3, KN_OUT_3)); break;
+    case 4: KN_ASM_LISTED(KN_LISTED(KN_ROWS_4, KN_ROW_SHORT, KN_ZERO_4, KN_OUT_4)); break;
+    case 5: KN_ASM_LISTED(KN_LISTED(KN_ROWS_5, KN_ROW_SHORT, KN_ZERO_5, KN_OUT_5)); break;
+    default: KN_ASM_LISTED(KN_LISTED(KN_ROWS_6, KN_ROW_SHORT, KN_ZERO_6, KN_OUT_6));
+  }
+}
+
+#define KN_CHOOSE_LOOP(name)                                                                                                     \
+  KN_INLINE void kn_loop_##name(int32_t rows, int half, const void *codes, size_t stride, const void *weights, ptrdiff_t steps,  \
+                                __m256i *out) {                                                                                  \
+    if (half) kn_half_loop_##name(rows, codes, stride, weights, steps, out);                                                     \
+    else kn_whole_loop_##name(rows, codes, stride, weights, steps, out);                                                         \
+  }
+
+KN_CHOOSE_LOOP(short)
+KN_CHOOSE_LOOP(widening)
+KN_CHOOSE_LOOP(exact)
+KN_CHOOSE_LOOP(narrow)
 
 #endif
-/* Calls function(rows, ...) with a constant for `rows`, so that it is inlined and its arrays become registers. */
-#define KN_FOR_ROWS(rows, function, ...)                  \
-  switch (rows) {                                         \
-    case 1: function(1, __VA_ARGS__); break;              \
-    case 2: function(2, __VA_ARGS__); break;              \
-    case 3: function(3, __VA_ARGS__); break;              \
-    case 4: function(4, __VA_ARGS__); break;              \
-    case 5: function(5, __VA_ARGS__); break;              \
-    default: function(6, __VA_ARGS__);                    \
+/* Calls function(rows, half, ...) with constants for both, so that it is inlined and its arrays become registers. */
+#define KN_FOR_ROWS(rows, half, function, ...)                 \
+  switch ((rows) + ((half) ? 8 : 0)) {                         \
+    case 1: function(1, 0, __VA_ARGS__); break;                \
+    case 2: function(2, 0, __VA_ARGS__); break;                \
+    case 3: function(3, 0, __VA_ARGS__); break;                \
+    case 4: function(4, 0, __VA_ARGS__); break;                \
+    case 5: function(5, 0, __VA_ARGS__); break;                \
+    case 6: function(6, 0, __VA_ARGS__); break;                \
+    case 9: function(1, 1, __VA_ARGS__); break;                \
+    case 10: function(2, 1, __VA_ARGS__); break;               \
+    case 11: function(3, 1, __VA_ARGS__); break;               \
+    case 12: function(4, 1, __VA_ARGS__); break;               \
+    case 13: function(5, 1, __VA_ARGS__); break;               \
+    default: function(6, 1, __VA_ARGS__);                      \
   }
 
 #endif

@@ -7,20 +7,42 @@
 /* What belongs to 16 output channels, as the kernels read it; channels beyond the last are zero. Part of packed weights. */
 typedef struct {
   int32_t bias[KN_PANEL], multipliers[KN_PANEL], shifts[KN_PANEL];
-  int16_t narrow_bias[KN_PANEL], narrow_multipliers[KN_PANEL], narrow_scales[KN_PANEL]; /* scale = 2^shift */
-  int32_t is_shifted;                                                                   /* whether any shift is above 0 */
+  /* For accumulators that fit 16 bits: scale = 2^shift; multiplier = 2^16 high + low, or by the narrow rule the high part itself. */
+  int16_t short_bias[KN_PANEL], short_scales[KN_PANEL], high_multipliers[KN_PANEL], low_multipliers[KN_PANEL];
+  int32_t is_shifted; /* whether any shift is above 0 */
 } __attribute__((aligned(KN_ALIGNMENT))) kn_panel;
+
+static inline int64_t kn_high_multiplier(const kn_convolution *c, int32_t channel) {
+  return ((int64_t)c->multipliers[channel] + (1 << 15)) >> 16;
+}
+
+/*
+ * Whether an accumulator certainly fits 16 bits, also shifted, and its multiplier two of 16 bits, so that kn_scale_short serves the wide
+ * rule too. By the narrow rule it fits in any case.
+ */
+static inline int kn_fits_short(const kn_convolution *c, int32_t channel) {
+  if (c->rule != KN_WIDE) return c->rule == KN_NARROW;
+  const int32_t row = c->kernel_height * c->kernel_width * (c->in_channels / c->groups), top = (1 << c->input_bits) - 1;
+  int64_t low = c->bias[channel], high = low;
+  for (int32_t i = 0; i < row; i++) {
+    const int32_t weight = kn_weight(c, channel, i);
+    *(weight < 0 ? &low : &high) += (int64_t)weight * top;
+  }
+  const int64_t scale = INT64_C(1) << c->shifts[channel];
+  return high * scale <= INT16_MAX && low * scale >= INT16_MIN && kn_high_multiplier(c, channel) <= INT16_MAX;
+}
 
 static inline void kn_pack_panel(kn_panel *panel, const kn_convolution *c, int32_t first, int32_t count) {
   memset(panel, 0, sizeof *panel);
   for (int32_t i = 0; i < count; i++) {
     panel->bias[i] = c->bias[first + i];
-    panel->narrow_bias[i] = (int16_t)c->bias[first + i];
+    panel->short_bias[i] = (int16_t)c->bias[first + i];
     if (c->rule == KN_ACCUMULATORS) continue; /* nothing to read there */
     panel->multipliers[i] = c->multipliers[first + i];
-    panel->narrow_multipliers[i] = (int16_t)c->multipliers[first + i];
+    panel->low_multipliers[i] = (int16_t)(uint16_t)c->multipliers[first + i];
+    panel->high_multipliers[i] = (int16_t)(c->rule == KN_NARROW ? c->multipliers[first + i] : kn_high_multiplier(c, first + i));
     panel->shifts[i] = c->shifts[first + i];
-    panel->narrow_scales[i] = (int16_t)(uint16_t)(1u << c->shifts[first + i]);
+    panel->short_scales[i] = (int16_t)(uint16_t)(1u << c->shifts[first + i]);
     panel->is_shifted |= c->shifts[first + i] != 0;
   }
 }
@@ -78,13 +100,32 @@ KN_INLINE __m256i kn_scale_wide_8(__m256i a, const int32_t *m) {
   return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
 }
 
+/*
+ * Sixteen 16-bit sums of a panel, without their bias, by the narrow rule or the wide one; kn_fits_short has certified them.
+ *
+ * The wide rule, (a m + 2^31) >> 32 with m = 2^16 high + low, is (a high + ((a low) >> 16) + 2^15) >> 16, because all but a low is a
+ * multiple of 2^16. The upper half of a high plus the carry out of the lower half is the result. There is a carry where adding with
+ * saturation differs from adding.
+ */
+KN_INLINE __m256i kn_scale_short(kn_rule rule, const kn_panel *panel, __m256i sums) {
+  __m256i a = _mm256_add_epi16(sums, kn_load(panel->short_bias));
+  if (panel->is_shifted) a = _mm256_mullo_epi16(a, kn_load(panel->short_scales));
+  const __m256i multipliers = kn_load(panel->high_multipliers);
+  if (rule == KN_NARROW) return _mm256_mulhrs_epi16(a, multipliers);
+  const __m256i lower = _mm256_mullo_epi16(a, multipliers);
+  const __m256i more = _mm256_xor_si256(_mm256_mulhi_epi16(a, kn_load(panel->low_multipliers)), _mm256_set1_epi16(INT16_MIN));
+  const __m256i no_carry = _mm256_cmpeq_epi16(_mm256_add_epi16(lower, more), _mm256_adds_epu16(lower, more));
+  const __m256i upper = _mm256_sub_epi16(_mm256_mulhi_epi16(a, multipliers), _mm256_set1_epi16(-1));
+  return _mm256_add_epi16(upper, no_carry);
+}
+
 /* Two times eight 32-bit values to sixteen 16-bit ones, in order. */
 KN_INLINE __m256i kn_join(__m256i low, __m256i high) {
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), _MM_SHUFFLE(3, 1, 2, 0));
 }
 
 KN_INLINE void kn_save_codes(uint8_t *out, __m128i codes, int32_t count) {
-  if (count == KN_PANEL) {
+  if (__builtin_expect(count == KN_PANEL, 1)) {
     kn_save_half(out, codes);
   } else {
     kn_save_bytes(out, codes, count);
@@ -116,7 +157,7 @@ KN_INLINE void kn_store(int32_t rows, const kn_finish *f, const kn_panel *panel,
   } else {
     KN_UNROLL for (int32_t r = 0; r < rows; r++, out += step) {
       const __m256i joined = kn_join(sums[2 * r], sums[2 * r + 1]);
-      kn_save_codes(out, kn_codes(f, _mm256_mulhrs_epi16(joined, kn_load(panel->narrow_multipliers))), count);
+      kn_save_codes(out, kn_codes(f, _mm256_mulhrs_epi16(joined, kn_load(panel->high_multipliers))), count);
     }
   }
 }

@@ -302,20 +302,20 @@ KN_INLINE void transform_codes(kind k, const plan *p, const uint8_t *const *at, 
 }
 
 /* 32-bit sums of `rows` tiles at one position. */
-KN_INLINE void product_exact(int32_t rows, const plan *p, const uint8_t *codes, const uint8_t *weights, __m256i *sums) {
-  kn_loop_exact(rows, codes, p->row_bytes, weights, p->steps, sums);
+KN_INLINE void product_exact(int32_t rows, int half, const plan *p, const uint8_t *codes, const uint8_t *weights, __m256i *sums) {
+  kn_loop_exact(rows, half, codes, p->row_bytes, weights, p->steps, sums);
 }
 
-KN_INLINE void product_short(int32_t rows, const plan *p, const uint8_t *codes, const uint8_t *weights, const uint16_t *runs,
+KN_INLINE void product_short(int32_t rows, int half, const plan *p, const uint8_t *codes, const uint8_t *weights, const uint16_t *runs,
                              __m256i *out) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i part[2 * KN_MAX_ROWS];
-  kn_loop_short(rows, codes, p->row_bytes, weights, runs[1], part);
+  kn_loop_short(rows, half, codes, p->row_bytes, weights, runs[1], part);
   KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) out[i] = _mm256_madd_epi16(part[i], ones);
   for (int32_t n = 2; n <= runs[0]; n++) {
     codes += 4 * runs[n - 1];
     weights += 64 * (size_t)runs[n - 1];
-    kn_loop_short(rows, codes, p->row_bytes, weights, runs[n], part);
+    kn_loop_short(rows, half, codes, p->row_bytes, weights, runs[n], part);
     KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(part[i], ones));
   }
 }
@@ -437,9 +437,9 @@ KN_INLINE void run(kind k, const kn_convolution *c, const void *packed, const ui
         const uint8_t *v = codes + (size_t)xi * p.codes_position + (size_t)m * p.row_bytes;
         __m256i *to = sums + (size_t)xi * p.sums_position + 2 * (size_t)m;
         if (k.code_bytes == 2) {
-          KN_FOR_ROWS(rows, product_exact, &p, v, w, to);
+          KN_FOR_ROWS(rows, 0, product_exact, &p, v, w, to);
         } else {
-          KN_FOR_ROWS(rows, product_short, &p, v, w, runs, to);
+          KN_FOR_ROWS(rows, 0, product_short, &p, v, w, runs, to);
         }
       }
     }
