@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import Database from 'better-sqlite3';
 import { InferenceSession } from 'onnxruntime-node';
 import t from 'tap';
+import type { BenchReport } from '../../agent/jobs/bench.js';
 import type { EvaluateReport } from '../../agent/jobs/evaluate.js';
 import type { QuantizeDocument } from '../../agent/report.js';
 
@@ -93,6 +94,47 @@ t.test('evaluate judges by test samples, or by synthetic ones against the float 
   t.equal(status, 2);
   t.match(stderr, /usage\/invalid.*\n.*--data\n.*moved\.onnx/);
 });
+
+t.test(
+  'for the engine: an image that evaluates and benches like any artifact, planned again without measuring',
+  async (t) => {
+    const native = [...job, '--target', 'native'];
+    const { status, stdout } = quantd(...native, '--out', join(folder, 'native'), '--json');
+    t.equal(status, 0);
+    const document = JSON.parse(stdout) as QuantizeDocument;
+    t.equal(document.target.kind, 'native');
+    t.equal(document.artifact.format, 'quantd-image');
+    t.match(document.artifact.path, /firewatch-v1-quantized\.qimg$/);
+    t.ok(
+      document.quality.agreement! > document.quality.int8Agreement! - 0.011,
+      'speed alone is not bought with accuracy',
+    );
+    t.ok(document.latency.int8! > 0 && document.latency.float! > 0, 'of ONNX Runtime');
+    t.ok(document.plan!.operators.every(({ kernel }) => kernel.startsWith('native ')));
+    t.ok(document.size.artifactBytes! < document.size.floatBytes / 2);
+
+    const tighter = quantd(...native, '--out', join(folder, 'native-4'), '--budget', 'size=40KB', '--json');
+    t.equal(tighter.status, 0);
+    const smaller = JSON.parse(tighter.stdout) as QuantizeDocument;
+    t.equal(smaller.profiledOperators, 0);
+    t.ok(smaller.size.artifactBytes! <= 40 * 1024);
+    const bits = new Set(smaller.plan!.operators.flatMap(({ weightBits }) => weightBits ?? []));
+    t.ok(
+      [...bits].some((width) => width < 8),
+      `weights of ${[...bits]} bits`,
+    );
+
+    const evaluated = quantd('evaluate', document.artifact.path!, '--data', join(models, 'samples'), '--json');
+    t.equal(evaluated.status, 0);
+    t.equal((JSON.parse(evaluated.stdout) as EvaluateReport).quality.top1, document.quality.top1);
+    const benched = quantd('bench', model, document.artifact.path!, '--json');
+    t.equal(benched.status, 0);
+    t.strictSame(
+      (JSON.parse(benched.stdout) as BenchReport).runs.map(({ name }) => name),
+      ['ort-float', 'ort-int8', 'native-W8A8', 'firewatch-v1-quantized.qimg'],
+    );
+  },
+);
 
 t.test('a budget below the fastest plan ends with 3, the reason and a frontier, and writes nothing', async (t) => {
   const { status, stdout } = quantd(...job, '--out', join(folder, 'none'), '--budget', 'latency=1us', '--json');
