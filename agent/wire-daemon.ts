@@ -66,7 +66,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
   const targets = [await hostTarget(settings)];
   const values = new SqliteKeyValues(join(stateFolder, 'device.db'));
   const memory = new Memory(values);
-  const session = memory.beginSession();
+  const session = memory.beginSession(Date.now() / 1000);
   const warn = (text: string) => log.warn({}, text);
   const caps = { mostBytes: settings.limits.outboxBytes, mostDays: settings.limits.outboxDays };
   const outbox = new SqliteOutbox(join(stateFolder, 'outbox.db'), caps, warn);
@@ -272,8 +272,10 @@ function localService(daemon: Daemon, metrics: DaemonMetrics) {
     metrics: async () => metrics.text(await daemon.status()),
     async unready() {
       const { targets } = await daemon.status();
-      const idle = Object.keys(targets).filter((target) => targets[target]!.active === null);
-      return idle.length === 0 ? null : `no model is active on ${idle.join(', ')}`;
+      const idle = Object.keys(targets).filter(
+        (target) => targets[target]!.active === null || !daemon.isServing(target),
+      );
+      return idle.length === 0 ? null : `no model is active and loaded on ${idle.join(', ')}`;
     },
   };
 }
