@@ -115,7 +115,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
       random: Math.random,
     },
   );
-  const socket = new LocalSocket(socketPath, localService(daemon, new DaemonMetrics()));
+  const socket = new LocalSocket(socketPath, localService(daemon, new DaemonMetrics(), warn));
   try {
     await socket.listen();
   } catch (error) {
@@ -248,8 +248,9 @@ function workerMaker(settings: AgentSettings, stateFolder: string): Maker {
 }
 
 /** The daemon as the local socket offers it. */
-function localService(daemon: Daemon, metrics: DaemonMetrics) {
+function localService(daemon: Daemon, metrics: DaemonMetrics, warn: (text: string) => void) {
   return {
+    warn,
     async infer(target: string, request: Parameters<Daemon['infer']>[1]) {
       const started = performance.now();
       const seconds = () => (performance.now() - started) / 1000;

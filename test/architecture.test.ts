@@ -223,6 +223,7 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   },
   'agent/adapters/artifact-store.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
   'agent/adapters/model-cache.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
+  'agent/adapters/sample-keeper.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
   'agent/adapters/service-manager.ts': { 'native/index.ts': 'Node has no datagram sockets of its own' },
   'agent/adapters/runner-process.ts': { 'agent/runner.ts': 'what goes over the channel to its process, as types' },
   'agent/adapters/highs-solver.ts': { 'agent/adapters/highs-worker.ts': 'the thread in which it runs the library' },
