@@ -1,5 +1,5 @@
 /** Composition root of the daemon: constructs its adapters from settings. The environment is read in `main.ts` and handed over. */
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -64,10 +64,10 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
     });
   });
   const targets = [await hostTarget(settings)];
-  const values = new SqliteKeyValues(join(stateFolder, 'device.db'));
+  const warn = (text: string) => log.warn({}, text);
+  const values = SqliteKeyValues.openOrBegin(join(stateFolder, 'device.db'), warn);
   const memory = new Memory(values);
   const session = memory.beginSession(Date.now() / 1000);
-  const warn = (text: string) => log.warn({}, text);
   const caps = { mostBytes: settings.limits.outboxBytes, mostDays: settings.limits.outboxDays };
   const outbox = new SqliteOutbox(join(stateFolder, 'outbox.db'), caps, warn);
   const clock = systemClock();
@@ -105,7 +105,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
       models,
       artifacts: new FolderArtifactStore(stateFolder),
       runners: new RunnerProcesses(settings.target.threads),
-      maker: workerMaker(settings, stateFolder),
+      maker: workerMaker(settings, stateFolder, warn),
       samples: new SampleFolder(join(stateFolder, 'samples'), folder === '' ? null : folder, {
         frames: mostFrames,
         bytes: mostBytes,
@@ -211,7 +211,7 @@ async function secretFrom(path: string): Promise<string | null> {
 }
 
 /** Makes artifacts in worker processes, with the models, cards and samples of the daemon. */
-function workerMaker(settings: AgentSettings, stateFolder: string): Maker {
+function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: string) => void): Maker {
   const { threads } = settings.target;
   const { workerMemoryMb, workerNice } = settings.limits;
   return {
@@ -232,14 +232,17 @@ function workerMaker(settings: AgentSettings, stateFolder: string): Maker {
         ...(samples === null ? {} : { data: samples.folder }),
       };
       const limits = { nice: workerNice, memoryMb: workerMemoryMb };
-      const document = await runInWorker(
-        'quantize',
-        options,
-        { threads, state: stateFolder },
-        signal,
-        progress,
-        limits,
-      );
+      const run = () => runInWorker('quantize', options, { threads, state: stateFolder }, signal, progress, limits);
+      const document = await run().catch(async (error: unknown) => {
+        if (!(error instanceof EdgeError) || error.code !== 'store/corrupt') throw error;
+        // Nobody may be there to move it away, and it only saves time.
+        const path = join(stateFolder, 'quantd.db');
+        for (const suffix of ['', '-wal', '-shm']) {
+          await rename(`${path}${suffix}`, `${path}.damaged${suffix}`).catch(() => {});
+        }
+        warn(`the measurements were damaged and are taken again; what there was is in ${path}.damaged`);
+        return run();
+      });
       // An artifact folder always says what came of it.
       if (!document.feasible) await writeFile(join(out, 'report.json'), JSON.stringify(document));
       return document;
