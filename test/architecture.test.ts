@@ -197,7 +197,7 @@ const packageOwners: Readonly<Record<string, readonly string[]>> = {
   aedes: ['broker'],
   'better-sqlite3': ['sqlite-store', 'sqlite-key-values', 'sqlite-outbox', 'store'],
   fastify: ['api', 'stream'],
-  mqtt: ['fleet-link', 'link'],
+  mqtt: ['broker-probe', 'fleet-link', 'link'],
   pino: ['journal-log'],
   'prom-client': ['metrics'],
   highs: ['highs-worker'],
@@ -231,6 +231,9 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'agent/commands/doctor.ts': {
     'agent/adapters/machine.ts': 'looks at the machine, loads no runtime',
     'agent/adapters/power.ts': 'looks for energy meters, loads no runtime',
+  },
+  'agent/commands/checks.ts': {
+    'agent/adapters/broker-probe.ts': 'speaks MQTT, loaded only where it is wanted',
   },
 };
 

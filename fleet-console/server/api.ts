@@ -240,8 +240,8 @@ function isForeign({ headers }: FastifyRequest): boolean {
 }
 
 function shownToken(authorization: string): string {
-  const [scheme = '', credentials = ''] = authorization.split(' ', 2);
-  if (scheme.toLowerCase() !== 'basic') return scheme.toLowerCase() === 'bearer' ? credentials : '';
+  const [, scheme = '', credentials = ''] = /^(Bearer|Basic) (.+)$/i.exec(authorization) ?? [];
+  if (scheme.toLowerCase() !== 'basic') return credentials;
   const text = Buffer.from(credentials, 'base64').toString('utf8');
   return text.slice(text.indexOf(':') + 1);
 }
