@@ -11,7 +11,7 @@ import { matches, parseSelector } from '../selector.js';
 import type { ArtifactFolder } from './artifacts.js';
 import type { Fleet } from './fleet.js';
 import type { ConsoleMetrics } from './metrics.js';
-import { pageHtml, pageScript, pageStyle } from './page.js';
+import { pageHtml, pageIcon, pageScript, pageStyle } from './page.js';
 import { type ConsoleStore, type DeviceRecord, viewOf } from './store.js';
 import { streamEvents } from './stream.js';
 
@@ -194,6 +194,7 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
       reply.type(type).header('content-security-policy', "default-src 'self'; frame-ancestors 'none'").send(text),
     );
   asset('/', 'text/html; charset=utf-8', pageHtml);
+  asset('/icon.svg', 'image/svg+xml', pageIcon);
   asset('/page.js', 'text/javascript; charset=utf-8', pageScript);
   asset('/page.css', 'text/css; charset=utf-8', pageStyle);
   return app;
