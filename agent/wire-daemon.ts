@@ -1,12 +1,13 @@
 /** Composition root of the daemon: constructs its adapters from settings. The environment is read in `main.ts` and handed over. */
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentSettings } from '../configs/contracts/agent-settings.js';
 import type { Birth } from '../configs/contracts/device.js';
 import { EdgeError } from '../configs/contracts/errors.js';
 import { FolderArtifactStore } from './adapters/artifact-store.js';
+import { diskError } from './adapters/durable-files.js';
 import { MqttFleetLink } from './adapters/fleet-link.js';
 import { openLog } from './adapters/journal-log.js';
 import { LocalSocket } from './adapters/local-socket.js';
@@ -217,7 +218,11 @@ function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: 
   return {
     async make({ model, release, budget, samples, out }: MakeRequest, signal, progress) {
       const card = join(out, 'card.json');
-      if (release.card !== null) await writeFile(card, JSON.stringify(release.card));
+      const write = (path: string, value: unknown) =>
+        writeFile(path, JSON.stringify(value)).catch((cause: unknown) => {
+          throw diskError(cause, 'the artifact cannot be written', path);
+        });
+      if (release.card !== null) await write(card, release.card);
       const options = {
         model,
         out,
@@ -243,9 +248,12 @@ function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: 
         warn(`the measurements were damaged and are taken again; what there was is in ${path}.damaged`);
         return run();
       });
-      // An artifact folder always says what came of it.
-      if (!document.feasible) await writeFile(join(out, 'report.json'), JSON.stringify(document));
-      return document;
+      // An artifact folder always says what came of it, and names its file as it is found there: the folder gets another name yet.
+      const { artifact } = document;
+      const path = artifact.path === null ? null : basename(artifact.path);
+      const placed = { ...document, artifact: { ...artifact, path } };
+      await write(join(out, 'report.json'), placed);
+      return placed;
     },
   };
 }

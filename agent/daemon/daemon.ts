@@ -46,6 +46,8 @@ const patient: ReadonlySet<string> = new Set<ErrorCode>([
   'download/failed',
   'download/mismatch',
 ]);
+/** Errors for which deleting something may be all that is needed; a worker's database does not tell a full disk apart. */
+const ofDisk: ReadonlySet<string> = new Set<ErrorCode>(['disk/full', 'store/unwritable']);
 /** Any other retryable error counts as final after so many tries. */
 const mostAttempts = 5;
 /** Reports of progress are sent no more often than this. */
@@ -302,7 +304,7 @@ export class Daemon {
       this.#delay(task.target.id, mostAttempts);
     }
     // What nobody needs any more may be all the space that is missing.
-    if (error instanceof EdgeError && error.code === 'disk/full') await this.#collect();
+    if (error instanceof EdgeError && ofDisk.has(error.code)) await this.#collect();
   }
 
   #handleFailure(task: Task, error: unknown): void {
