@@ -210,6 +210,7 @@ t.test(
     t.equal(outbox.state().messages, 5);
     const console = await Listener.open(broker);
     await until(() => outbox.state().messages === 0, 'all is sent');
+    await until(() => console.of('/evt').length >= 5, 'all has come');
     t.same(
       console.of<DeviceEvent>('/evt').map(({ sequence }) => sequence),
       [1, 2, 3, 4, 5],
