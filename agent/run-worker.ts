@@ -30,6 +30,9 @@ export function runInWorker<Name extends JobName>(
   progress: StepProgress,
   limits?: WorkerLimits,
 ): Promise<ReportOf<Name>> {
+  if (signal.aborted) {
+    return Promise.reject(new EdgeError('job/aborted', 'the job was interrupted', { subject: job }));
+  }
   return new Promise((resolve, reject) => {
     const child: ChildProcess = fork(fileURLToPath(new URL('./worker.js', import.meta.url)), {
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

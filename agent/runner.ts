@@ -130,6 +130,8 @@ process.on('message', (request: RunnerRequest) => {
     if (process.connected) process.send?.(reply, () => {});
   });
 });
-// Ctrl-C reaches the whole process group; the daemon answers it.
+// Ctrl-C reaches the whole process group, and a service manager may tell all processes of a unit to stop: the daemon answers
+// both. To end before it has noticed would look as if the model had crashed.
 process.on('SIGINT', () => {});
+process.on('SIGTERM', () => {});
 process.on('disconnect', () => process.exit(0));

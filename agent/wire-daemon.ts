@@ -1,12 +1,13 @@
 /** Composition root of the daemon: constructs its adapters from settings. The environment is read in `main.ts` and handed over. */
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentSettings } from '../configs/contracts/agent-settings.js';
 import type { Birth } from '../configs/contracts/device.js';
 import { EdgeError } from '../configs/contracts/errors.js';
 import { FolderArtifactStore } from './adapters/artifact-store.js';
+import { diskError } from './adapters/durable-files.js';
 import { MqttFleetLink } from './adapters/fleet-link.js';
 import { openLog } from './adapters/journal-log.js';
 import { LocalSocket } from './adapters/local-socket.js';
@@ -64,10 +65,10 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
     });
   });
   const targets = [await hostTarget(settings)];
-  const values = new SqliteKeyValues(join(stateFolder, 'device.db'));
-  const memory = new Memory(values);
-  const session = memory.beginSession();
   const warn = (text: string) => log.warn({}, text);
+  const values = SqliteKeyValues.openOrBegin(join(stateFolder, 'device.db'), warn);
+  const memory = new Memory(values);
+  const session = memory.beginSession(Date.now() / 1000);
   const caps = { mostBytes: settings.limits.outboxBytes, mostDays: settings.limits.outboxDays };
   const outbox = new SqliteOutbox(join(stateFolder, 'outbox.db'), caps, warn);
   const clock = systemClock();
@@ -105,7 +106,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
       models,
       artifacts: new FolderArtifactStore(stateFolder),
       runners: new RunnerProcesses(settings.target.threads),
-      maker: workerMaker(settings, stateFolder),
+      maker: workerMaker(settings, stateFolder, warn),
       samples: new SampleFolder(join(stateFolder, 'samples'), folder === '' ? null : folder, {
         frames: mostFrames,
         bytes: mostBytes,
@@ -115,7 +116,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
       random: Math.random,
     },
   );
-  const socket = new LocalSocket(socketPath, localService(daemon, new DaemonMetrics()));
+  const socket = new LocalSocket(socketPath, localService(daemon, new DaemonMetrics(), warn));
   try {
     await socket.listen();
   } catch (error) {
@@ -211,13 +212,17 @@ async function secretFrom(path: string): Promise<string | null> {
 }
 
 /** Makes artifacts in worker processes, with the models, cards and samples of the daemon. */
-function workerMaker(settings: AgentSettings, stateFolder: string): Maker {
+function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: string) => void): Maker {
   const { threads } = settings.target;
   const { workerMemoryMb, workerNice } = settings.limits;
   return {
     async make({ model, release, budget, samples, out }: MakeRequest, signal, progress) {
       const card = join(out, 'card.json');
-      if (release.card !== null) await writeFile(card, JSON.stringify(release.card));
+      const write = (path: string, value: unknown) =>
+        writeFile(path, JSON.stringify(value)).catch((cause: unknown) => {
+          throw diskError(cause, 'the artifact cannot be written', path);
+        });
+      if (release.card !== null) await write(card, release.card);
       const options = {
         model,
         out,
@@ -232,24 +237,31 @@ function workerMaker(settings: AgentSettings, stateFolder: string): Maker {
         ...(samples === null ? {} : { data: samples.folder }),
       };
       const limits = { nice: workerNice, memoryMb: workerMemoryMb };
-      const document = await runInWorker(
-        'quantize',
-        options,
-        { threads, state: stateFolder },
-        signal,
-        progress,
-        limits,
-      );
-      // An artifact folder always says what came of it.
-      if (!document.feasible) await writeFile(join(out, 'report.json'), JSON.stringify(document));
-      return document;
+      const run = () => runInWorker('quantize', options, { threads, state: stateFolder }, signal, progress, limits);
+      const document = await run().catch(async (error: unknown) => {
+        if (!(error instanceof EdgeError) || error.code !== 'store/corrupt') throw error;
+        // Nobody may be there to move it away, and it only saves time.
+        const path = join(stateFolder, 'quantd.db');
+        for (const suffix of ['', '-wal', '-shm']) {
+          await rename(`${path}${suffix}`, `${path}.damaged${suffix}`).catch(() => {});
+        }
+        warn(`the measurements were damaged and are taken again; what there was is in ${path}.damaged`);
+        return run();
+      });
+      // An artifact folder always says what came of it, and names its file as it is found there: the folder gets another name yet.
+      const { artifact } = document;
+      const path = artifact.path === null ? null : basename(artifact.path);
+      const placed = { ...document, artifact: { ...artifact, path } };
+      await write(join(out, 'report.json'), placed);
+      return placed;
     },
   };
 }
 
 /** The daemon as the local socket offers it. */
-function localService(daemon: Daemon, metrics: DaemonMetrics) {
+function localService(daemon: Daemon, metrics: DaemonMetrics, warn: (text: string) => void) {
   return {
+    warn,
     async infer(target: string, request: Parameters<Daemon['infer']>[1]) {
       const started = performance.now();
       const seconds = () => (performance.now() - started) / 1000;
@@ -272,8 +284,10 @@ function localService(daemon: Daemon, metrics: DaemonMetrics) {
     metrics: async () => metrics.text(await daemon.status()),
     async unready() {
       const { targets } = await daemon.status();
-      const idle = Object.keys(targets).filter((target) => targets[target]!.active === null);
-      return idle.length === 0 ? null : `no model is active on ${idle.join(', ')}`;
+      const idle = Object.keys(targets).filter(
+        (target) => targets[target]!.active === null || !daemon.isServing(target),
+      );
+      return idle.length === 0 ? null : `no model is active and loaded on ${idle.join(', ')}`;
     },
   };
 }

@@ -85,9 +85,10 @@ export class ConsoleClient {
   async *events(signal: AbortSignal): AsyncGenerator<{ event: string; data: unknown }> {
     const response = await this.#fetch(new URL('/v1/events', this.#url), { signal });
     let text = '';
+    const decoder = new TextDecoder();
     try {
       for await (const bytes of response.body as unknown as AsyncIterable<Uint8Array>) {
-        text += Buffer.from(bytes).toString('utf8');
+        text += decoder.decode(bytes, { stream: true });
         for (let end = text.indexOf('\n\n'); end >= 0; end = text.indexOf('\n\n')) {
           const fields = new Map(
             text
@@ -141,7 +142,7 @@ async function errorOf(response: Response, url: URL): Promise<EdgeError> {
     subject?: string;
     hint?: string;
   };
-  const code = (problem.code ?? '') in errorTable ? (problem.code as ErrorCode) : 'usage/invalid';
+  const code = Object.hasOwn(errorTable, problem.code ?? '') ? (problem.code as ErrorCode) : 'usage/invalid';
   return new EdgeError(code, problem.detail ?? `the console answered ${response.status}`, {
     subject: problem.subject ?? url.pathname,
     ...(problem.hint === undefined ? {} : { hint: problem.hint }),

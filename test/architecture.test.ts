@@ -197,7 +197,7 @@ const packageOwners: Readonly<Record<string, readonly string[]>> = {
   aedes: ['broker'],
   'better-sqlite3': ['sqlite-store', 'sqlite-key-values', 'sqlite-outbox', 'store'],
   fastify: ['api', 'stream'],
-  mqtt: ['fleet-link', 'link'],
+  mqtt: ['broker-probe', 'fleet-link', 'link'],
   pino: ['journal-log'],
   'prom-client': ['metrics'],
   highs: ['highs-worker'],
@@ -240,6 +240,7 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   },
   'agent/adapters/artifact-store.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
   'agent/adapters/model-cache.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
+  'agent/adapters/sample-keeper.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
   'agent/adapters/service-manager.ts': { 'native/index.ts': 'Node has no datagram sockets of its own' },
   'agent/adapters/runner-process.ts': { 'agent/runner.ts': 'what goes over the channel to its process, as types' },
   'agent/adapters/highs-solver.ts': { 'agent/adapters/highs-worker.ts': 'the thread in which it runs the library' },
@@ -247,6 +248,9 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'agent/commands/doctor.ts': {
     'agent/adapters/machine.ts': 'looks at the machine, loads no runtime',
     'agent/adapters/power.ts': 'looks for energy meters, loads no runtime',
+  },
+  'agent/commands/checks.ts': {
+    'agent/adapters/broker-probe.ts': 'speaks MQTT, loaded only where it is wanted',
   },
 };
 

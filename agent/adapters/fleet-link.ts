@@ -1,4 +1,4 @@
-import { connect, type IClientOptions, type IClientPublishOptions, type MqttClient } from 'mqtt';
+import { connect, type IClientOptions, type IClientPublishOptions, type MqttClient, type Packet } from 'mqtt';
 import {
   type Birth,
   type DeviceEvent,
@@ -40,6 +40,10 @@ const connectMs = 15_000;
 /** An acknowledgement that does not come for so long: the connection is given up. */
 const acknowledgeMs = 30_000;
 const goodbyeMs = 1000;
+/** Reason codes (MQTT 5, section 2.4). */
+const noSubscribers = 0x10;
+const refusedForGood = 0x80;
+const quotaExceeded = 0x97;
 /** Room in a packet for topic and properties. */
 const overheadBytes = 1024;
 
@@ -49,7 +53,7 @@ const overheadBytes = 1024;
  * report, and empties the outbox in order, deleting what is acknowledged.
  *
  * A message that the broker refuses for good (reason code 0x80 and above) is dropped with a warning: what cannot be delivered must
- * not hold up what can.
+ * not hold up what can. One that it takes for nobody (no console has ever subscribed) stays in the outbox and is sent again.
  */
 export class MqttFleetLink implements FleetLink {
   readonly #options: FleetLinkOptions;
@@ -62,6 +66,11 @@ export class MqttFleetLink implements FleetLink {
   #timer: NodeJS.Timeout | undefined;
   #lastReport: string | null = null;
   #isDraining = false;
+  /** Something was sent while the outbox was being emptied: it is looked at again. */
+  #isDrainWanted = false;
+  /** Attempts to empty the outbox in a row that have failed on a living connection. */
+  #drainFailures = 0;
+  #drainTimer: NodeJS.Timeout | undefined;
 
   constructor(options: FleetLinkOptions) {
     this.#options = options;
@@ -100,14 +109,10 @@ export class MqttFleetLink implements FleetLink {
     return this.#options.outbox.state();
   }
 
-  /** The connection of this moment, for tests that cut it. */
-  testClient(): MqttClient | null {
-    return this.#client;
-  }
-
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#drainTimer);
     const client = this.#client;
     if (client === null) return;
     if (this.#isConnected) {
@@ -185,11 +190,16 @@ export class MqttFleetLink implements FleetLink {
     client.end(true);
     if (this.#isConnected) this.#listener.connected(false);
     this.#isConnected = false;
+    clearTimeout(this.#drainTimer);
     if (this.#isClosed) return;
+    this.#timer = setTimeout(() => this.#connect(), this.#pauseMs(this.#attempts++));
+  }
+
+  /** Full jitter. */
+  #pauseMs(attempts: number): number {
     const { firstMs, mostMs } = this.#options.backoff ?? { firstMs: 1000, mostMs: 60_000 };
-    const most = Math.min(mostMs, firstMs * 2 ** Math.min(20, this.#attempts++));
-    const pauseMs = (this.#options.random ?? Math.random)() * most;
-    this.#timer = setTimeout(() => this.#connect(), pauseMs);
+    const most = Math.min(mostMs, firstMs * 2 ** Math.min(20, attempts));
+    return (this.#options.random ?? Math.random)() * most;
   }
 
   #receive(topic: string, payload: Buffer): void {
@@ -210,15 +220,30 @@ export class MqttFleetLink implements FleetLink {
   }
 
   #drainSoon(): void {
-    if (this.#isDraining || !this.#isConnected || this.#client === null) return;
+    if (!this.#isConnected || this.#client === null) return;
+    if (this.#isDraining) {
+      this.#isDrainWanted = true;
+      return;
+    }
     this.#isDraining = true;
+    this.#isDrainWanted = false;
+    clearTimeout(this.#drainTimer);
     this.#drain(this.#client)
-      .catch((error: unknown) => {
-        if (this.#isConnected)
-          this.#options.warn(`the outbox: ${error instanceof Error ? error.message : String(error)}`);
-      })
+      .then(
+        () => {
+          this.#drainFailures = 0;
+        },
+        (error: unknown) => {
+          if (!this.#isConnected) return;
+          if (this.#drainFailures === 0)
+            this.#options.warn(`the outbox: ${error instanceof Error ? error.message : String(error)}`);
+          this.#isDrainWanted = false;
+          this.#drainTimer = setTimeout(() => this.#drainSoon(), this.#pauseMs(this.#drainFailures++));
+        },
+      )
       .finally(() => {
         this.#isDraining = false;
+        if (this.#isDrainWanted) this.#drainSoon();
       });
   }
 
@@ -229,18 +254,22 @@ export class MqttFleetLink implements FleetLink {
       const [message] = outbox.next(1);
       if (message === undefined) return;
       try {
-        await this.#publish(client, this.#topics[message.kind], message.payload, {});
+        const isHeard = await this.#publish(client, this.#topics[message.kind], message.payload, {});
+        if (!isHeard) throw new Error('nobody listens to this device yet; what waits is sent again');
       } catch (error) {
         const code = (error as { code?: unknown }).code;
-        if (typeof code !== 'number' || code < 0x80) throw error;
+        if (typeof code !== 'number' || code < refusedForGood || code === quotaExceeded) throw error;
         warn(`the broker refuses a ${message.kind} for good (reason ${code}); it is dropped`);
       }
       outbox.remove(message.id);
     }
   }
 
-  /** Resolves when the broker has acknowledged; rejects when it refuses, and when the connection ends or has to be ended first. */
-  #publish(client: MqttClient, topic: string, payload: string, options: IClientPublishOptions): Promise<void> {
+  /**
+   * Resolves when the broker has acknowledged, with whether anybody has subscribed, as far as it says; rejects when it refuses, and
+   * when the connection ends or has to be ended first.
+   */
+  #publish(client: MqttClient, topic: string, payload: string, options: IClientPublishOptions): Promise<boolean> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         settle(new Error(`no acknowledgement for ${acknowledgeMs / 1000} s`));
@@ -250,13 +279,22 @@ export class MqttFleetLink implements FleetLink {
       const closed = () => settle(new Error('the connection ended'));
       // mqtt.js does not promise to call back when a connection is lost: what waits is rejected here.
       client.once('close', closed);
+      let isHeard = true;
+      let messageId: number | undefined;
+      // mqtt.js takes this reason for a success, and does not hand it on.
+      const acknowledged = ({ cmd, messageId: id, reasonCode }: Packet & { reasonCode?: number }) => {
+        if (cmd === 'puback' && id === messageId && reasonCode === noSubscribers) isHeard = false;
+      };
+      client.on('packetreceive', acknowledged);
       const settle = (error?: Error) => {
         clearTimeout(timer);
         client.off('close', closed);
+        client.off('packetreceive', acknowledged);
         if (error) reject(error);
-        else resolve();
+        else resolve(isHeard);
       };
       client.publish(topic, payload, { qos: 1, ...options }, (error) => settle(error ?? undefined));
+      messageId = client.getLastMessageId();
     });
   }
 

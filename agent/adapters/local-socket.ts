@@ -18,6 +18,8 @@ export interface LocalService {
   metrics(): Promise<string>;
   /** Why this device is not ready to serve, or null. */
   unready(): Promise<string | null>;
+  /** Told what went wrong here that the application cannot know. */
+  warn(text: string): void;
 }
 
 /** Largest body of a request. */
@@ -27,6 +29,8 @@ const jsonValues = 65_536;
 /** Event streams that may be open at once. */
 const mostStreams = 64;
 const heartbeatMs = 15_000;
+/** How long closing waits for requests under way. */
+const closeMs = 2000;
 
 const sampleTypes: Readonly<Record<string, SampleType>> = {
   'image/jpeg': 'jpg',
@@ -66,7 +70,14 @@ export class LocalSocket {
     this.#path = path;
     this.#service = service;
     this.#server = createServer((request, response) => {
-      this.#handle(request, response).catch((error: unknown) => answerError(response, error));
+      this.#handle(request, response).catch((error: unknown) => {
+        const isOurFault = !(error instanceof EdgeError) && !response.destroyed;
+        if (isOurFault) {
+          const detail = error instanceof Error ? (error.stack ?? error.message) : String(error);
+          service.warn(`${request.method} ${request.url?.slice(0, 200)}: ${detail}`);
+        }
+        answerError(response, error);
+      });
     });
     this.#server.requestTimeout = 60_000;
     this.#server.maxConnections = 256;
@@ -101,13 +112,18 @@ export class LocalSocket {
     this.#stopListening();
     for (const stream of this.#streams) stream.end();
     await new Promise<void>((resolve) => {
-      this.#server.close(() => resolve());
+      // Who has begun a request gets its answer, if it does not take too long to send it.
+      const timer = setTimeout(() => this.#server.closeAllConnections(), closeMs);
+      this.#server.close(() => {
+        clearTimeout(timer);
+        resolve();
+      });
       this.#server.closeIdleConnections();
     });
   }
 
   async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const url = new URL(request.url ?? '/', 'http://localhost');
+    const url = addressOf(request);
     const target = url.searchParams.get('target') ?? 'host';
     switch (`${request.method} ${url.pathname}`) {
       case 'POST /v1/infer':
@@ -192,6 +208,15 @@ export class LocalSocket {
       clearInterval(heartbeat);
       this.#streams.delete(response);
     });
+  }
+}
+
+/** Fails with `usage/invalid`. */
+function addressOf({ url = '/' }: IncomingMessage): URL {
+  try {
+    return new URL(url, 'http://localhost');
+  } catch (cause) {
+    throw new EdgeError('usage/invalid', 'the path of the request is not valid', { subject: url.slice(0, 200), cause });
   }
 }
 

@@ -104,7 +104,7 @@ export class HttpModelCache implements ModelCache {
     const { sizeBytes, chunkBytes, chunks } = manifest;
     await file.truncate(Math.min((await file.stat()).size, sizeBytes));
     const missing = await missingChunks(file, manifest, signal);
-    await this.#requireSpace(missing.size * chunkBytes);
+    if (missing.size > 0) await this.#requireSpace(Math.min(sizeBytes, missing.size * chunkBytes));
     const failures = new Map<number, number>();
     const tell = () => progress(1 - missing.size / chunks.length);
     tell();
@@ -117,7 +117,7 @@ export class HttpModelCache implements ModelCache {
           subject: manifest.sha256,
         });
       }
-      await file.write(bytes, 0, bytes.length, index * chunkBytes);
+      await writeAll(file, bytes, index * chunkBytes);
       await file.datasync();
       missing.delete(index);
       tell();
@@ -325,6 +325,13 @@ async function missingChunks(
     if (read !== length || hexOf(buffer.subarray(0, length)) !== digest) missing.add(index);
   }
   return missing;
+}
+
+/** A nearly full disk may take a part of what it is given, and tell only the next time that it is full. */
+async function writeAll(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let written = 0; written < bytes.length; ) {
+    written += (await file.write(bytes, written, bytes.length - written, position + written)).bytesWritten;
+  }
 }
 
 /** The first run of neighbours, from and to included; the set is in rising order. */

@@ -3,6 +3,7 @@ import { link, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { ChosenSamples, SampleKeeper, SampleType } from '../device-ports.js';
+import { sync, syncTree } from './durable-files.js';
 
 /** Caps of the frames that are kept for one target. */
 export interface SampleCaps {
@@ -22,7 +23,8 @@ const part = 'calibration';
 
 /**
  * Frames as files below `FOLDER/TARGET/frames/calibration`, numbered in the order they came; snapshots beside them are sample sets
- * of hard links, so that they cost no space and do not change when frames give way.
+ * of hard links, so that they cost no space and do not change when frames give way. A frame may be lost in a power cut; a snapshot
+ * is on the disk when it is answered, since a goal that is remembered names it.
  */
 export class SampleFolder implements SampleKeeper {
   readonly #folder: string;
@@ -98,6 +100,8 @@ export class SampleFolder implements SampleKeeper {
   }
 
   async #snapshot(target: string): Promise<ChosenSamples | null> {
+    // Looked at anew: somebody may have deleted some, or all.
+    this.#frames.delete(target);
     const frames = await this.#known(target);
     if (frames.length === 0) return null;
     const source = this.#framesOf(target);
@@ -108,8 +112,10 @@ export class SampleFolder implements SampleKeeper {
       await rm(draft, { recursive: true, force: true });
       await mkdir(join(draft, part), { recursive: true });
       for (const { name } of frames) await link(join(source, name), join(draft, part, name));
+      await syncTree(draft);
       // One of the same frames is as good.
       await rename(draft, folder).catch(() => rm(draft, { recursive: true, force: true }));
+      await sync(dirname(folder));
     } catch (cause) {
       throw writeError(cause, folder);
     }
@@ -125,13 +131,17 @@ export class SampleFolder implements SampleKeeper {
     if (known === undefined) {
       known = this.#readFrames(this.#framesOf(target));
       this.#frames.set(target, known);
+      known.catch(() => this.#frames.delete(target));
     }
     return known;
   }
 
   async #readFrames(folder: string): Promise<{ name: string; bytes: number }[]> {
     const names = (await readdir(folder).catch(() => [])).filter((name) => /^\d{10}\.(jpg|png|npy)$/.test(name)).sort();
-    return Promise.all(names.map(async (name) => ({ name, bytes: (await stat(join(folder, name))).size })));
+    const frames = await Promise.all(names.map(async (name) => ({ name, bytes: await sizeOf(join(folder, name)) })));
+    // A power cut may leave files without content.
+    for (const { name, bytes } of frames) if (bytes === 0) await rm(join(folder, name), { force: true });
+    return frames.filter(({ bytes }) => bytes > 0);
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
@@ -139,6 +149,14 @@ export class SampleFolder implements SampleKeeper {
     this.#queue = result.catch(() => {});
     return result;
   }
+}
+
+/** 0 where there is no such file. */
+async function sizeOf(path: string): Promise<number> {
+  return stat(path).then(
+    ({ size }) => size,
+    () => 0,
+  );
 }
 
 /** Of names, sizes and times of the files of a sample set: well enough to notice a change without reading them all. */

@@ -76,7 +76,11 @@ export class SqliteOutbox implements Outbox {
     this.#guard(() => {
       this.#database.prepare('DELETE FROM message WHERE id = ?').run(id);
     });
-    this.#database.pragma('incremental_vacuum(16)');
+    try {
+      this.#database.pragma('incremental_vacuum(16)');
+    } catch {
+      // On a full disk: the file shrinks another time.
+    }
   }
 
   state(): { messages: number; bytes: number; dropped: number } {

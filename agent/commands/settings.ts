@@ -22,7 +22,24 @@ export async function loadAgentSettings(
     });
   });
   const layers = text === null ? [] : [tomlLayer(text, path)];
-  return resolveSettings(AgentSettings, [...layers, environmentLayer(AgentSettings, 'QUANTD', environment)]);
+  const layer = environmentLayer(AgentSettings, 'QUANTD', environment);
+  const settings = resolveSettings(AgentSettings, [...layers, layer]);
+  checkAddress('console.url', settings.values.console.url, 'Use console.tokenFile for the token.');
+  checkAddress('mqtt.url', settings.values.mqtt.url, 'Use mqtt.username and mqtt.passwordFile.');
+  return settings;
+}
+
+/** Addresses are shown and logged: no secret may be in one. Fails with `settings/invalid`, without showing it either. */
+function checkAddress(name: string, address: string, hint: string): void {
+  if (!URL.canParse(address)) {
+    throw new EdgeError('settings/invalid', `${name} is no address`, {
+      subject: name,
+      hint: 'For example: http://console.local:7400, mqtt://console.local:7401.',
+    });
+  }
+  const { username, password } = new URL(address);
+  if (username === '' && password === '') return;
+  throw new EdgeError('settings/invalid', `${name} must not hold a name or a password`, { subject: name, hint });
 }
 
 /** Where state is kept: as set, else where the service manager says, else the XDG state folder. */

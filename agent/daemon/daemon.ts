@@ -46,6 +46,8 @@ const patient: ReadonlySet<string> = new Set<ErrorCode>([
   'download/failed',
   'download/mismatch',
 ]);
+/** Errors for which deleting something may be all that is needed; a worker's database does not tell a full disk apart. */
+const ofDisk: ReadonlySet<string> = new Set<ErrorCode>(['disk/full', 'store/unwritable']);
 /** Any other retryable error counts as final after so many tries. */
 const mostAttempts = 5;
 /** Reports of progress are sent no more often than this. */
@@ -61,6 +63,8 @@ interface Task {
   readonly goal: Goal | null;
   readonly goalKey: string | null;
   readonly activeKey: string | null;
+  /** What a `revert` would bring back. */
+  readonly previousKey: string | null;
 }
 
 /** See the head of this file. */
@@ -84,7 +88,13 @@ export class Daemon {
   readonly #activeListeners = new Set<ActiveListener>();
   #sequence = 0;
   #eventSequence = 0;
+  /** Something has changed since the last report was begun. */
+  #isReportWanted = false;
   #reportDue: Promise<void> | null = null;
+  /** A document that could not be taken over waits to be looked at again; a newer one takes its place. */
+  #waitingDocument: Uint8Array | null = null;
+  /** Active models that could not be loaded at the start, and are tried again. */
+  readonly #reloading: Promise<void>[] = [];
 
   constructor(options: DaemonOptions, ports: DaemonPorts) {
     this.#options = options;
@@ -96,6 +106,7 @@ export class Daemon {
   /** Runs until `stop`. Resolves when everything that was under way has ended. */
   async run(): Promise<void> {
     const { signal } = this.#stop;
+    this.#refusal = this.#ports.memory.refusal;
     await Promise.all(this.#options.targets.map((target) => this.#serveAtStart(target)));
     this.#ports.link.start({
       desired: (payload) => this.#receive(payload),
@@ -114,6 +125,7 @@ export class Daemon {
     }
     await this.#accepting;
     await this.#reportDue;
+    await Promise.all(this.#reloading);
     await Promise.all([...this.#serving.values()].map((serving) => serving.stop()));
     await this.#ports.link.close();
   }
@@ -169,12 +181,42 @@ export class Daemon {
     });
   }
 
+  /** Whether a model is loaded that answers for a target. */
+  isServing(target: string): boolean {
+    return this.#servingOf(target).key !== null;
+  }
+
   async #serveAtStart({ id }: DaemonTarget): Promise<void> {
     try {
       const key = await this.#ports.artifacts.linked(id, 'active');
       if (key !== null) await serveActive(key, this.#serving.get(id)!, this.#ports, this.#stop.signal);
     } catch (error) {
       this.#ports.log.warn({ target: id, error: String(error) }, 'the active model could not be loaded');
+      this.#reloading.push(this.#serveLater(id));
+    }
+  }
+
+  /** Tries to load what is active until it succeeds, or something else serves: nothing else would, as there is nothing to do. */
+  async #serveLater(id: string): Promise<void> {
+    const { artifacts, runners, clock, log } = this.#ports;
+    const { signal } = this.#stop;
+    const serving = this.#serving.get(id)!;
+    for (let attempt = 1; ; attempt++) {
+      await clock.sleep(this.#pauseMs(attempt), signal);
+      if (signal.aborted || serving.key !== null) return;
+      try {
+        const key = await artifacts.linked(id, 'active');
+        const folder = key === null ? null : await artifacts.find(key);
+        if (key === null || folder === null) return;
+        const runner = await runners.open(folder, signal);
+        // The loop may have gone on meanwhile.
+        const isStillActive = (await artifacts.linked(id, 'active').catch(() => null)) === key;
+        if (serving.key !== null || !isStillActive || signal.aborted) return await runner.close();
+        serving.switchTo(key, folder, runner);
+        this.#tellActive(id);
+      } catch (error) {
+        log.warn({ target: id, attempt, error: String(error) }, 'the active model could not be loaded');
+      }
     }
   }
 
@@ -185,7 +227,8 @@ export class Daemon {
       try {
         const { goal, goalKey, have } = await stateOf(target, this.#options.algorithm, this.#ports);
         const step = nextStep(goalKey, have);
-        if (step !== null) return { target, step, goal, goalKey, activeKey: have.active?.key ?? null };
+        const [activeKey, previousKey] = [have.active?.key ?? null, have.previous];
+        if (step !== null) return { target, step, goal, goalKey, activeKey, previousKey };
       } catch (error) {
         this.#ports.log.warn({ target: target.id, error: String(error) }, 'the state of a target cannot be read');
         this.#delay(target.id, mostAttempts);
@@ -203,8 +246,11 @@ export class Daemon {
   async #execute(task: Task): Promise<void> {
     const { log } = this.#ports;
     const { target, step } = task;
+    // Between the look at the world and now, another document may have come: then it is looked at again.
+    if (!this.#isStillWanted(task)) return;
     const abort = new AbortController();
     this.#running = { task, abort };
+    const servedBefore = this.#serving.get(target.id)!.key;
     this.#steps.set(target.id, { name: step, share: 0, text: '' });
     this.#reportSoon();
     const { generation, wanted } = task.goal ?? {};
@@ -214,13 +260,14 @@ export class Daemon {
       this.#troubles.delete(target.id);
       this.#notBefore.delete(target.id);
       log.info({ target: target.id, step, generation }, 'step done');
-      if (step === 'activate' || step === 'revert') this.#tellActive(target.id);
       if (step === 'confirm' || step === 'revert' || step === 'publish') await this.#collect();
     } catch (error) {
       if (abort.signal.aborted) this.#forgetInterruption(task);
-      else this.#handleFailure(task, error);
+      else await this.#fail(task, error);
     } finally {
       this.#running = null;
+      // Even where the step failed after it.
+      if (this.#serving.get(target.id)!.key !== servedBefore) this.#tellActive(target.id);
       this.#steps.delete(target.id);
       this.#reportSoon();
     }
@@ -240,6 +287,26 @@ export class Daemon {
     }
   }
 
+  #isStillWanted({ target, goal, step }: Task): boolean {
+    if (step === 'confirm' || step === 'revert') return true;
+    try {
+      return this.#ports.memory.goal(target.id)?.generation === goal?.generation;
+    } catch {
+      return true;
+    }
+  }
+
+  async #fail(task: Task, error: unknown): Promise<void> {
+    try {
+      this.#handleFailure(task, error);
+    } catch (cause) {
+      this.#ports.log.warn({ target: task.target.id, error: String(cause) }, 'the state of a target cannot be read');
+      this.#delay(task.target.id, mostAttempts);
+    }
+    // What nobody needs any more may be all the space that is missing.
+    if (error instanceof EdgeError && ofDisk.has(error.code)) await this.#collect();
+  }
+
   #handleFailure(task: Task, error: unknown): void {
     const { memory, log, clock } = this.#ports;
     const { target, step } = task;
@@ -255,13 +322,14 @@ export class Daemon {
     const isRetryable = !(error instanceof EdgeError) || error.retryable;
     const isFinal = !isRetryable || (!patient.has(failure.code) && attempts >= mostAttempts);
     this.#troubles.set(target.id, failure);
-    // Taking back must succeed in the end: it is tried for ever.
-    if (!isFinal || step === 'revert' || step === 'publish') {
+    // Taking back must succeed in the end: it is tried for ever, but not with what cannot be loaded.
+    const isHopeless = step === 'revert' && isFinal && task.previousKey !== null;
+    if (!isHopeless && (!isFinal || step === 'revert' || step === 'publish')) {
       this.#delay(target.id, attempts);
       return;
     }
     try {
-      memory.fail(failure);
+      memory.fail(isHopeless ? { ...failure, key: task.previousKey! } : failure);
       this.#troubles.delete(target.id);
       this.#event(target.id, 'failed', `${failure.code}: ${failure.message}`);
     } catch (cause) {
@@ -275,10 +343,13 @@ export class Daemon {
 
   /** Full jitter, so that many devices do not come back at once. */
   #delay(target: string, attempts: number): void {
+    this.#notBefore.set(target, this.#ports.clock.monotonicMs() + this.#pauseMs(attempts));
+  }
+
+  #pauseMs(attempts: number): number {
     const { firstMs, mostMs } = this.#options.backoff;
     const most = Math.min(mostMs, firstMs * 2 ** Math.min(20, attempts - 1));
-    const delay = most * (0.5 + 0.5 * this.#ports.random());
-    this.#notBefore.set(target, this.#ports.clock.monotonicMs() + delay);
+    return most * (0.5 + 0.5 * this.#ports.random());
   }
 
   #contextOf({ target, goal, goalKey, activeKey }: Task): StepContext {
@@ -299,10 +370,25 @@ export class Daemon {
     };
   }
 
-  /** Deletes what neither is wanted nor active nor the way back. */
+  /**
+   * Deletes what neither is wanted nor active nor the way back. In turn with documents: one that is being taken over may just have
+   * chosen its samples, and not be remembered yet.
+   */
   async #collect(): Promise<void> {
+    this.#accepting = this.#accepting.then(() => this.#collectNow());
+    await this.#accepting;
+  }
+
+  async #collectNow(): Promise<void> {
     const { memory, artifacts, models, samples, log } = this.#ports;
-    try {
+    const attempt = async (work: () => void | Promise<void>) => {
+      try {
+        await work();
+      } catch (error) {
+        log.warn({ error: String(error) }, 'old files could not be deleted');
+      }
+    };
+    await attempt(async () => {
       const keys = new Set<string>();
       const shas = new Set<string>();
       const folders = new Set<string>();
@@ -315,15 +401,14 @@ export class Daemon {
           if (goal.samples !== null) folders.add(goal.samples.folder);
         }
         const kept = new Set(own.filter((key) => key !== null));
-        memory.forgetArtifacts(target.id, kept);
+        // On a full disk this fails, and the files have to go all the same.
+        await attempt(() => memory.forgetArtifacts(target.id, kept));
         for (const key of kept) keys.add(key);
       }
-      await artifacts.retain(keys);
-      await models.retain(shas);
-      await samples.retain(folders);
-    } catch (error) {
-      log.warn({ error: String(error) }, 'old files could not be deleted');
-    }
+      await attempt(() => artifacts.retain(keys));
+      await attempt(() => models.retain(shas));
+      await attempt(() => samples.retain(folders));
+    });
   }
 
   #moment(): Moment {
@@ -339,19 +424,24 @@ export class Daemon {
     const { log, memory } = this.#ports;
     try {
       const document = parseDesired(payload, this.#options.device);
-      if (document.generation <= memory.observedGeneration) return;
+      const observed = memory.observedGeneration;
+      if (document.generation <= observed) {
+        // The console has said again what holds: what was refused between says nothing any more.
+        if (document.generation === observed) this.#refusal = memory.refusal;
+        this.#reportSoon();
+        return;
+      }
       const { changed, refusals } = await this.#goalsOf(document);
       const forgotten = changed.map((goal) => {
         const { identity } = this.#options.targets.find(({ id }) => id === goal.target)!;
         return { target: goal.target, key: goalKeyOf(goal, identity, this.#options.algorithm) };
       });
-      memory.accept(document, changed, forgotten);
+      memory.accept(document, changed, forgotten, refusals[0] ?? null);
       this.#refusal = refusals[0] ?? null;
       for (const goal of changed) {
         this.#acceptedMs.set(goal.target, this.#ports.clock.monotonicMs());
         this.#notBefore.delete(goal.target);
         this.#troubles.delete(goal.target);
-        memory.setTiming(goal.target, { secondsToActive: null, hasReprofiled: null });
       }
       const changes = changed.map(({ target, wanted }) => `${target}: ${wanted.release.id}`).join(', ');
       this.#event(null, 'accepted', `generation ${document.generation}${changes === '' ? '' : ` (${changes})`}`);
@@ -361,13 +451,20 @@ export class Daemon {
       const { code, message } = failureOf(error, nowhere);
       log.warn({ code }, `a desired document was refused: ${message}`);
       this.#refusal = statement(null, 'Accepted', false, code, message);
-      if (patient.has(code)) {
-        void this.#ports.clock.sleep(acceptAgainMs, this.#stop.signal).then(() => {
-          if (!this.#stop.signal.aborted) this.#receive(payload);
-        });
-      }
+      if (patient.has(code)) this.#receiveAgain(payload);
     }
     this.#reportSoon();
+  }
+
+  #receiveAgain(payload: Uint8Array): void {
+    const isWaiting = this.#waitingDocument !== null;
+    this.#waitingDocument = payload;
+    if (isWaiting) return;
+    void this.#ports.clock.sleep(acceptAgainMs, this.#stop.signal).then(() => {
+      const document = this.#waitingDocument!;
+      this.#waitingDocument = null;
+      if (!this.#stop.signal.aborted) this.#receive(document);
+    });
   }
 
   /** The goals that a document changes, with the samples that each will use, and what of it cannot be done here. */
@@ -431,14 +528,21 @@ export class Daemon {
 
   /** Sends a report soon: at once when none was sent lately, and never two of the same moment. */
   #reportSoon(): void {
-    this.#reportDue ??= this.#reportNow().finally(() => {
+    this.#isReportWanted = true;
+    this.#reportDue ??= this.#reportWhileWanted().finally(() => {
       this.#reportDue = null;
     });
+  }
+
+  /** What changes while a report is put together is in the next one. */
+  async #reportWhileWanted(): Promise<void> {
+    while (this.#isReportWanted) await this.#reportNow();
   }
 
   async #reportNow(): Promise<void> {
     try {
       await this.#ports.clock.sleep(this.#sequence === 0 ? 0 : reportEveryMs, this.#stop.signal);
+      this.#isReportWanted = false;
       this.#sequence++;
       this.#ports.link.report(await this.#reporter.reported(this.#moment()));
     } catch (error) {

@@ -1,6 +1,7 @@
 /** What the daemon remembers across restarts, as typed values over the key-value store. */
 import type { Condition, DesiredState } from '../../configs/contracts/device.js';
 import type { Failure, Goal, KeyValues } from '../device-ports.js';
+import type { Statement } from './report.js';
 
 /** Everything here is durable when a method returns. Failures to write are the store's EdgeErrors. */
 export class Memory {
@@ -10,9 +11,15 @@ export class Memory {
     this.#values = values;
   }
 
-  /** The number of this start of the daemon: one more than that of any earlier one. */
-  beginSession(): number {
-    const session = ((this.#values.read('session') as number | null) ?? 0) + 1;
+  /**
+   * The number of this start of the daemon: more than that of any earlier one, also of those that a wiped state folder knew. That is
+   * what the time is for: a console takes a device with a lower number for one that is long gone.
+   *
+   * @param unixSeconds of the wall clock, as far as it is known
+   */
+  beginSession(unixSeconds: number): number {
+    const last = (this.#values.read('session') as number | null) ?? 0;
+    const session = Math.max(last + 1, Math.floor(unixSeconds));
     this.#values.write(new Map([['session', session]]));
     return session;
   }
@@ -25,19 +32,30 @@ export class Memory {
     return this.#values.read(`goal.${target}`) as Goal | null;
   }
 
-  /** Takes over a desired document: its generation, and the goals that it changed, whose old failures count no longer. */
+  /**
+   * Takes over a desired document: its generation, and the goals that it changed, whose old failures and times count no longer; and
+   * what of it cannot be done here. All of it or nothing.
+   */
   accept(
     document: DesiredState,
     changed: readonly Goal[],
     forgotten: readonly { target: string; key: string }[],
+    refusal: Statement | null,
   ): void {
     this.#values.write(
       new Map<string, unknown>([
         ['generation', document.generation],
+        ['refusal', refusal],
         ...changed.map((goal): [string, unknown] => [`goal.${goal.target}`, goal]),
+        ...changed.map((goal): [string, unknown] => [`timing.${goal.target}`, null]),
         ...forgotten.map(({ target, key }): [string, unknown] => [`failure.${target}.${key}`, null]),
       ]),
     );
+  }
+
+  /** What of the document of the observed generation cannot be done here. */
+  get refusal(): Statement | null {
+    return this.#values.read('refusal') as Statement | null;
   }
 
   failures(target: string): Failure[] {

@@ -109,6 +109,7 @@ export class Serving {
   }
 }
 
-async function hasEnded(runner: ModelRunner): Promise<boolean> {
+/** Whether the process of a runner has ended. */
+export async function hasEnded(runner: ModelRunner): Promise<boolean> {
   return Promise.race([runner.ended.then(() => true), Promise.resolve().then(() => false)]);
 }

@@ -1,5 +1,5 @@
 /** How each step of a device is done. A step that is interrupted anywhere can be begun again. */
-import type { DeviceEvent, StepReport } from '../../configs/contracts/device.js';
+import { type DeviceEvent, packetBytes, type StepReport } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { DeviceStep } from '../core/reconcile.js';
 import { median } from '../core/statistics.js';
@@ -18,7 +18,7 @@ import { contentKey } from '../digest.js';
 import type { StepSeconds } from '../pipeline.js';
 import type { QuantizeDocument } from '../report.js';
 import type { Memory } from './memory.js';
-import type { Serving } from './serving.js';
+import { hasEnded, type Serving } from './serving.js';
 
 /** What the steps use. */
 export interface StepPorts {
@@ -61,6 +61,9 @@ export interface StepContext {
 
 type Executor = (context: StepContext, ports: StepPorts, signal: AbortSignal) => Promise<void>;
 
+/** Room in a packet for what travels with a document. */
+const besidesBytes = 8192;
+
 /** Order and rough share of the parts of `quantize`, for one progress bar. */
 const quantizeParts: readonly (readonly [keyof StepSeconds, number])[] = [
   ['profile', 0.3],
@@ -85,6 +88,7 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
     // Deleted behind our back: the next round fetches it again.
     if (model === null) return;
     const out = await artifacts.begin(goalKey!);
+    signal.throwIfAborted();
     const request = { target, model, release, budget, samples: goal!.samples, out };
     const document = await maker.make(request, signal, (step, share, text) => {
       progress({ name: step, share: overallShare(step, share), text });
@@ -95,7 +99,7 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
   },
 
   async publish({ device, goal, goalKey, target }, { artifacts, memory, link, clock }) {
-    const document = (await artifacts.report(goalKey!))!;
+    const document = publishable((await artifacts.report(goalKey!))!);
     const { release, budget } = goal!.wanted;
     const content = { device, target, generation: goal!.generation, release: release.id, budget, document };
     const id = contentKey(content);
@@ -132,14 +136,23 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
     memory.setBakes(target, activeKey!, interruptions + 1);
     const document = (await artifacts.report(activeKey!))!;
     // After a restart the goal may be another already, whose samples need not fit this model: then noise has to do.
-    const samples = activeKey === goalKey ? (goal!.samples?.folder ?? null) : null;
+    let samples = activeKey === goalKey ? (goal!.samples?.folder ?? null) : null;
     const times: number[] = [];
     const started = clock.monotonicMs();
     const elapsed = () => (clock.monotonicMs() - started) / 1000;
     do {
       const { runner, key } = serving;
       if (runner === null || key !== activeKey) await serveActive(activeKey!, serving, { artifacts, ...ports }, signal);
-      times.push((await probe(serving, activeKey!, samples, times.length)).latencyMs);
+      const proving = serving.runner;
+      try {
+        times.push((await probe(serving, activeKey!, samples, times.length)).latencyMs);
+      } catch (error) {
+        // That samples are gone is not the model's fault.
+        if (samples === null || !(error instanceof EdgeError) || !error.code.startsWith('samples/')) throw error;
+        ports.log.warn({ target, code: error.code }, `probing with noise: ${error.message}`);
+        samples = null;
+        times.push((await probe(serving, activeKey!, samples, times.length)).latencyMs);
+      }
       progress({
         name: 'confirm',
         share: Math.min(1, elapsed() / confirm.bakeSeconds),
@@ -147,6 +160,10 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
       });
       await clock.sleep(confirm.probeEveryMs, signal);
       signal.throwIfAborted();
+      // Requests of applications start a dead runner again; here it counts all the same.
+      if (serving.runner !== proving || (proving !== null && (await hasEnded(proving)))) {
+        throw unfit(activeKey!, 'its process ended');
+      }
     } while (elapsed() < confirm.bakeSeconds);
     const ceiling = document.budget.latencyMs;
     const measured = median(times);
@@ -166,7 +183,12 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
       await serving.stop();
     } else {
       const runner = await runners.open(folder, signal);
-      await artifacts.link(target, 'active', previous);
+      try {
+        await artifacts.link(target, 'active', previous);
+      } catch (error) {
+        await runner.close();
+        throw error;
+      }
       serving.switchTo(previous, folder, runner);
     }
     await artifacts.link(target, 'previous', null);
@@ -190,9 +212,17 @@ async function probe(serving: Serving, key: string, samples: string | null, inde
   try {
     return await serving.runner!.probe(samples, index);
   } catch (cause) {
+    if (cause instanceof EdgeError && cause.code.startsWith('samples/')) throw cause;
     // The runner is not started again here: that it failed under a probe is what was to be found out.
     throw unfit(key, cause instanceof Error ? cause.message : String(cause));
   }
+}
+
+/** The document as it can travel: of very large models, without the list of operators. */
+function publishable(document: QuantizeDocument): QuantizeDocument {
+  const bytes = new TextEncoder().encode(JSON.stringify(document)).length;
+  if (document.plan === null || bytes <= packetBytes - besidesBytes) return document;
+  return { ...document, plan: { ...document.plan, operators: [] } };
 }
 
 function unfit(key: string, why: string): EdgeError {

@@ -20,6 +20,7 @@ export const ConsoleSettings = Type.Object(
     broker: section({
       /** Whether the console runs a broker itself; otherwise it uses mqtt.url. */
       embedded: Type.Boolean({ default: true }),
+      /** Any other than a loopback address needs http.tokenFile, and asks devices for that token as their password. */
       host: Type.String({ minLength: 1, default: '127.0.0.1' }),
       /** 0: any free port. */
       port: Type.Integer({ minimum: 0, maximum: 65535, default: 7401 }),

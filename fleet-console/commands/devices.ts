@@ -89,6 +89,9 @@ export function stateOf({ isOnline, isAhead, reported, desired }: DeviceDocument
   const isTrue = (type: string) => reported?.conditions.some((c) => c.type === type && c.status === 'true') ?? false;
   if (isAhead) return 'ahead';
   if (!isOnline) return 'offline';
+  if (reported?.conditions.some(({ type, status }) => type === 'Accepted' && status === 'false')) return 'in trouble';
+  // What it says of older orders says nothing of these.
+  if (desired !== null && (reported?.observedGeneration ?? 0) < desired.generation) return 'working';
   if (isTrue('Degraded')) return 'in trouble';
   if (isTrue('RolledBack')) return 'rolled back';
   if (isTrue('BudgetInfeasible')) return 'infeasible';

@@ -11,7 +11,7 @@ import { matches, parseSelector } from '../selector.js';
 import type { ArtifactFolder } from './artifacts.js';
 import type { Fleet } from './fleet.js';
 import type { ConsoleMetrics } from './metrics.js';
-import { pageHtml, pageScript, pageStyle } from './page.js';
+import { pageHtml, pageIcon, pageScript, pageStyle } from './page.js';
 import { type ConsoleStore, type DeviceRecord, viewOf } from './store.js';
 import { streamEvents } from './stream.js';
 
@@ -95,9 +95,6 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     }),
   );
   app.addHook('onRequest', async (request, reply) => guard(request, reply, options.token));
-  // Models are streamed, never held in memory.
-  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload));
-
   const get = <Q extends TSchema>(path: string, summary: string, querystring: Q, work: (query: Static<Q>) => unknown) =>
     app.get(path, { schema: { summary, querystring } }, async (request) => work(request.query as Static<Q>));
   const post = <B extends TSchema>(path: string, summary: string, body: B, work: (body: Static<B>) => unknown) =>
@@ -152,16 +149,21 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     streamEvents(request, reply, store, fleet),
   );
 
-  app.put(
-    '/v1/artifacts/:sha256',
-    { schema: { summary: 'Uploads a model', params: Sha }, bodyLimit: options.mostUploadBytes },
-    (request) =>
-      artifacts.add(
-        request.body as AsyncIterable<Uint8Array>,
-        (request.params as Static<typeof Sha>).sha256,
-        options.mostUploadBytes,
-      ),
-  );
+  await app.register(async (uploads) => {
+    // Models are streamed, never held in memory, and nothing else is taken at such a length.
+    uploads.removeAllContentTypeParsers();
+    uploads.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload));
+    uploads.put(
+      '/v1/artifacts/:sha256',
+      { schema: { summary: 'Uploads a model', params: Sha }, bodyLimit: options.mostUploadBytes },
+      (request) =>
+        artifacts.add(
+          request.body as AsyncIterable<Uint8Array>,
+          (request.params as Static<typeof Sha>).sha256,
+          options.mostUploadBytes,
+        ),
+    );
+  });
   app.get(
     '/v1/artifacts/:sha256',
     { schema: { summary: 'A model, whole or a range of it', params: Sha } },
@@ -192,6 +194,7 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
       reply.type(type).header('content-security-policy', "default-src 'self'; frame-ancestors 'none'").send(text),
     );
   asset('/', 'text/html; charset=utf-8', pageHtml);
+  asset('/icon.svg', 'image/svg+xml', pageIcon);
   asset('/page.js', 'text/javascript; charset=utf-8', pageScript);
   asset('/page.css', 'text/css; charset=utf-8', pageStyle);
   return app;
@@ -209,11 +212,15 @@ function existing(store: ConsoleStore, id: string): DeviceRecord {
 }
 
 /**
- * With a token, whoever does not show it is refused. Without one, only requests by a loopback name are answered: a web page on
- * another site can make a browser here send requests, but not under such a name.
+ * With a token, whoever does not show it is refused; browsers show it as the password of any name. Without one, only requests by a
+ * loopback name are answered: another site whose name leads here could read the answers otherwise. What changes something is not
+ * taken from the page of another site at all.
  */
 async function guard(request: FastifyRequest, reply: FastifyReply, token: string | null): Promise<unknown> {
   if (open.has(request.url)) return undefined;
+  if (request.method !== 'GET' && request.method !== 'HEAD' && isForeign(request)) {
+    return problem(reply, 403, { code: 'console/refused', message: 'this is not taken from the page of another site' });
+  }
   if (token === null) {
     const name = (request.headers.host ?? '').replace(/:\d+$/, '');
     if (/^(localhost|127(\.\d{1,3}){3}|\[::1\])$/i.test(name)) return undefined;
@@ -222,10 +229,22 @@ async function guard(request: FastifyRequest, reply: FastifyReply, token: string
       message: 'without a token, the console answers to loopback names only',
     });
   }
-  const shown = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '';
-  if (isSame(shown, token)) return undefined;
-  reply.header('www-authenticate', 'Bearer');
+  if (isSame(shownToken(request.headers.authorization ?? ''), token)) return undefined;
+  reply.header('www-authenticate', ['Bearer', 'Basic realm="Quantd fleet", charset="UTF-8"']);
   return problem(reply, 401, { code: 'console/refused', message: 'the token is missing or wrong' });
+}
+
+/** Whether a browser says that the page behind a request is of another site. */
+function isForeign({ headers }: FastifyRequest): boolean {
+  if (headers.origin === undefined) return false;
+  return !URL.canParse(headers.origin) || new URL(headers.origin).host !== headers.host;
+}
+
+function shownToken(authorization: string): string {
+  const [, scheme = '', credentials = ''] = /^(Bearer|Basic) (.+)$/i.exec(authorization) ?? [];
+  if (scheme.toLowerCase() !== 'basic') return credentials;
+  const text = Buffer.from(credentials, 'base64').toString('utf8');
+  return text.slice(text.indexOf(':') + 1);
 }
 
 /** In constant time for texts of one length. */

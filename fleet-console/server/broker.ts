@@ -1,8 +1,16 @@
+import { createHash, timingSafeEqual } from 'node:crypto';
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { Aedes } from 'aedes';
 import { packetBytes } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
+
+/** Who may connect already. */
+interface Admission {
+  first: string | null;
+  isOpen: boolean;
+  readonly waiting: (() => void)[];
+}
 
 /**
  * An MQTT 5 broker inside the console. It keeps nothing over a restart: retained documents are published again from the database, and
@@ -12,20 +20,38 @@ export class EmbeddedBroker {
   readonly #aedes: Aedes;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
+  readonly #admission: Admission;
 
-  private constructor(aedes: Aedes, server: Server) {
+  private constructor(aedes: Aedes, server: Server, admission: Admission) {
     this.#aedes = aedes;
     this.#server = server;
+    this.#admission = admission;
     server.on('connection', (socket) => {
       this.#sockets.add(socket);
       socket.on('close', () => this.#sockets.delete(socket));
     });
   }
 
-  /** Listens. Fails with `broker/unusable` when the address cannot be had. */
-  static async open(host: string, port: number, warn: (text: string) => void): Promise<EmbeddedBroker> {
+  /**
+   * Listens. `password`: what every client has to show, under any name; null: none. Others than the console itself wait until `admit`.
+   * Fails with `broker/unusable` when the address cannot be had.
+   */
+  static async open(
+    host: string,
+    port: number,
+    password: string | null,
+    warn: (text: string) => void,
+  ): Promise<EmbeddedBroker> {
+    const admission: Admission = { first: null, waiting: [], isOpen: false };
     const aedes = await Aedes.createBroker({
       maxClientsIdLength: 64,
+      preConnect: (_client, packet, done) => {
+        if (admission.isOpen || packet.clientId === admission.first) done(null, true);
+        else admission.waiting.push(() => done(null, true));
+      },
+      authenticate: (_client, _username, shown, done) => {
+        done(null, password === null || isSame(shown ?? '', password));
+      },
       // Larger ones end the connection: nothing of ours is larger.
       authorizePublish: (_client, packet, done) => {
         done(Buffer.byteLength(packet.payload) > packetBytes ? new Error('the packet is too large') : null);
@@ -34,7 +60,7 @@ export class EmbeddedBroker {
     aedes.on('clientError', (client, error) => warn(`client ${client?.id ?? '?'}: ${error.message}`));
     aedes.on('connectionError', (_client, error) => warn(`a connection: ${error.message}`));
     const server = createServer(aedes.handle);
-    const broker = new EmbeddedBroker(aedes, server);
+    const broker = new EmbeddedBroker(aedes, server, admission);
     server.listen(port, host);
     try {
       await once(server, 'listening');
@@ -54,9 +80,29 @@ export class EmbeddedBroker {
     return `mqtt://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
   }
 
+  /** Names the client that may connect before all others. */
+  reserve(clientId: string): void {
+    this.#admission.first = clientId;
+  }
+
+  /**
+   * Lets everybody in. To be called when the console listens: what a device sends before, nobody would hear, and the device would
+   * take it for delivered.
+   */
+  admit(): void {
+    this.#admission.isOpen = true;
+    for (const proceed of this.#admission.waiting.splice(0)) proceed();
+  }
+
   async close(): Promise<void> {
     await new Promise<void>((resolve) => this.#aedes.close(() => resolve()));
     for (const socket of this.#sockets) socket.destroy();
     await new Promise<void>((resolve) => this.#server.close(() => resolve()));
   }
+}
+
+/** In a time that does not tell how much of it was right. */
+function isSame(shown: string | Uint8Array, password: string): boolean {
+  const digest = (value: string | Uint8Array) => createHash('sha256').update(value).digest();
+  return timingSafeEqual(digest(shown), digest(password));
 }

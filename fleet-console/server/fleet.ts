@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events';
+import { documentBytes } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Budget } from '../../configs/contracts/plan.js';
 import { Release } from '../../configs/contracts/release.js';
@@ -8,6 +9,9 @@ import type { ArtifactFolder } from './artifacts.js';
 import { type BudgetRule, desiredTargets, effectiveBudget, type Wishes } from './desired.js';
 import type { ConsoleLink } from './link.js';
 import { type ConsoleStore, type DeviceRecord, type StoredEvent, viewOf } from './store.js';
+
+/** Room in a desired document for what is beside a release. */
+const besidesBytes = 4096;
 
 /** What is told to whoever watches: a device has changed, or something has happened. */
 export interface FleetEvents {
@@ -70,6 +74,13 @@ export class Fleet extends EventEmitter<FleetEvents> {
       });
     }
     const release = validate(Release, { ...wanted, model }, 'usage/invalid', 'release');
+    const bytes = Buffer.byteLength(JSON.stringify(release));
+    if (bytes > documentBytes - besidesBytes) {
+      throw new EdgeError('card/invalid', `the release takes ${bytes} bytes with its card, too many to tell devices`, {
+        subject: release.id,
+        hint: `Leave out of the card what devices do not need, such as names of classes: ${documentBytes - besidesBytes} bytes fit.`,
+      });
+    }
     this.#store.putRelease(release);
     return release;
   }
@@ -109,18 +120,24 @@ export class Fleet extends EventEmitter<FleetEvents> {
 
   /** Lets a device that is ahead of this console's database take its word again. Fails with `device/unknown`. */
   adopt(id: string): void {
-    if (this.#store.adopt(id) === null)
-      throw new EdgeError('device/unknown', `there is no device ${id}`, { subject: id });
+    const device = this.#store.device(id);
+    if (device === null) throw new EdgeError('device/unknown', `there is no device ${id}`, { subject: id });
+    // With what was asked for while nothing was decided over its head.
+    this.#store.adopt(id, desiredTargets(viewOf(device), this.#wishes()));
     this.#link?.publishDesired(id);
     this.emit('device', id);
   }
 
-  #recompute(devices: readonly DeviceRecord[]): readonly string[] {
-    const wishes: Wishes = {
+  #wishes(): Wishes {
+    return {
       releases: new Map(this.#store.releases().map(({ createdAt: _, ...release }) => [release.id, release])),
       assignments: this.#store.assignments(),
       budgets: this.#store.budgets(),
     };
+  }
+
+  #recompute(devices: readonly DeviceRecord[]): readonly string[] {
+    const wishes = this.#wishes();
     const changed: string[] = [];
     for (const device of devices) {
       // A device that is ahead knows of wishes that this database does not: nothing is decided over its head.

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { connect, type IClientPublishOptions, type MqttClient } from 'mqtt';
 import {
   Birth,
@@ -28,6 +29,8 @@ export interface ConsoleLinkOptions {
   /** Something about a device has changed; `isNew`: it was born, so that what it should run is to be computed. */
   readonly changed: (device: string, isNew: boolean) => void;
   readonly happened: (event: StoredEvent) => void;
+  /** Called when what devices say is heard, after every connect. */
+  readonly listening?: () => void;
   readonly backoff?: { readonly firstMs: number; readonly mostMs: number };
 }
 
@@ -37,6 +40,10 @@ export interface LinkCounts {
   readonly refused: number;
 }
 
+/** How long a broker keeps for the console what devices send while it is away. */
+const sessionExpirySeconds = 7 * 86_400;
+/** What could not be stored is asked for again after a longer pause: attempts of the backoff that count as made. */
+const storeAttempts = 5;
 /** After a connect, documents are published so many at a time: a broker that has just started has enough to do. */
 const batch = 50;
 const pauseMs = 20;
@@ -46,6 +53,9 @@ const warnEveryMs = 1000;
 /**
  * The console's end of MQTT 5. What devices say goes into the store, checked against the contracts; what they should run comes out
  * of it, retained, and is published anew after every connect.
+ *
+ * Events and results are acknowledged once they are stored, and the session outlives the connection: a broker that runs by itself
+ * keeps for the console what is sent while it is away. That is why its name is fixed: one console for a tenant.
  */
 export class ConsoleLink {
   readonly #store: ConsoleStore;
@@ -58,6 +68,8 @@ export class ConsoleLink {
   #taken = 0;
   #refused = 0;
   #warnedAt = Number.NEGATIVE_INFINITY;
+  /** An event or a result could not be stored: it must not be acknowledged. */
+  #isStoreFailing = false;
 
   constructor(store: ConsoleStore, options: ConsoleLinkOptions) {
     this.#store = store;
@@ -67,6 +79,12 @@ export class ConsoleLink {
   /** Begins to connect, and goes on for ever, with jittered backoff. */
   start(): void {
     this.#connect();
+  }
+
+  /** Name of the console towards the broker. */
+  get clientId(): string {
+    const { namespace, tenant } = this.#options;
+    return `fleet-${createHash('sha256').update(`${namespace}/${tenant}`).digest('hex').slice(0, 24)}`;
   }
 
   get isConnected(): boolean {
@@ -94,32 +112,50 @@ export class ConsoleLink {
 
   #connect(): void {
     if (this.#isClosed) return;
-    const { url, username, password, namespace, tenant } = this.#options;
+    const { url, username, password, warn } = this.#options;
     const client = connect(url, {
       protocolVersion: 5,
-      clean: true,
+      clientId: this.clientId,
+      clean: false,
       reconnectPeriod: 0,
       queueQoSZero: false,
       resubscribe: false,
-      properties: { maximumPacketSize: packetBytes },
+      properties: { maximumPacketSize: packetBytes, sessionExpiryInterval: sessionExpirySeconds },
       ...(username === '' ? {} : { username }),
       ...(password === null ? {} : { password }),
     });
     this.#client = client;
     client.on('connect', () => {
-      const { desired: _, ...heard } = topicsOf(namespace, tenant, '+');
-      client.subscribeAsync(Object.values(heard), { qos: 1 }).then(
-        () => {
-          this.#attempts = 0;
-          this.#isConnected = true;
-          return this.#publishAll(client);
-        },
-        () => client.end(true),
-      );
+      this.#greet(client).catch((error: Error) => {
+        if (client === this.#client) warn(`the broker: ${error.message}`);
+        client.end(true);
+      });
     });
-    client.on('message', (topic, payload) => this.#receive(topic, payload));
+    client.on('message', (topic, payload) => {
+      this.#isStoreFailing = false;
+      this.#receive(topic, payload);
+    });
+    // Called after that, for the acknowledgement. Without it, the message comes again with the next connection.
+    client.handleMessage = (_packet, acknowledge) => {
+      if (!this.#isStoreFailing) return acknowledge();
+      this.#attempts = Math.max(this.#attempts, storeAttempts);
+      client.end(true);
+    };
     client.on('error', (error) => this.#options.warn(`the broker: ${error.message}`));
     client.on('close', () => this.#lost(client));
+  }
+
+  async #greet(client: MqttClient): Promise<void> {
+    const { namespace, tenant, listening } = this.#options;
+    const { desired: _, birth, ...heard } = topicsOf(namespace, tenant, '+');
+    // Births first: what is retained of a device that is not known yet would count for nothing.
+    await client.subscribeAsync(birth, { qos: 1 });
+    await client.subscribeAsync(Object.values(heard), { qos: 1 });
+    if (client !== this.#client) return;
+    this.#isConnected = true;
+    listening?.();
+    await this.#publishAll(client);
+    if (!this.#isStoreFailing) this.#attempts = 0;
   }
 
   #lost(client: MqttClient): void {
@@ -167,12 +203,18 @@ export class ConsoleLink {
       this.#take(parsed.device, parsed.kind, payload);
       this.#taken++;
     } catch (error) {
-      this.#refused++;
+      this.#isStoreFailing =
+        (parsed.kind === 'event' || parsed.kind === 'result') && error instanceof EdgeError && error.retryable;
+      if (!this.#isStoreFailing) this.#refused++;
       const now = performance.now();
       if (now - this.#warnedAt < warnEveryMs) return;
       this.#warnedAt = now;
       const { message } = error as Error;
-      this.#options.warn(`a document on ${topic} was refused: ${message} (${this.#refused} since the start)`);
+      this.#options.warn(
+        this.#isStoreFailing
+          ? `a document on ${topic} could not be stored, and is asked for again: ${message}`
+          : `a document on ${topic} was refused: ${message} (${this.#refused} since the start)`,
+      );
     }
   }
 

@@ -3,6 +3,7 @@ import { mkdir, readFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConsoleSettings } from '../../configs/contracts/console-settings.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { buildApi } from './api.js';
@@ -12,6 +13,9 @@ import { Fleet } from './fleet.js';
 import { ConsoleLink } from './link.js';
 import { ConsoleMetrics } from './metrics.js';
 import { ConsoleStore } from './store.js';
+
+/** How long the start waits for the connection to a broker of our own. */
+const listenMs = 5000;
 
 /** What the console needs beside its settings. */
 export interface ConsoleSurroundings {
@@ -33,7 +37,7 @@ export interface OpenConsole {
 export async function openConsole(settings: ConsoleSettings, surroundings: ConsoleSurroundings): Promise<OpenConsole> {
   const { version, stateFolder, warn } = surroundings;
   const { http, broker: brokerSettings, mqtt, retention } = settings;
-  const token = await secretFrom(http.tokenFile);
+  const token = await tokenFrom(http.tokenFile);
   if (token === null && !isLoopback(http.host)) {
     throw new EdgeError(
       'settings/insecure',
@@ -41,6 +45,14 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       {
         subject: 'http.host',
       },
+    );
+  }
+  const isBrokerOpen = brokerSettings.embedded && !isLoopback(brokerSettings.host);
+  if (token === null && isBrokerOpen) {
+    throw new EdgeError(
+      'settings/insecure',
+      `broker.host is ${brokerSettings.host}, and there is no token: anybody there could command the devices`,
+      { subject: 'broker.host', hint: 'Set http.tokenFile; devices show the token as mqtt.passwordFile.' },
     );
   }
   await mkdir(stateFolder, { recursive: true }).catch((cause: Error) => {
@@ -53,21 +65,32 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
   const artifacts = new ArtifactFolder(join(stateFolder, 'artifacts'));
   await artifacts.clean();
   const fleet = new Fleet(store, artifacts);
+  let isListening = () => {};
+  const listening = new Promise<void>((resolve) => {
+    isListening = resolve;
+  });
   let broker: EmbeddedBroker | null = null;
   let link: ConsoleLink | null = null;
   try {
-    broker = brokerSettings.embedded ? await EmbeddedBroker.open(brokerSettings.host, brokerSettings.port, warn) : null;
+    broker = brokerSettings.embedded
+      ? await EmbeddedBroker.open(brokerSettings.host, brokerSettings.port, isBrokerOpen ? token : null, warn)
+      : null;
     const brokerUrl = broker?.url ?? mqtt.url;
     link = new ConsoleLink(store, {
       url: brokerUrl,
-      username: broker === null ? mqtt.username : '',
-      password: broker === null ? await secretFrom(mqtt.passwordFile) : null,
+      username: broker === null ? mqtt.username : 'console',
+      password: broker === null ? await secretFrom(mqtt.passwordFile) : token,
       namespace: mqtt.namespace,
       tenant: mqtt.tenant,
       warn,
       changed: (device, isNew) => fleet.deviceChanged(device, isNew),
       happened: (event) => fleet.happened(event),
+      listening: () => {
+        broker?.admit();
+        isListening();
+      },
     });
+    broker?.reserve(link.clientId);
     const opened = { broker, link };
     const app = await buildApi({
       store,
@@ -89,6 +112,8 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
     });
     link.start();
     fleet.attach(link);
+    // With a broker of our own this takes a moment; another one may be away.
+    if (broker !== null) await Promise.race([listening, sleep(listenMs, undefined, { ref: false })]);
     const { port } = app.server.address() as AddressInfo;
     return {
       url: `http://${isIP(http.host) === 6 ? `[${http.host}]` : http.host}:${port}`,
@@ -113,17 +138,25 @@ function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
+/** The token that clients and devices show; null where none is set. */
+async function tokenFrom(path: string): Promise<string | null> {
+  const token = await secretFrom(path);
+  if (token === null || token.length >= 16) return token;
+  throw new EdgeError('settings/insecure', 'a token of less than 16 characters can be guessed', {
+    subject: path,
+    hint: 'For example: head -c 24 /dev/urandom | base64 > FILE',
+  });
+}
+
 /** Content of a file that holds one secret; null where none is named. */
 async function secretFrom(path: string): Promise<string | null> {
   if (path === '') return null;
   const text = await readFile(path, 'utf8').catch((cause: Error) => {
     throw new EdgeError('settings/invalid', `a secret cannot be read: ${cause.message}`, { subject: path, cause });
   });
-  if (text.trim().length < 16) {
-    throw new EdgeError('settings/insecure', 'a token of less than 16 characters can be guessed', {
-      subject: path,
-      hint: 'For example: head -c 24 /dev/urandom | base64 > FILE',
-    });
-  }
-  return text.trim();
+  if (text.trim() !== '') return text.trim();
+  throw new EdgeError('settings/insecure', 'the file of a secret is empty', {
+    subject: path,
+    hint: 'Write the secret into it, or name no file.',
+  });
 }

@@ -152,7 +152,7 @@ export class ConsoleStore {
     return this.#write(() => {
       const known = this.release(release.id);
       if (known !== null) {
-        if (JSON.stringify(known) === JSON.stringify(release)) return false;
+        if (canonical(known) === canonical(release)) return false;
         throw new EdgeError('release/exists', `release ${release.id} is there already, with another content`, {
           subject: release.id,
         });
@@ -223,13 +223,11 @@ export class ConsoleStore {
     });
   }
 
-  /** Raises the generation of a device that is ahead above what it has seen, so that it takes this console's word again. */
-  adopt(device: string): DesiredState | null {
+  /** Writes what a known device should run under a generation above what it has seen, so that it takes this console's word again. */
+  adopt(device: string, targets: DesiredState['targets']): DesiredState {
     return this.#write(() => {
-      const row = this.#row(device);
-      if (row === undefined) return null;
-      const known = row.desired === null ? null : (JSON.parse(row.desired) as DesiredState);
-      return this.#putGeneration(device, Math.max(row.observed, known?.generation ?? 0) + 1, known?.targets ?? {});
+      const { observed, generation } = this.#row(device)!;
+      return this.#putGeneration(device, Math.max(observed, generation ?? 0) + 1, targets);
     });
   }
 

@@ -21,9 +21,13 @@ export function streamEvents(
   fleet: Fleet,
 ): FastifyReply {
   if (streams >= mostStreams) return reply.code(503).header('retry-after', '5').send();
-  streams++;
+  const last = Number(request.headers['last-event-id'] ?? Number.NaN);
+  const missed = Number.isInteger(last) && last >= 0 ? store.eventsAfter(last, mostResumed) : [];
   reply.hijack();
   const { raw } = reply;
+  // Who is gone already would never be noticed to go.
+  if (raw.destroyed) return reply;
+  streams++;
   raw.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store', 'x-accel-buffering': 'no' });
   const send = (text: string) => {
     if (raw.writableLength > mostWaitingBytes) raw.destroy();
@@ -33,8 +37,7 @@ export function streamEvents(
     send(`id: ${number}\nevent: event\ndata: ${JSON.stringify(event)}\n\n`);
   const sendDevice = (id: string) => send(`event: device\ndata: ${JSON.stringify({ id })}\n\n`);
   send(': connected\n\n');
-  const last = Number(request.headers['last-event-id'] ?? Number.NaN);
-  if (Number.isInteger(last) && last >= 0) for (const event of store.eventsAfter(last, mostResumed)) sendEvent(event);
+  for (const event of missed) sendEvent(event);
   fleet.on('event', sendEvent);
   fleet.on('device', sendDevice);
   const heartbeat = setInterval(() => send(': alive\n\n'), heartbeatMs);

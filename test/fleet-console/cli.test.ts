@@ -4,6 +4,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import { type DeviceDocument, stateOf } from '../../fleet-console/commands/devices.js';
 import { smallCard, smallModel } from '../support/artifacts.js';
 import { until } from '../support/broker.js';
 import { FakeDevice, startConsole } from '../support/console.js';
@@ -18,6 +19,20 @@ function fleet(url: string, ...args: string[]): Promise<{ code: number; stdout: 
     });
   });
 }
+
+t.test('the state of a device is of its newest orders, and a refusal of these comes first', async (t) => {
+  const state = (observedGeneration: number, ...conditions: [string, string][]) =>
+    stateOf({
+      isOnline: true,
+      isAhead: false,
+      desired: { generation: 2 },
+      reported: { observedGeneration, conditions: conditions.map(([type, status]) => ({ type, status })) },
+    } as DeviceDocument);
+  t.equal(state(2, ['Accepted', 'true'], ['Confirmed', 'true']), 'confirmed');
+  t.equal(state(1, ['Accepted', 'true'], ['Confirmed', 'true']), 'working', 'that was the first generation');
+  t.equal(state(1, ['Accepted', 'false'], ['Confirmed', 'true']), 'in trouble');
+  t.equal(state(2, ['Degraded', 'true'], ['Confirmed', 'true']), 'in trouble');
+});
 
 t.test('release, assign, budgets, devices and results, for people and as JSON', async (t) => {
   const folder = t.testdir();

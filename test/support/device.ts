@@ -63,7 +63,7 @@ function documentOf(model: Release, budget: Budget): QuantizeDocument {
     budget,
     feasible: isFeasible,
     frontier: [{ latency: 1, sensitivity: 0, sizeBytes: 100, ramBytes: 1, averageWeightBits: 32 }],
-    plan: isFeasible ? { digest: sha256, averageWeightBits: 8, averageActivationBits: 8 } : null,
+    plan: isFeasible ? { digest: sha256, averageWeightBits: 8, averageActivationBits: 8, operators: [] } : null,
     profiledOperators: 0,
     size: { floatBytes: 100, artifactBytes: isFeasible ? 50 : null },
     ram: { peakBytes: 1 },
@@ -102,6 +102,20 @@ export class Life {
   reported: ReportedState | null = null;
   /** Writes fail as on a full disk while this is set. */
   isFull = false;
+  /** Of the writes from now on, the one of this number fails as on a full disk; 0: none. */
+  fullAtWrite = 0;
+  /** Turns that a look at a link takes. */
+  linkTurns = 0;
+  /** Called when a runner is opened, and when it is probed; may throw. */
+  onOpen: (folder: string) => void = () => {};
+  onProbe: (runner: FakeRunner, samplesFolder: string | null) => void = () => {};
+  /** Runners that were opened and not closed. */
+  readonly runners = new Set<FakeRunner>();
+  /** Snapshots of samples that are there; where there are any to choose from. */
+  readonly snapshots = new Set<string>();
+  hasSamples = false;
+  /** Bytes that a document's list of operators takes. */
+  operatorBytes = 0;
   /** Added to what the wall clock says; the monotonic one knows nothing of it. */
   wallOffsetMs = 0;
   #isDead = false;
@@ -121,7 +135,7 @@ export class Life {
     const memory = new Memory(this.#values());
     let session = 0;
     try {
-      session = memory.beginSession();
+      session = memory.beginSession(0);
     } catch {
       // The power failed at the very start.
     }
@@ -190,7 +204,8 @@ export class Life {
 
   #write(): void {
     this.#point();
-    if (this.isFull) throw new EdgeError('disk/full', 'no space', { subject: 'disk' });
+    const isTheOne = this.fullAtWrite > 0 && --this.fullAtWrite === 0;
+    if (this.isFull || isTheOne) throw new EdgeError('disk/full', 'no space', { subject: 'disk' });
   }
 
   #values(): KeyValues {
@@ -265,7 +280,10 @@ export class Life {
       },
       find: async (key) => (artifacts.has(key) ? key : null),
       report: async (key) => artifacts.get(key) ?? null,
-      linked: async (target, role) => links.get(`${role}/${target}`) ?? null,
+      linked: async (target, role) => {
+        for (let turn = 0; turn < this.linkTurns; turn++) await nextTurn();
+        return links.get(`${role}/${target}`) ?? null;
+      },
       link: async (target: string, role: SlotRole, key) => {
         await this.#turn();
         this.#write();
@@ -301,6 +319,8 @@ export class Life {
           throw new EdgeError('model/malformed', 'not a model', { subject: wanted.id });
         }
         const document = documentOf(wanted, budget);
+        const operators = [{ name: 'x'.repeat(this.operatorBytes) }];
+        if (document.plan !== null && this.operatorBytes > 0) Object.assign(document.plan, { operators });
         this.#drafts.set(out, document);
         return document;
       },
@@ -311,25 +331,76 @@ export class Life {
     return {
       open: async (folder): Promise<ModelRunner> => {
         await this.#turn();
+        this.onOpen(folder);
         const { model } = this.disk.artifacts.get(folder)!;
         const isOf = (behaviour: Behaviour) => model.sha256.startsWith(behaviour.charCodeAt(0).toString(16));
         if (isOf('crashing')) throw new EdgeError('target/failed', 'its process ended', { subject: folder });
-        return {
-          infer: async () => ({ outputs: new Map(), latencyMs: 1 }),
-          probe: async () => {
-            await this.#turn();
-            if (isOf('unfit')) throw new EdgeError('target/failed', 'output y is not finite', { subject: 'y' });
-            return { latencyMs: 1 };
-          },
-          ended: new Promise(() => {}),
-          close: async () => {},
-        };
+        const runner = new FakeRunner(folder, async (samplesFolder) => {
+          await this.#turn();
+          this.onProbe(runner, samplesFolder);
+          if (isOf('unfit')) throw new EdgeError('target/failed', 'output y is not finite', { subject: 'y' });
+        });
+        this.runners.add(runner);
+        runner.ended.then(() => this.runners.delete(runner));
+        return runner;
       },
     };
   }
 
   #samples(): SampleKeeper {
-    return { add: async () => {}, choose: async () => null, retain: async () => {} };
+    let made = 0;
+    return {
+      add: async () => {},
+      choose: async () => {
+        if (!this.hasSamples) return null;
+        const folder = `snapshot-${made++}`;
+        this.snapshots.add(folder);
+        for (let turn = 0; turn < 3; turn++) await this.#turn();
+        return { folder, digest: folder };
+      },
+      retain: async (kept) => {
+        await this.#turn();
+        for (const folder of this.snapshots) if (!kept.has(folder)) this.snapshots.delete(folder);
+      },
+    };
+  }
+}
+
+/** A runner that answers at once, until it dies. */
+export class FakeRunner implements ModelRunner {
+  readonly folder: string;
+  readonly ended: Promise<void>;
+  readonly #probe: (samplesFolder: string | null) => Promise<void>;
+  #end: () => void = () => {};
+  #isDead = false;
+
+  constructor(folder: string, probe: (samplesFolder: string | null) => Promise<void>) {
+    this.folder = folder;
+    this.#probe = probe;
+    this.ended = new Promise((resolve) => {
+      this.#end = resolve;
+    });
+  }
+
+  async infer() {
+    if (this.#isDead) throw new EdgeError('target/failed', 'its process ended', { subject: this.folder });
+    return { outputs: new Map(), latencyMs: 1 };
+  }
+
+  async probe(samplesFolder: string | null) {
+    await this.#probe(samplesFolder);
+    if (this.#isDead) throw new EdgeError('target/failed', 'its process ended', { subject: this.folder });
+    return { latencyMs: 1 };
+  }
+
+  /** As the system does when memory runs out. */
+  die(): void {
+    this.#isDead = true;
+    this.#end();
+  }
+
+  async close(): Promise<void> {
+    this.die();
   }
 }
 

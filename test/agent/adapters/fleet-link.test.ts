@@ -5,7 +5,15 @@ import { MqttFleetLink } from '../../../agent/adapters/fleet-link.js';
 import { SqliteOutbox } from '../../../agent/adapters/sqlite-outbox.js';
 import type { DeviceEvent, Online, ReportedState, Sync } from '../../../configs/contracts/device.js';
 import { topicsOf } from '../../../configs/contracts/device.js';
-import { aedesBroker, hasMosquitto, Listener, mosquittoBroker, type TestBroker, until } from '../../support/broker.js';
+import {
+  aedesBroker,
+  hasMosquitto,
+  Listener,
+  mosquittoBroker,
+  type TestBroker,
+  until,
+  Wire,
+} from '../../support/broker.js';
 import { announceSeed, Random } from '../../support/seed.js';
 
 const seed = announceSeed();
@@ -13,7 +21,10 @@ const device = 'bench-1';
 const topics = topicsOf('quantd', 'default', device);
 const time = '2026-01-01T00:00:00Z';
 
-function linkTo(broker: TestBroker, changes: { session?: number; username?: string; password?: string } = {}) {
+function linkTo(
+  broker: { readonly url: string },
+  changes: { session?: number; username?: string; password?: string } = {},
+) {
   const outbox = new SqliteOutbox(':memory:', { mostBytes: 2 ** 20, mostDays: 1 }, () => {});
   const warnings: string[] = [];
   const heard: string[] = [];
@@ -167,10 +178,11 @@ for (const [name, open, skip] of brokers) {
   t.test(`${name}: the will of a device that vanishes carries its session`, { skip }, async (t) => {
     const broker = await open();
     const console = await Listener.open(broker);
-    const { link, start, states } = linkTo(broker, { session: 41 });
+    const wire = await Wire.to(broker);
+    const { link, start, states } = linkTo(wire, { session: 41 });
     start();
     await until(() => states.length === 1, 'connected');
-    link.testClient()!.stream.destroy();
+    wire.cut();
     await until(() => console.of<Online>('/online').some(({ online }) => !online), 'the will came');
     t.same(
       console.of<Online>('/online').find(({ online }) => !online),
@@ -179,9 +191,59 @@ for (const [name, open, skip] of brokers) {
     await until(() => states.filter((is) => is).length === 2, 'it is back');
     await link.close();
     await console.close();
+    wire.close();
     await broker.stop();
   });
 }
+
+t.test(
+  'Mosquitto: what nobody has subscribed to stays in the outbox until somebody does',
+  { skip: hasMosquitto ? false : 'mosquitto is not installed' },
+  async (t) => {
+    const broker = await mosquittoBroker();
+    const { link, outbox, states, warnings, start } = linkTo(broker);
+    start();
+    await until(() => states.length === 1, 'connected');
+    for (let sequence = 1; sequence <= 5; sequence++) link.send('event', event(sequence));
+    await until(() => warnings.some((text) => text.includes('nobody listens')), 'it was told');
+    await sleep(300);
+    t.equal(outbox.state().messages, 5);
+    const console = await Listener.open(broker);
+    await until(() => outbox.state().messages === 0, 'all is sent');
+    await until(() => console.of('/evt').length >= 5, 'all has come');
+    t.same(
+      console.of<DeviceEvent>('/evt').map(({ sequence }) => sequence),
+      [1, 2, 3, 4, 5],
+    );
+    t.equal(warnings.filter((text) => text.includes('nobody listens')).length, 1, 'said once');
+    await link.close();
+    await console.close();
+    await broker.stop();
+  },
+);
+
+t.test('messages that are sent at any moment of emptying the outbox are not forgotten in it', async (t) => {
+  const broker = await aedesBroker();
+  const { link, outbox, states, start } = linkTo(broker);
+  start();
+  await until(() => states.length === 1, 'connected');
+  const remove = outbox.remove.bind(outbox);
+  let more = 40;
+  outbox.remove = (id) => {
+    remove(id);
+    // In a microtask after the outbox was found empty.
+    if (more-- > 0)
+      Promise.resolve()
+        .then(() => {})
+        .then(() => {})
+        .then(() => link.send('event', event(1000 + more)));
+  };
+  link.send('event', event(1));
+  await until(() => more < 0 && outbox.state().messages === 0, 'all is sent', 5000);
+  t.equal(outbox.state().messages, 0);
+  await link.close();
+  await broker.stop();
+});
 
 t.test('with wrong credentials it goes on trying, slowly, and says so without the password', async (t) => {
   let attempts = 0;

@@ -4,7 +4,7 @@ import { request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import sharp from 'sharp';
 import t from 'tap';
 import { LocalSocket } from '../../../agent/adapters/local-socket.js';
@@ -39,6 +39,7 @@ const serving = new Serving(host, log);
 const frames: { target: string; type: SampleType; bytes: Uint8Array }[] = [];
 const listeners = new Set<(change: { target: string; artifact: string }) => void>();
 let unready: string | null = 'nothing is active';
+const warnings: string[] = [];
 const socket = new LocalSocket(socketPath, {
   async infer(target, request: InferRequest) {
     if (target !== 'host') throw new EdgeError('target/unknown', 'no such target', { subject: target });
@@ -56,6 +57,7 @@ const socket = new LocalSocket(socketPath, {
   },
   metrics: async () => 'quantd_up 1\n',
   unready: async () => unready,
+  warn: (text) => warnings.push(text),
 });
 
 function ask(method: string, path: string, body?: Uint8Array, headers: Record<string, string> = {}): Promise<Answer> {
@@ -146,6 +148,7 @@ t.test('what does not fit is refused with a code, and the model goes on answerin
       'usage/invalid',
     ],
     ['another target', '/v1/infer?target=mcu0', new Uint8Array(inputSize * 4), tensor, 404, 'target/unknown'],
+    ['a path that is none', '//', new Uint8Array(4), tensor, 400, 'usage/invalid'],
     ['another path', '/v2/infer', new Uint8Array(4), tensor, 404, 'usage/invalid'],
   ];
   for (const [what, path, body, headers, status, code] of cases) {
@@ -208,6 +211,63 @@ t.test('a runner that is killed is started again by the next request', async (t)
     [200, 200, 200, 200, 200],
   );
   t.not((serving.runner as unknown as { pid: number }).pid, pid);
+});
+
+t.test('a stop that reaches every process of a unit is left to the daemon: the model goes on answering', async (t) => {
+  const { pid } = serving.runner as unknown as { pid: number };
+  process.kill(pid, 'SIGTERM');
+  await sleep(100);
+  t.equal((await ask('POST', '/v1/infer', new Uint8Array(inputSize * 4), tensor)).status, 200);
+  t.equal((serving.runner as unknown as { pid: number }).pid, pid);
+});
+
+t.test('the time that a request waits for others does not count against the model', async (t) => {
+  const path = writeArtifact(folder, 'patient', smallModel(1));
+  const limitMs = 1000;
+  const runner = await new RunnerProcesses(1, limitMs).open(path, never);
+  const request: InferRequest = { kind: 'tensor', data: new Float32Array(inputSize) };
+  let longestMs = 0;
+  const one = async () => {
+    const started = performance.now();
+    await runner.infer(request);
+    longestMs = Math.max(longestMs, performance.now() - started);
+  };
+  const waiting: Promise<void>[] = [];
+  // Asked faster than answered, until the last have waited longer than one may take.
+  while (longestMs < 1.2 * limitMs && waiting.length < 200_000) {
+    for (let i = 0; i < 100; i++) waiting.push(one());
+    await nextTurn();
+  }
+  await Promise.all(waiting);
+  t.ok(longestMs > limitMs, `${waiting.length} requests, the longest wait ${longestMs.toFixed()} ms`);
+  process.kill((runner as unknown as { pid: number }).pid, 'SIGSTOP');
+  await t.rejects(runner.infer(request), { code: 'target/failed' }, 'but a model that does not answer is given up');
+  await runner.ended;
+});
+
+t.test('a fault of our own is told to the journal, and only that it was one to the application', async (t) => {
+  const broken = new LocalSocket(join(folder, 'b'), {
+    onActive: () => () => {},
+    status: async () => {
+      throw new Error('a detail');
+    },
+    warn: (text: string) => warnings.push(text),
+  } as never);
+  await broken.listen();
+  const answer = await new Promise<string>((resolve) => {
+    httpRequest({ socketPath: join(folder, 'b'), path: '/v1/status' }, (response) => {
+      response.setEncoding('utf8').on('data', resolve);
+    }).end();
+  });
+  t.notMatch(answer, /a detail/);
+  t.match(warnings.join(), /GET \/v1\/status: Error: a detail/);
+  const half = connect(join(folder, 'b'));
+  half.on('error', () => {});
+  half.write('POST /v1/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 768\r\n\r\nabc');
+  await sleep(50);
+  const started = performance.now();
+  await broken.close();
+  t.ok(performance.now() - started < 10_000, 'closing does not wait for who never ends a request');
 });
 
 t.test('frames are handed over as they are', async (t) => {

@@ -1,5 +1,5 @@
 /** Frames of applications, kept as files: caps, snapshots that do not change, restarts. */
-import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
 import { SampleFolder } from '../../../agent/adapters/sample-keeper.js';
@@ -68,6 +68,20 @@ t.test('a snapshot is a sample set that stays as it was while frames come and go
   await keeper.retain(new Set([second.folder]));
   await t.rejects(stat(first.folder));
   t.ok(await stat(second.folder));
+});
+
+t.test('frames that somebody has deleted, or that a power cut has emptied, are in no snapshot', async (t) => {
+  const folder = t.testdir();
+  const keeper = new SampleFolder(folder, null, caps);
+  for (let i = 0; i < 3; i++) await keeper.add('host', 'png', png(10, i));
+  await rm(join(folder, 'host', 'frames', 'calibration', '0000000001.png'));
+  await writeFile(join(folder, 'host', 'frames', 'calibration', '0000000002.png'), '');
+  const chosen = (await keeper.choose('host'))!;
+  t.same(await readdir(join(chosen.folder, 'calibration')), ['0000000000.png']);
+  await rm(join(folder, 'host', 'frames'), { recursive: true });
+  t.equal(await keeper.choose('host'), null);
+  await keeper.add('host', 'png', png(10, 3));
+  t.equal((await framesOf(folder)).length, 1);
 });
 
 t.test('a configured sample set is preferred, and its digest tells when it changes', async (t) => {

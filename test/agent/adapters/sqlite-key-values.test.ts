@@ -1,7 +1,7 @@
 /** The daemon's durable state against a plain map, through reopening, kill -9 and damage. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
@@ -68,6 +68,49 @@ t.test('a process killed at any moment leaves all of a write or nothing of it', 
     t.ok(x >= acknowledged && x > last, `${x} of ${acknowledged} told`);
     last = x;
     values.close();
+  }
+});
+
+t.test('two processes never have it at once; who is killed frees it', async (t) => {
+  const path = join(t.testdir(), 'device.db');
+  const module = fileURLToPath(new URL('../../../agent/adapters/sqlite-key-values.js', import.meta.url));
+  const program = `
+    import { SqliteKeyValues } from ${JSON.stringify(module)};
+    const values = new SqliteKeyValues(${JSON.stringify(path)});
+    values.write(new Map([['x', 1]]));
+    process.stdout.write('open');
+    setInterval(() => values, 1000);`;
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  await once(child.stdout, 'data');
+  t.throws(() => new SqliteKeyValues(path, 100), { code: 'socket/busy' });
+  t.throws(() => SqliteKeyValues.openOrBegin(path, () => t.fail('it is not damaged')), { code: 'socket/busy' });
+  child.kill('SIGKILL');
+  await once(child, 'close');
+  const values = new SqliteKeyValues(path);
+  t.equal(values.read('x'), 1);
+  values.close();
+});
+
+t.test('a damaged file, at its head or inside, is moved aside on request, and told', async (t) => {
+  const folder = t.testdir();
+  for (const at of [0, 4096 + 10]) {
+    const path = join(folder, `device-${at}.db`);
+    const first = new SqliteKeyValues(path);
+    first.write(new Map(Array.from({ length: 500 }, (_, index) => [`key.${index}`, 'x'.repeat(50)])));
+    first.close();
+    const bytes = readFileSync(path);
+    bytes.fill(0x5a, at, at + 3000);
+    writeFileSync(path, bytes);
+    t.throws(() => new SqliteKeyValues(path), { code: 'store/corrupt' });
+    const warnings: string[] = [];
+    const values = SqliteKeyValues.openOrBegin(path, (text) => warnings.push(text));
+    t.same(values.keys(''), []);
+    values.write(new Map([['x', 1]]));
+    values.close();
+    t.equal(warnings.length, 1);
+    t.ok(readFileSync(`${path}.damaged`).equals(bytes));
   }
 });
 

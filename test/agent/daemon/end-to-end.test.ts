@@ -1,6 +1,6 @@
 /** The real daemon against the real console, killed at random moments: it always ends where it was told to. */
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -59,8 +59,11 @@ function activeFault(state: string): string | null {
     return null;
   const folder = join(state, 'active', readlinkSync(link));
   if (!existsSync(join(folder, 'report.json'))) return 'the active link leads to no finished artifact';
-  const report = JSON.parse(readFileSync(join(folder, 'report.json'), 'utf8')) as { artifact: { sha256: string } };
+  const report = JSON.parse(readFileSync(join(folder, 'report.json'), 'utf8')) as {
+    artifact: { path: string; sha256: string };
+  };
   const model = readdirSync(folder).find((name) => name.endsWith('.onnx'))!;
+  if (report.artifact.path !== model) return `the report names ${report.artifact.path}`;
   const digest = createHash('sha256')
     .update(readFileSync(join(folder, model)))
     .digest('hex');
@@ -167,6 +170,36 @@ t.test(
     await broker.stop();
   },
 );
+
+t.test('with its databases damaged, a daemon goes on with what it serves and takes new orders', async (t) => {
+  const console = await startConsole(t.testdir());
+  const state = stateFolder();
+  let daemon = new DaemonProcess(state, console);
+  await release(console, 'small@1', 1);
+  await release(console, 'small@2', 2);
+  await until(async () => (await stateOf(console)) !== null, 'it is known');
+  await assign(console, 'small@1');
+  await until(() => isDone(console), 'the release is active', patience);
+  await daemon.stop();
+  for (const name of ['device.db', 'quantd.db', 'outbox.db']) writeFileSync(join(state, name), 'x'.repeat(10_000));
+  daemon = new DaemonProcess(state, console);
+  await until(
+    () =>
+      infer(state).then(
+        (status) => status === 200,
+        () => false,
+      ),
+    'it serves what is active',
+    patience,
+  );
+  await assign(console, 'small@2');
+  await until(() => isDone(console), 'the next release is active', patience);
+  t.equal(activeFault(state), null);
+  t.match(daemon.journal.map(({ msg }) => msg).join('\n'), /state was damaged.*measurements were damaged/s);
+  await daemon.stop();
+  t.equal(daemon.stderr, '');
+  await console.close();
+});
 
 t.test('kill -9 at random moments: it ends active and correct, and no finished step is done again', async (t) => {
   const random = new Random(seed);

@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { BlobManifest } from '../../../configs/contracts/release.js';
 import { validate } from '../../../configs/contracts/validate.js';
@@ -146,18 +147,64 @@ t.test('without a token only loopback names are answered, and no other address i
 t.test('with a token, everything but health needs it; a short one is refused', async (t) => {
   const folder = t.testdir();
   const tokenFile = join(folder, 'token');
-  writeFileSync(tokenFile, 'a-token-that-is-long-enough\n');
+  writeFileSync(tokenFile, 'a-token that:is-long-enough\n');
   const console = await startConsole(folder, { http: { tokenFile } });
   const status = async (path: string, headers: Record<string, string> = {}) =>
     (await fetch(`${console.url}${path}`, { headers })).status;
   t.equal(await status('/v1/devices'), 401);
   t.equal(await status('/v1/devices', { authorization: 'Bearer wrong' }), 401);
   t.equal(await status('/'), 401);
-  t.equal(await status('/v1/devices', { authorization: 'Bearer a-token-that-is-long-enough' }), 200);
+  t.equal(await status('/v1/devices', { authorization: 'Bearer a-token that:is-long-enough' }), 200);
   t.equal(await status('/livez'), 200);
+  const basic = (text: string) => ({ authorization: `Basic ${Buffer.from(text).toString('base64')}` });
+  t.equal(await status('/', basic('anybody:a-token that:is-long-enough')), 200, 'as browsers ask for it');
+  t.equal(await status('/', basic('a-token that:is-long-enough:')), 401);
+  t.equal(await status('/', { authorization: 'Basic' }), 401);
+  t.match((await fetch(console.url)).headers.get('www-authenticate'), /Basic realm=/);
   await console.close();
   writeFileSync(tokenFile, 'short');
   await t.rejects(startConsole(folder, { http: { tokenFile } }), { code: 'settings/insecure' });
+});
+
+t.test('the page of another site cannot make a browser here change anything', async (t) => {
+  const console = await startConsole(t.testdir());
+  const post = async (headers: Record<string, string>) =>
+    (await fetch(`${console.url}/v1/devices/nobody/adopt`, { method: 'POST', headers })).status;
+  t.equal(await post({ origin: 'https://evil.example' }), 403);
+  t.equal(await post({ origin: 'null' }), 403);
+  t.equal(await post({ origin: 'http://127.0.0.1:1' }), 403, 'another port is another site');
+  t.equal(await post({ origin: console.url }), 404);
+  t.equal(await post({}), 404, 'programs say nothing of the kind');
+  await console.close();
+});
+
+t.test('what is no stream of bytes is not taken as a model, at whatever length', async (t) => {
+  const console = await startConsole(t.testdir());
+  for (const type of ['application/json', 'text/plain', 'multipart/form-data']) {
+    const answer = await fetch(`${console.url}/v1/artifacts/${'1'.repeat(64)}`, {
+      method: 'PUT',
+      headers: { 'content-type': type },
+      body: `"${'x'.repeat(2 ** 21)}"`,
+    });
+    t.equal(answer.status, 415, type);
+  }
+  await console.close();
+});
+
+t.test('streams whose reader is gone before they begin are not counted as open', async (t) => {
+  const console = await startConsole(t.testdir());
+  for (let round = 0; round < 300; round++) {
+    const abort = new AbortController();
+    const asked = fetch(`${console.url}/v1/events`, { signal: abort.signal }).catch(() => {});
+    setTimeout(() => abort.abort(), round % 8);
+    await asked;
+    abort.abort();
+  }
+  await sleep(200);
+  const abort = new AbortController();
+  t.equal((await fetch(`${console.url}/v1/events`, { signal: abort.signal })).status, 200);
+  abort.abort();
+  await console.close();
 });
 
 t.test('the API describes itself, tells its health and its numbers', async (t) => {

@@ -2,10 +2,12 @@
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import Database from 'better-sqlite3';
+import { connectAsync } from 'mqtt';
 import t from 'tap';
-import type { DeviceEvent, DeviceResult } from '../../../configs/contracts/device.js';
+import { type DeviceEvent, type DeviceResult, topicsOf } from '../../../configs/contracts/device.js';
 import type { DeviceDocument } from '../../../fleet-console/commands/devices.js';
-import { hasMosquitto, mosquittoBroker, until } from '../../support/broker.js';
+import { freePort, hasMosquitto, mosquittoBroker, until } from '../../support/broker.js';
 import { FakeDevice, makeRelease, portOf, startConsole } from '../../support/console.js';
 import { announceSeed, Random } from '../../support/seed.js';
 
@@ -170,6 +172,142 @@ t.test(
     await broker.stop();
   },
 );
+
+const eventOf = (device: string, sequence: number): DeviceEvent => ({
+  schema: 'quantd/event/1',
+  device,
+  session: 1,
+  sequence,
+  target: null,
+  type: 'x',
+  message: String(sequence),
+  generation: 0,
+  time,
+});
+
+/** Sequences of all events that a console has. */
+async function eventsOf(url: string, last: number): Promise<number[]> {
+  const abort = new AbortController();
+  const response = await fetch(`${url}/v1/events`, { headers: { 'last-event-id': '0' }, signal: abort.signal });
+  const reader = response.body!.getReader();
+  let text = '';
+  const timer = setTimeout(() => abort.abort(), 10_000);
+  try {
+    while (!text.includes(`"message":"${last}"`)) text += Buffer.from((await reader.read()).value!).toString();
+  } catch {
+    // It never came: what is missing shows.
+  }
+  clearTimeout(timer);
+  abort.abort();
+  return [...text.matchAll(/"message":"(\d+)"/g)].map(([, sequence]) => Number(sequence));
+}
+
+t.test(
+  'with Mosquitto: what devices send while the console is away reaches it when it is back',
+  { skip: hasMosquitto ? false : 'mosquitto is not installed' },
+  async (t) => {
+    const folder = t.testdir();
+    const broker = await mosquittoBroker();
+    const values = { broker: { embedded: false }, mqtt: { url: broker.url } };
+    const device = await FakeDevice.open(broker.url, 'd1');
+    await device.report(3, 1);
+    let console = await startConsole(folder, values);
+    await until(
+      async () => (await console.client.get<DeviceDocument>('/v1/devices/d1').catch(() => null))?.reported !== null,
+      'what is retained of a device is taken, whatever the order on the broker',
+    );
+    t.equal((await console.client.get<DeviceDocument>('/v1/devices/d1')).reported!.sequence, 1);
+    for (let sequence = 1; sequence <= 10; sequence++) {
+      if (sequence === 3) await console.close();
+      await device.say('event', eventOf('d1', sequence));
+    }
+    console = await startConsole(folder, values);
+    t.same(await eventsOf(console.url, 10), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    await device.close();
+    await console.close();
+    await broker.stop();
+  },
+);
+
+t.test('a device that connects before the console listens is let in when it does', async (t) => {
+  for (let round = 0; round < 5; round++) {
+    const [folder, port] = [t.testdir(), await freePort()];
+    const early = (async () => {
+      for (;;) {
+        const client = await connectAsync(
+          `mqtt://127.0.0.1:${port}`,
+          { protocolVersion: 5, clientId: 'd1' },
+          false,
+        ).catch(() => null);
+        if (client === null) continue;
+        const topic = topicsOf('quantd', 'default', 'd1').event;
+        await client.publishAsync(topic, JSON.stringify(eventOf('d1', 1)), { qos: 1 });
+        return client;
+      }
+    })();
+    const console = await startConsole(folder, { broker: { port } });
+    const client = await early;
+    t.same(await eventsOf(console.url, 1), [1]);
+    await client.endAsync(true);
+    await console.close();
+  }
+});
+
+t.test('an event that cannot be stored is not acknowledged, and is stored when it can be', async (t) => {
+  const folder = t.testdir();
+  const warnings: string[] = [];
+  const console = await startConsole(folder, {}, warnings);
+  const device = await FakeDevice.open(console.brokerUrl, 'd1');
+  await device.say('event', eventOf('d1', 1));
+  await until(async () => (await eventsOf(console.url, 1)).length === 1, 'stored');
+  // Another process holds the database for longer than is waited for.
+  const other = new Database(join(folder, 'fleet', 'fleet.db'));
+  other.exec('BEGIN IMMEDIATE');
+  await device.say('event', eventOf('d1', 2));
+  await until(() => warnings.some((text) => text.includes('could not be stored')), 'it is told', 30_000);
+  other.exec('ROLLBACK');
+  other.close();
+  await device.say('event', eventOf('d1', 3));
+  await until(async () => (await eventsOf(console.url, 3)).length === 3, 'all are there', 60_000);
+  t.same((await eventsOf(console.url, 3)).sort(), [1, 2, 3]);
+  await device.close();
+  await console.close();
+});
+
+t.test('a broker that others can reach asks for the token, and is not opened without one', async (t) => {
+  const folder = t.testdir({ token: 'a long enough token' });
+  await t.rejects(startConsole(folder, { broker: { host: '0.0.0.0' } }), {
+    code: 'settings/insecure',
+    subject: 'broker.host',
+  });
+  const tokenFile = join(folder, 'token');
+  const console = await startConsole(folder, { broker: { host: '0.0.0.0' }, http: { tokenFile } });
+  const url = `mqtt://127.0.0.1:${portOf(console.brokerUrl)}`;
+  const options = { protocolVersion: 5 as const, clientId: 'd1', username: 'd1' };
+  for (const password of [undefined, '', 'a wrong enough token'])
+    await t.rejects(connectAsync(url, { ...options, ...(password === undefined ? {} : { password }) }, false));
+  const client = await connectAsync(url, { ...options, password: 'a long enough token' }, false);
+  await client.endAsync(true);
+  await console.close();
+});
+
+t.test('a release whose card is too large to tell devices is refused when it is made', async (t) => {
+  const console = await startConsole(t.testdir());
+  const { model } = await makeRelease(console, 'fire@1');
+  const card = {
+    input: { name: 'x', layout: 'NCHW', shape: [1, 3, 8, 8] },
+    preprocess: {},
+    task: 'classification',
+    classes: Array.from({ length: 10_000 }, (_, index) => `class ${index}`),
+  };
+  await t.rejects(
+    console.client.send('POST', '/v1/releases', { id: 'fire@2', model: { sha256: model.sha256 }, card }),
+    {
+      code: 'card/invalid',
+    },
+  );
+  await console.close();
+});
 
 t.test('results and events that come twice count once', async (t) => {
   const console = await startConsole(t.testdir());
@@ -342,6 +480,7 @@ t.test(
     await console.client.send('POST', '/v1/devices/d1/adopt', {});
     await until(() => back.last !== undefined, 'it is told again');
     t.equal(back.last!.generation, 5, 'above what it has seen');
+    t.equal(back.last!.targets.host!.budget.latencyMs, 9, 'with what was asked for meanwhile');
     t.equal((await state()).isAhead, false);
     await back.close();
     await console.close();
