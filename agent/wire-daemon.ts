@@ -11,7 +11,7 @@ import { diskError } from './adapters/durable-files.js';
 import { MqttFleetLink } from './adapters/fleet-link.js';
 import { openLog } from './adapters/journal-log.js';
 import { LocalSocket } from './adapters/local-socket.js';
-import { identifyOrt } from './adapters/machine.js';
+import { identifyNative, identifyOrt } from './adapters/machine.js';
 import { DaemonMetrics } from './adapters/metrics.js';
 import { HttpModelCache } from './adapters/model-cache.js';
 import { openEnergyMeter } from './adapters/power.js';
@@ -163,7 +163,9 @@ function deviceNameOf(host: string): string {
 
 async function hostTarget(settings: AgentSettings): Promise<DaemonTarget> {
   const meter = await openEnergyMeter();
-  return { id: 'host', kind: 'ort', identity: await identifyOrt(settings.target.threads, meter?.name ?? null) };
+  const { kind, threads } = settings.target;
+  const identity = kind === 'native' ? await identifyNative(threads) : await identifyOrt(threads, meter?.name ?? null);
+  return { id: 'host', kind, identity };
 }
 
 function birthOf(
@@ -213,7 +215,7 @@ async function secretFrom(path: string): Promise<string | null> {
 
 /** Makes artifacts in worker processes, with the models, cards and samples of the daemon. */
 function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: string) => void): Maker {
-  const { threads } = settings.target;
+  const { kind, threads } = settings.target;
   const { workerMemoryMb, workerNice } = settings.limits;
   return {
     async make({ model, release, budget, samples, out }: MakeRequest, signal, progress) {
@@ -226,7 +228,7 @@ function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: 
       const options = {
         model,
         out,
-        target: 'ort',
+        target: kind,
         budget,
         estimator: 'mask4',
         threads,

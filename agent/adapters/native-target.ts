@@ -39,9 +39,9 @@ export class NativeTarget implements Target {
     return this.#identity;
   }
 
-  /** The engine never saturates; its fastest 8-bit products on AVX2 need sums of two of them within 16 bits. */
+  /** The engine is exact for all weights; that some of them are faster is what 7 bits are for. */
   async saturates(): Promise<boolean> {
-    return (await this.identity()).architecture === 'x64';
+    return false;
   }
 
   precisionsOf(prepared: PreparedModel, operator: Operator): readonly Precision[] {

@@ -4,7 +4,7 @@ import type { Bits, Precision } from '../../configs/contracts/plan.js';
 /** Both sides float. */
 export const float: Precision = { weightBits: 32, activationBits: 32 };
 
-const widths: readonly number[] = [2, 3, 4, 5, 6, 8, 16, 32];
+const widths: readonly number[] = [2, 3, 4, 5, 6, 7, 8, 16, 32];
 
 /** 'float' or 'W8A8': the one spelling used in tables, options and reports. */
 export function formatPrecision(precision: Precision): string {
@@ -21,7 +21,7 @@ export function parsePrecision(text: string): Precision {
   if (!widths.includes(weightBits) || !widths.includes(activationBits)) {
     throw new EdgeError('usage/invalid', `"${text}" is not a precision`, {
       subject: '--precisions',
-      hint: 'Write a comma list of float or W8A8-like pairs; widths are 2, 3, 4, 5, 6, 8, 16 and 32 bits.',
+      hint: 'Write a comma list of float or W8A8-like pairs; widths are 2 to 8, 16 and 32 bits.',
     });
   }
   return { weightBits: weightBits as Bits, activationBits: activationBits as Bits };

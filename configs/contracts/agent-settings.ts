@@ -21,6 +21,8 @@ export const AgentSettings = Type.Object(
     }),
     target: section({
       /** Threads of the deployed model; timings are taken with as many. */
+      /** Who runs the models: `ort` (ONNX Runtime) or `native` (our engine). */
+      kind: Type.Union([Type.Literal('ort'), Type.Literal('native')], { default: 'ort' }),
       threads: Type.Integer({ minimum: 1, maximum: 256, default: 1 }),
     }),
     console: section({

@@ -7,6 +7,7 @@ export const Bits = Type.Union([
   Type.Literal(4),
   Type.Literal(5),
   Type.Literal(6),
+  Type.Literal(7),
   Type.Literal(8),
   Type.Literal(16),
   Type.Literal(32),

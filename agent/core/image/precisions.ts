@@ -10,10 +10,12 @@ const int8: Precision = { weightBits: 8, activationBits: 8 };
 
 /**
  * Candidates for operators with weights, from the most accurate. What a kernel can do with fewer bits decides which of them is worth
- * having: 8-bit Winograd takes weights of 4 or 5 bits and activations of 6, a wider tile 3 bits of activations, table lookup 2 and 2.
+ * having: sums of two products fit 16 bits with weights of 7 bits, 8-bit Winograd takes weights of 4 or 5 bits and activations of 6, the
+ * fewest bits the widest tile.
  */
 export const engineCandidates: readonly Precision[] = [
   int8,
+  { weightBits: 7, activationBits: 8 },
   { weightBits: 4, activationBits: 8 },
   { weightBits: 4, activationBits: 6 },
   { weightBits: 4, activationBits: 4 },
