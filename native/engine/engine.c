@@ -28,18 +28,18 @@ struct en_model {
   size_t scratch_bytes;
 };
 
-/* Hands out aligned pieces of memory, or only counts them where there is none. */
+/* Hands out aligned pieces of memory, or only counts them where there is none. What does not fit is NULL, and counted all the same. */
 typedef struct {
   uint8_t *memory;
-  size_t used;
+  size_t size, used;
 } supply;
 
 static size_t aligned(size_t bytes) { return (bytes + KN_ALIGNMENT - 1) / KN_ALIGNMENT * KN_ALIGNMENT; }
 
 static void *take(supply *from, size_t bytes) {
-  void *piece = from->memory == NULL ? NULL : from->memory + from->used;
+  const size_t start = from->used;
   from->used += aligned(bytes);
-  return piece;
+  return from->memory == NULL || from->used > from->size ? NULL : from->memory + start;
 }
 
 uint32_t en_kernel_hash(const char *name) {
@@ -97,16 +97,16 @@ static en_model *lay_out(const uint8_t *image, const en_options *options, supply
 }
 
 size_t en_memory_bytes(const uint8_t *image, const en_options *options) {
-  supply counted = {NULL, 0};
+  supply counted = {NULL, 0, 0};
   lay_out(image, options, &counted);
   return counted.used;
 }
 
 en_result en_prepare(const uint8_t *image, const en_options *options, void *memory, size_t memory_bytes, en_model **model) {
-  if ((uintptr_t)memory % KN_ALIGNMENT != 0 || memory_bytes < en_memory_bytes(image, options)) return (en_result){EN_MEMORY, 0, ""};
-  supply from = {memory, 0};
+  if ((uintptr_t)memory % KN_ALIGNMENT != 0) return (en_result){EN_MEMORY, 0, ""};
+  supply from = {memory, memory_bytes, 0};
   *model = lay_out(image, options, &from);
-  return (en_result){EN_OK, 0, ""};
+  return (en_result){from.used > from.size ? EN_MEMORY : EN_OK, 0, ""};
 }
 
 size_t en_arena_bytes(const en_model *model) { return aligned(en_header(model->image)[IM_HEADER_ARENA_BYTES] + (size_t)KN_SLACK); }
