@@ -14,6 +14,7 @@ import { openEnergyMeter } from '../agent/adapters/power.js';
 import { SqliteStore } from '../agent/adapters/sqlite-store.js';
 import type { Ports } from '../agent/pipeline.js';
 import { engineBench } from './bench/engine.js';
+import { kernelsBench } from './bench/kernels.js';
 import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
 import { plansBench } from './bench/plans.js';
 import { predictionBench } from './bench/prediction.js';
@@ -26,6 +27,10 @@ const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> 
   engine: {
     run: engineBench,
     summary: 'our engine at every precision against ONNX Runtime float and int8, whole networks, one thread and two',
+  },
+  kernels: {
+    run: kernelsBench,
+    summary: 'single convolutions in our engine, by the fastest kernel of each precision, against ONNX Runtime',
   },
   prediction: {
     run: predictionBench,

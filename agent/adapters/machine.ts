@@ -72,6 +72,14 @@ export async function identifyMachine(
   };
 }
 
+/**
+ * Whether ONNX Runtime's 8-bit kernels sum pairs of products in saturating 16 bits here, as they do on x86 without VNNI: wrong integers,
+ * unless weights are kept small.
+ */
+export function saturatesInt8({ architecture, features }: Pick<TargetIdentity, 'architecture' | 'features'>): boolean {
+  return architecture === 'x64' && !features.some((feature) => feature.endsWith('_vnni'));
+}
+
 async function processorName(cpuInfo: string): Promise<string> {
   // Boards with a device tree name themselves better than their CPU part numbers do.
   const board = (await text('/proc/device-tree/model')).replaceAll('\0', '').trim();

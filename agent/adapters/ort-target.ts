@@ -13,7 +13,7 @@ import { median, minimum, spread } from '../core/statistics.js';
 import type { Comparison, EnergyMeter, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
 import { compareArtifacts, compareModels } from './compare-models.js';
 import { openTimed, type TimedModel } from './host-runtime.js';
-import { identifyOrt } from './machine.js';
+import { identifyOrt, saturatesInt8 } from './machine.js';
 import { withMeasuringLock } from './measuring-lock.js';
 import { attribute, ProfilerCost, profileInterleaved } from './ort-profile.js';
 
@@ -48,8 +48,7 @@ export class OrtTarget implements Target {
   }
 
   async saturates(): Promise<boolean> {
-    const { architecture, features } = await this.identity();
-    return architecture === 'x64' && !features.some((feature) => feature.endsWith('_vnni'));
+    return saturatesInt8(await this.identity());
   }
 
   precisionsOf({ model }: Pick<PreparedModel, 'model'>, operator: Operator): readonly Precision[] {

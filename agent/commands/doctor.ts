@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { AgentSettings } from '../../configs/contracts/agent-settings.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { resolveSettings } from '../../configs/settings.js';
-import { identifyMachine } from '../adapters/machine.js';
+import { identifyMachine, saturatesInt8 } from '../adapters/machine.js';
 import { openEnergyMeter } from '../adapters/power.js';
 import { targetNames } from '../core/target-name.js';
 import { formatBytes, table } from '../terminal.js';
@@ -82,6 +82,9 @@ async function diagnose(state: string) {
     glibc: header?.glibcVersionRuntime ?? 'unknown',
     node: process.version,
     runtime: identity.runtime.split(',')[0]!,
+    int8: saturatesInt8(identity)
+      ? 'ONNX Runtime saturates sums of two products here: target ort keeps weights small, target native is exact'
+      : 'exact, in ONNX Runtime as in the engine',
     targets: [...targetNames],
     serialPorts: await serialPorts(),
     state,

@@ -2,6 +2,11 @@
  * The engine against ONNX Runtime, whole networks from input to output and single convolutions, on one thread and two. Ranges and (for
  * ResNet-18) weights are arbitrary: kernels take the same time whatever the values, except that weights decide what can be certified.
  */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { compareArtifacts } from '../../agent/adapters/compare-models.js';
 import { NativeTarget } from '../../agent/adapters/native-target.js';
 import { fastestKernel } from '../../agent/core/image/precisions.js';
@@ -18,7 +23,7 @@ import { EngineModel, machineFeatures } from '../../native/index.js';
 import { type BenchModel, openBenchModel } from './models.js';
 import { resnet18 } from './resnet18.js';
 
-const enginePrecisions = ['W8A8', 'W4A8', 'W4A6', 'W4A4', 'W2A2'] as const;
+const enginePrecisions = ['W8A8', 'W7A8', 'W4A8', 'W4A6', 'W4A4', 'W2A2'] as const;
 const quiet = () => {};
 
 /** Milliseconds of one artifact, and how many times as fast as ONNX Runtime's int8 it was in the same rounds. */
@@ -58,7 +63,7 @@ export async function engineBench(models: readonly BenchModel[], _ports: Ports, 
         const columns = [name.padEnd(26), form.padEnd(12), `${threads} thr`, ms(row.minimumMs), ms(row.medianMs)];
         print(`${columns.join('  ')}  x${row.timesInt8.toFixed(2)}`);
       }
-      print(memoryLine(name, forms));
+      if (threads === 1) for (const line of memoryLines(name, forms)) print(line);
     }
   }
   return rows;
@@ -100,13 +105,26 @@ function feedsOf(prepared: PreparedModel) {
   return new Map([[prepared.card.input.name, { dims: prepared.inputDims, data }]]);
 }
 
-/** What the engine's W8A8 takes beside its process: packed weights, activations, scratch. */
-function memoryLine(name: string, forms: readonly { name: string; bytes: Uint8Array }[]): string {
+/** What the engine's W8A8 takes, and the most that a process takes that runs nothing but one artifact. */
+function memoryLines(name: string, forms: readonly { name: string; bytes: Uint8Array }[]): string[] {
+  const kb = (bytes: number) => `${Math.round(bytes / 1024)} KB`;
   const model = new EngineModel(forms[2]!.bytes, { threads: 1 });
   const { preparedBytes, arenaBytes, scratchBytes } = model.memory;
   model.close();
-  const kb = (bytes: number) => `${Math.round(bytes / 1024)} KB`;
-  return `${name.padEnd(26)}  image ${kb(forms[2]!.bytes.length)}, packed ${kb(preparedBytes)}, arena ${kb(arenaBytes)}, scratch ${kb(scratchBytes)}`;
+  const parts = `image ${kb(forms[2]!.bytes.length)}, packed ${kb(preparedBytes)}, arena ${kb(arenaBytes)}, scratch ${kb(scratchBytes)}`;
+  const folder = mkdtempSync(join(tmpdir(), 'quantd-memory-'));
+  try {
+    const processes = forms.slice(0, 3).map(({ name: form, bytes }, index) => {
+      const path = join(folder, `model.${index === 2 ? 'qimg' : 'onnx'}`);
+      writeFileSync(path, bytes);
+      const child = fileURLToPath(new URL('./memory-child.js', import.meta.url));
+      const { stdout } = spawnSync(process.execPath, [child, path], { encoding: 'utf8' });
+      return `${form} ${kb(Number(stdout) * 1024)}`;
+    });
+    return [`${name.padEnd(26)}  W8A8: ${parts}`, `${name.padEnd(26)}  largest process: ${processes.join(', ')}`];
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 }
 
 function ms(value: number): string {

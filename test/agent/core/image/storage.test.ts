@@ -110,8 +110,12 @@ t.test('a reshaped tensor lies where it lay, or is said to have to move; in plai
 });
 
 t.test('a reshape that only splits or joins axes that are neighbours in memory is free', async (t) => {
-  t.strictSame(reshapedOrder([1, 8, 4, 6], [0, 2, 3, 1], [1, 8, 24]), [0, 2, 1]);
-  t.strictSame(reshapedOrder([1, 8, 24], [0, 2, 1], [1, 8, 4, 6]), [0, 2, 3, 1]);
+  const isReshaped = (from: number[], order: Order, to: number[], wanted: Order) => {
+    const result = reshapedOrder(from, order, to);
+    return result !== null && isSameOrder(to, result, wanted);
+  };
+  t.ok(isReshaped([1, 8, 4, 6], [0, 2, 3, 1], [1, 8, 24], [0, 2, 1]));
+  t.ok(isReshaped([1, 8, 24], [0, 2, 1], [1, 8, 4, 6], [0, 2, 3, 1]));
   t.equal(reshapedOrder([1, 8, 4, 6], [0, 2, 3, 1], [1, 192]), null, 'channels are innermost: flattening moves');
   t.not(reshapedOrder([1, 64, 1, 1], [0, 2, 3, 1], [1, 64]), null, 'of one pixel it does not');
 });
