@@ -83,7 +83,7 @@ t.test(
     t.equal(costs(right, 'W4A4').sensitivity, 1 / 4, 'counted once');
     t.strictSame(
       problem.operators[first]!.choices.map(({ precision }) => precision),
-      ['W8A8', 'W4A8', 'W2A8'],
+      ['W8A8', 'W7A8', 'W4A8', 'W2A8'],
       'the model’s own input keeps 8 bits',
     );
     t.ok(problem.operators[last]!.choices.length > 3);
