@@ -43,7 +43,7 @@ static inline kn_product_plan kn_plan_product(const kn_convolution *c, int32_t s
   if (p.blocks < wanted && p.pixels / wanted >= 16 * KN_MAX_ROWS) p.blocks = wanted;
   p.block = kn_up(kn_up(p.pixels, p.blocks), KN_MAX_ROWS) * KN_MAX_ROWS;
   p.blocks = kn_up(p.pixels, p.block);
-  p.block_panels = kn_up(p.panels, kn_min(p.panels, kn_up(wanted, p.blocks)));
+  p.block_panels = kn_max(1, p.panels / kn_up(wanted, p.blocks));
   p.channel_blocks = kn_up(p.panels, p.block_panels);
   return p;
 }
