@@ -80,8 +80,8 @@ static int32_t out_size(int32_t in, int32_t kernel, int32_t stride, int32_t dila
   return in + before + after < reach ? 0 : (in + before + after - reach) / stride + 1;
 }
 
-/* A shape, of the kinds that networks have and of any other. */
-static void choose_shape(kn_convolution *c) {
+/* A shape, of the kinds that networks have and of any other; a wide one makes kernels cut their work into several parts. */
+static void choose_shape(kn_convolution *c, int wide) {
   c->batch = one_in(4) ? 2 : 1;
   c->groups = 1;
   c->stride_y = c->stride_x = c->dilation_y = c->dilation_x = 1;
@@ -98,7 +98,7 @@ static void choose_shape(kn_convolution *c) {
     case 2: /* 3x3, stride 1 */
       c->kernel_height = c->kernel_width = 3;
       c->in_height = between(1, 13), c->in_width = between(1, 13);
-      c->in_channels = one_in(3) ? PICK(32, 48, 64, 96) : between(1, 40);
+      c->in_channels = one_in(3) ? PICK(32, 48, 64, 96, 136, 160) : between(1, 40);
       c->out_channels = one_in(3) ? PICK(16, 32, 64) : between(1, 40);
       pad = one_in(4) ? -1 : 1;
       break;
@@ -138,6 +138,7 @@ static void choose_shape(kn_convolution *c) {
       c->batch = one_in(4) ? 2 : 1;
       pad = 0;
   }
+  if (wide) c->in_width = between(40, 200);
   const int32_t after_y = pad >= 0 ? pad : between(0, c->kernel_height / 2 + 1);
   const int32_t after_x = pad >= 0 ? pad : between(0, c->kernel_width / 2 + 1);
   c->pad_top = pad >= 0 ? pad : between(0, c->kernel_height / 2 + 1);
@@ -242,10 +243,11 @@ static void choose_rule(example *e) {
 static example make(void) {
   example e;
   memset(&e, 0, sizeof e);
+  const int wide = one_in(25);
   do {
-    choose_shape(&e.c);
+    choose_shape(&e.c, wide);
     e.macs = (int64_t)elements_out(&e.c) * row_of(&e.c);
-  } while (e.c.out_height < 1 || e.c.out_width < 1 || e.macs > (one_in(20) ? 6000000 : 400000));
+  } while (e.c.out_height < 1 || e.c.out_width < 1 || e.macs > (wide ? 8000000 : one_in(20) ? 4000000 : 400000));
   choose_weights(&e);
   choose_input(&e);
   choose_rule(&e);
@@ -257,13 +259,15 @@ static void release(example *e) {
 }
 
 static void print(const kn_convolution *c) {
-  printf("  in %dx%dx%dx%d out %dx%dx%d kernel %dx%d stride %dx%d dilation %dx%d pad %d,%d groups %d W%d/%d A%d zero %d out %d [%d,%d] rule %d\n",
+  printf("  in %dx%dx%dx%d out %dx%dx%d kernel %dx%d stride %dx%d dilation %dx%d pad %d,%d groups %d W%d/%d A%d zero %d out %d [%d,%d] "
+         "rule %d\n",
          c->batch, c->in_height, c->in_width, c->in_channels, c->out_height, c->out_width, c->out_channels, c->kernel_height,
          c->kernel_width, c->stride_y, c->stride_x, c->dilation_y, c->dilation_x, c->pad_top, c->pad_left, c->groups, c->weight_bits,
          c->storage_bits, c->input_bits, c->input_zero, c->output_zero, c->output_low, c->output_high, (int)c->rule);
 }
 
-static void run(const kn_convolution_kernel *k, const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch) {
+static void run(const kn_convolution_kernel *k, const kn_convolution *c, const void *packed, const uint8_t *input, void *output,
+                void *scratch) {
   const int32_t tiles = k->tiles(c);
   int32_t *order = malloc(sizeof(int32_t) * (size_t)(tiles > 0 ? tiles : 1));
   if (!order) abort();
