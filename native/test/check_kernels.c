@@ -62,9 +62,10 @@ static int intact(const memory *m) {
   return 1;
 }
 
-/* A convolution with the memory that it points into. */
+/* A convolution with the memory that it points into. `extreme`: weights and codes are as large as they can be, against all certificates. */
 typedef struct {
   kn_convolution c;
+  int extreme;
   uint8_t *weights, *shifts;
   int32_t *bias, *multipliers;
   memory input;
@@ -161,11 +162,11 @@ static int32_t weight_like(int32_t mode, int32_t low, int32_t high, int32_t o) {
 
 static void choose_weights(example *e) {
   kn_convolution *c = &e->c;
-  c->weight_bits = PICK(2, 3, 4, 4, 5, 6, 8, 8);
+  c->weight_bits = e->extreme ? PICK(4, 5, 8, 8, 8) : PICK(2, 3, 4, 4, 5, 6, 8, 8);
   c->storage_bits = c->weight_bits == 2 ? PICK(2, 4, 8) : c->weight_bits <= 4 ? PICK(4, 8) : 8;
   const int32_t high = (1 << (c->weight_bits - 1)) - 1, low = one_in(3) ? -high : -high - 1, row = row_of(c);
   const size_t row_bytes = kn_weight_row_bytes(row, c->storage_bits);
-  const int32_t mode = one_in(2) ? 6 : between(0, 6);
+  const int32_t mode = e->extreme ? between(1, 3) : one_in(2) ? 6 : between(0, 6);
   e->weights = calloc(row_bytes * (size_t)c->out_channels, 1);
   if (!e->weights) abort();
   c->weights = e->weights;
@@ -179,8 +180,8 @@ static void choose_weights(example *e) {
 
 static void choose_input(example *e) {
   kn_convolution *c = &e->c;
-  c->input_bits = PICK(2, 3, 4, 4, 5, 6, 8, 8);
-  const int32_t top = (1 << c->input_bits) - 1, mode = between(0, 4);
+  c->input_bits = e->extreme ? PICK(3, 4, 6, 8, 8, 8) : PICK(2, 3, 4, 4, 5, 6, 8, 8);
+  const int32_t top = (1 << c->input_bits) - 1, mode = e->extreme ? 0 : between(0, 4);
   c->input_zero = one_in(2) ? 0 : one_in(3) ? top : between(0, top);
   const size_t n = elements_in(c);
   e->input = allocate(n + KN_SLACK, GUARD ? (size_t)between(0, 63) : 0);
@@ -217,7 +218,7 @@ static void choose_rule(example *e) {
     lowest = low < lowest ? low : lowest, highest = high > highest ? high : highest;
   }
   if (c->rule == KN_NARROW && (highest > 32767 || lowest < -32768)) c->rule = KN_WIDE;
-  const int extreme = one_in(12), shifting = one_in(2);
+  const int extreme = one_in(12), shifting = one_in(2), at_the_limit = one_in(6); /* of 16 bits */
   for (int32_t o = 0; o < c->out_channels; o++) {
     int64_t low, high;
     e->bias[o] = 0;
@@ -233,7 +234,8 @@ static void choose_rule(example *e) {
       e->multipliers[o] = extreme ? PICK(0, 1, 32767) : (int32_t)(m > 32767 ? 32767 : m);
     } else {
       e->bias[o] = extreme ? PICK(INT32_MAX, INT32_MIN, 1 << 24) : (int32_t)(-(low + high) / 2 + between(-1000, 1000));
-      e->shifts[o] = (uint8_t)(shifting ? between(0, 15) : 0);
+      if (at_the_limit) e->bias[o] = (int32_t)(one_in(2) ? INT16_MAX - high + between(-2, 1) : INT16_MIN - low + between(-1, 2));
+      e->shifts[o] = (uint8_t)(shifting && !at_the_limit ? between(0, 15) : 0);
       const int64_t m = ((int64_t)(c->output_high + 1) << (32 - e->shifts[o])) / (span / between(1, 4) + 1);
       e->multipliers[o] = extreme ? PICK(0, 1, INT32_MAX) : (int32_t)(m > INT32_MAX ? INT32_MAX : m);
     }
@@ -244,10 +246,11 @@ static example make(void) {
   example e;
   memset(&e, 0, sizeof e);
   const int wide = one_in(25);
+  e.extreme = one_in(8);
   do {
     choose_shape(&e.c, wide);
     e.macs = (int64_t)elements_out(&e.c) * row_of(&e.c);
-  } while (e.c.out_height < 1 || e.c.out_width < 1 || e.macs > (wide ? 8000000 : one_in(20) ? 4000000 : 400000));
+  } while (e.c.out_height < 1 || e.c.out_width < 1 || e.macs > (wide ? 8000000 : one_in(20) ? 4000000 : e.extreme ? 1000000 : 400000));
   choose_weights(&e);
   choose_input(&e);
   choose_rule(&e);
