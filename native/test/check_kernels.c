@@ -62,9 +62,10 @@ static int intact(const memory *m) {
   return 1;
 }
 
-/* A convolution with the memory that it points into. */
+/* A convolution with the memory that it points into. `extreme`: weights and codes are as large as they can be, against all certificates. */
 typedef struct {
   kn_convolution c;
+  int extreme;
   uint8_t *weights, *shifts;
   int32_t *bias, *multipliers;
   memory input;
@@ -80,8 +81,8 @@ static int32_t out_size(int32_t in, int32_t kernel, int32_t stride, int32_t dila
   return in + before + after < reach ? 0 : (in + before + after - reach) / stride + 1;
 }
 
-/* A shape, of the kinds that networks have and of any other. */
-static void choose_shape(kn_convolution *c) {
+/* A shape, of the kinds that networks have and of any other; a wide one makes kernels cut their work into several parts. */
+static void choose_shape(kn_convolution *c, int wide) {
   c->batch = one_in(4) ? 2 : 1;
   c->groups = 1;
   c->stride_y = c->stride_x = c->dilation_y = c->dilation_x = 1;
@@ -98,7 +99,7 @@ static void choose_shape(kn_convolution *c) {
     case 2: /* 3x3, stride 1 */
       c->kernel_height = c->kernel_width = 3;
       c->in_height = between(1, 13), c->in_width = between(1, 13);
-      c->in_channels = one_in(3) ? PICK(32, 48, 64, 96) : between(1, 40);
+      c->in_channels = one_in(3) ? PICK(32, 48, 64, 96, 136, 160) : between(1, 40);
       c->out_channels = one_in(3) ? PICK(16, 32, 64) : between(1, 40);
       pad = one_in(4) ? -1 : 1;
       break;
@@ -138,6 +139,7 @@ static void choose_shape(kn_convolution *c) {
       c->batch = one_in(4) ? 2 : 1;
       pad = 0;
   }
+  if (wide) c->in_width = between(40, 200);
   const int32_t after_y = pad >= 0 ? pad : between(0, c->kernel_height / 2 + 1);
   const int32_t after_x = pad >= 0 ? pad : between(0, c->kernel_width / 2 + 1);
   c->pad_top = pad >= 0 ? pad : between(0, c->kernel_height / 2 + 1);
@@ -160,11 +162,11 @@ static int32_t weight_like(int32_t mode, int32_t low, int32_t high, int32_t o) {
 
 static void choose_weights(example *e) {
   kn_convolution *c = &e->c;
-  c->weight_bits = PICK(2, 3, 4, 4, 5, 6, 8, 8);
+  c->weight_bits = e->extreme ? PICK(4, 5, 8, 8, 8) : PICK(2, 3, 4, 4, 5, 6, 8, 8);
   c->storage_bits = c->weight_bits == 2 ? PICK(2, 4, 8) : c->weight_bits <= 4 ? PICK(4, 8) : 8;
   const int32_t high = (1 << (c->weight_bits - 1)) - 1, low = one_in(3) ? -high : -high - 1, row = row_of(c);
   const size_t row_bytes = kn_weight_row_bytes(row, c->storage_bits);
-  const int32_t mode = one_in(2) ? 6 : between(0, 6);
+  const int32_t mode = e->extreme ? between(1, 3) : one_in(2) ? 6 : between(0, 6);
   e->weights = calloc(row_bytes * (size_t)c->out_channels, 1);
   if (!e->weights) abort();
   c->weights = e->weights;
@@ -178,8 +180,8 @@ static void choose_weights(example *e) {
 
 static void choose_input(example *e) {
   kn_convolution *c = &e->c;
-  c->input_bits = PICK(2, 3, 4, 4, 5, 6, 8, 8);
-  const int32_t top = (1 << c->input_bits) - 1, mode = between(0, 4);
+  c->input_bits = e->extreme ? PICK(3, 4, 6, 8, 8, 8) : PICK(2, 3, 4, 4, 5, 6, 8, 8);
+  const int32_t top = (1 << c->input_bits) - 1, mode = e->extreme ? 0 : between(0, 4);
   c->input_zero = one_in(2) ? 0 : one_in(3) ? top : between(0, top);
   const size_t n = elements_in(c);
   e->input = allocate(n + KN_SLACK, GUARD ? (size_t)between(0, 63) : 0);
@@ -216,7 +218,7 @@ static void choose_rule(example *e) {
     lowest = low < lowest ? low : lowest, highest = high > highest ? high : highest;
   }
   if (c->rule == KN_NARROW && (highest > 32767 || lowest < -32768)) c->rule = KN_WIDE;
-  const int extreme = one_in(12), shifting = one_in(2);
+  const int extreme = one_in(12), shifting = one_in(2), at_the_limit = one_in(6); /* of 16 bits */
   for (int32_t o = 0; o < c->out_channels; o++) {
     int64_t low, high;
     e->bias[o] = 0;
@@ -232,7 +234,8 @@ static void choose_rule(example *e) {
       e->multipliers[o] = extreme ? PICK(0, 1, 32767) : (int32_t)(m > 32767 ? 32767 : m);
     } else {
       e->bias[o] = extreme ? PICK(INT32_MAX, INT32_MIN, 1 << 24) : (int32_t)(-(low + high) / 2 + between(-1000, 1000));
-      e->shifts[o] = (uint8_t)(shifting ? between(0, 15) : 0);
+      if (at_the_limit) e->bias[o] = (int32_t)(one_in(2) ? INT16_MAX - high + between(-2, 1) : INT16_MIN - low + between(-1, 2));
+      e->shifts[o] = (uint8_t)(shifting && !at_the_limit ? between(0, 15) : 0);
       const int64_t m = ((int64_t)(c->output_high + 1) << (32 - e->shifts[o])) / (span / between(1, 4) + 1);
       e->multipliers[o] = extreme ? PICK(0, 1, INT32_MAX) : (int32_t)(m > INT32_MAX ? INT32_MAX : m);
     }
@@ -242,10 +245,12 @@ static void choose_rule(example *e) {
 static example make(void) {
   example e;
   memset(&e, 0, sizeof e);
+  const int wide = one_in(25);
+  e.extreme = one_in(8);
   do {
-    choose_shape(&e.c);
+    choose_shape(&e.c, wide);
     e.macs = (int64_t)elements_out(&e.c) * row_of(&e.c);
-  } while (e.c.out_height < 1 || e.c.out_width < 1 || e.macs > (one_in(20) ? 6000000 : 400000));
+  } while (e.c.out_height < 1 || e.c.out_width < 1 || e.macs > (wide ? 8000000 : one_in(20) ? 4000000 : e.extreme ? 1000000 : 400000));
   choose_weights(&e);
   choose_input(&e);
   choose_rule(&e);
@@ -257,13 +262,15 @@ static void release(example *e) {
 }
 
 static void print(const kn_convolution *c) {
-  printf("  in %dx%dx%dx%d out %dx%dx%d kernel %dx%d stride %dx%d dilation %dx%d pad %d,%d groups %d W%d/%d A%d zero %d out %d [%d,%d] rule %d\n",
+  printf("  in %dx%dx%dx%d out %dx%dx%d kernel %dx%d stride %dx%d dilation %dx%d pad %d,%d groups %d W%d/%d A%d zero %d out %d [%d,%d] "
+         "rule %d\n",
          c->batch, c->in_height, c->in_width, c->in_channels, c->out_height, c->out_width, c->out_channels, c->kernel_height,
          c->kernel_width, c->stride_y, c->stride_x, c->dilation_y, c->dilation_x, c->pad_top, c->pad_left, c->groups, c->weight_bits,
          c->storage_bits, c->input_bits, c->input_zero, c->output_zero, c->output_low, c->output_high, (int)c->rule);
 }
 
-static void run(const kn_convolution_kernel *k, const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch) {
+static void run(const kn_convolution_kernel *k, const kn_convolution *c, const void *packed, const uint8_t *input, void *output,
+                void *scratch) {
   const int32_t tiles = k->tiles(c);
   int32_t *order = malloc(sizeof(int32_t) * (size_t)(tiles > 0 ? tiles : 1));
   if (!order) abort();

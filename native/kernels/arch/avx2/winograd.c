@@ -14,6 +14,7 @@
  * Transformed codes are signed; for 8-bit operands an offset makes them unsigned, and what it adds to the result is a constant of the
  * output channel and position in the tile. What lies outside the input holds its zero point, as codes do: nothing here knows of it.
  */
+#if defined(__x86_64__) && !defined(KN_PORTABLE)
 #include "common.h"
 #include "patches.h"
 #include "products.h"
@@ -142,17 +143,16 @@ static inline plan plan_of(kind k, const kn_convolution *c) {
   p.panels = kn_up(c->out_channels, KN_PANEL);
   p.steps = kn_up(c->in_channels, codes_per_step(k));
   p.row_bytes = (size_t)kn_up(c->in_channels * k.code_bytes, 32) * 32;
-  /* One line more than needed between positions: powers of two would let them evict each other from the cache. */
   const size_t fitting = SCRATCH_BYTES / ((size_t)positions(k) * (p.row_bytes + 4 * KN_PANEL));
   p.blocks = kn_up(p.tiles, kn_max(KN_MAX_ROWS, kn_min(MAX_BLOCK, (int32_t)fitting)));
   const int32_t wanted = (int64_t)p.tiles * positions(k) * c->in_channels * c->out_channels > 1000000 ? 4 : 1;
-  if (p.blocks == 3) p.blocks = 4;
   p.block = kn_up(p.tiles, p.blocks);
   p.blocks = kn_up(p.tiles, p.block);
-  p.block_panels = kn_up(p.panels, kn_min(p.panels, kn_up(wanted, p.blocks)));
+  p.block_panels = kn_max(1, p.panels / kn_up(wanted, p.blocks));
   p.channel_blocks = kn_up(p.panels, p.block_panels);
-  p.codes_position = (size_t)p.block * p.row_bytes + 64;
-  p.sums_position = (size_t)p.block * 2 + 2;
+  /* An odd number of cache lines between positions: powers of two would let them evict each other. */
+  p.codes_position = (((size_t)p.block * p.row_bytes + 63) / 64 | 1) * 64;
+  p.sums_position = 2 * ((size_t)p.block | 1);
   p.weights_position = (size_t)p.steps * 64;
   p.runs_position = (size_t)p.steps + 1;
   return p;
@@ -474,3 +474,5 @@ KN_INLINE void run(kind k, const kn_convolution *c, const void *packed, const ui
 KERNEL(kn_convolution_winograd8_4x2_avx2, 4x2, K4X2, "winograd8-4x2.avx2")
 KERNEL(kn_convolution_winograd8_2x2_avx2, 2x2, K2X2, "winograd8-2x2.avx2")
 KERNEL(kn_convolution_winograd16_4x4_avx2, 4x4, K4X4, "winograd16-4x4.avx2")
+
+#endif
