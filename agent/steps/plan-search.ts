@@ -498,7 +498,9 @@ export class PlanSearch {
   #agreementFloor(): number | undefined {
     const { agreement, drop, sensitivity } = this.#context.job.budget;
     const asksForSpeedAlone = agreement === undefined && drop === undefined && sensitivity === undefined;
-    if (this.#context.job.variant !== 'native' || !asksForSpeedAlone || this.#isForAccuracy()) return agreement;
+    const isNative = this.#context.job.variant === 'native';
+    // Who leaves 8 bits out of the candidates has chosen.
+    if (!isNative || !asksForSpeedAlone || this.#isForAccuracy() || !this.#isCandidate(this.#int8)) return agreement;
     const int8 = this.#qualities.get(planKey(this.#int8));
     return int8 === undefined ? undefined : int8.agreement - tolerableDisagreement;
   }
