@@ -30,7 +30,7 @@ export function identifyOrt(threads: number, energyMeter: string | null): Promis
 }
 
 /** Likewise, of the code that times operators in our own engine. */
-const nativeMethodVersion = 1;
+const nativeMethodVersion = 2;
 
 /**
  * The identity of this machine as target `native`; see `identifyMachine`. Measurements are those of one build of the engine: another has

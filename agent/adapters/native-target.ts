@@ -3,7 +3,7 @@ import { type EngineModel, listKernels } from '../../native/index.js';
 import { buildImage } from '../core/image/build.js';
 import { readDescription } from '../core/image/description.js';
 import { enginePrecisions, kernelLabel } from '../core/image/precisions.js';
-import { runOverheadKey, speedReferenceKey } from '../core/latency.js';
+import { runOverheadKey, scaleRows, speedReferenceKey } from '../core/latency.js';
 import type { Operator } from '../core/onnx/model.js';
 import { formatPrecision } from '../core/precision.js';
 import type { PreparedModel } from '../core/prepare.js';
@@ -57,22 +57,18 @@ export class NativeTarget implements Target {
   ): Promise<LatencyRow[]> {
     const wanted = new Set(operators.map(({ key }) => key));
     const measureAll = async () => {
-      const reference = await SpeedReference.open(this.#threads);
-      try {
-        const rows: LatencyRow[] = [];
-        for (const [index, precision] of precisions.entries()) {
-          const name = formatPrecision(precision);
-          const tell = (share: number) => progress((index + share) / precisions.length, `timing at ${name}`);
-          rows.push(...(await this.#measureAt(prepared, precision, reference, signal, tell)));
-        }
-        const { medianNs } = reference;
-        const overall = rows
-          .filter(({ operatorKey }) => wanted.has(operatorKey) || operatorKey === runOverheadKey)
-          .map((row) => ({ ...row, throttled: row.throttled || reference.hasSlowedDown() }));
-        return [...overall, this.#row(speedReferenceKey, 'float', [medianNs])];
-      } finally {
-        await reference.close();
+      const rows: LatencyRow[] = [];
+      let firstNs: number | null = null;
+      for (const [index, precision] of precisions.entries()) {
+        const name = formatPrecision(precision);
+        const tell = (share: number) => progress((index + share) / precisions.length, `timing at ${name}`);
+        const measured = await this.#measureAt(prepared, precision, signal, tell);
+        // Clocks change and neighbours come and go between one precision and the next.
+        firstNs ??= measured.referenceNs;
+        rows.push(...scaleRows(measured.rows, firstNs / measured.referenceNs));
       }
+      const kept = rows.filter(({ operatorKey }) => wanted.has(operatorKey) || operatorKey === runOverheadKey);
+      return firstNs === null ? [] : [...kept, this.#row(speedReferenceKey, 'float', [firstNs], false)];
     };
     return withMeasuringLock(signal, measureAll, { waiting: (text) => progress(0, text) });
   }
@@ -90,10 +86,9 @@ export class NativeTarget implements Target {
   async #measureAt(
     prepared: PreparedModel,
     precision: Precision,
-    reference: SpeedReference,
     signal: AbortSignal,
     progress: (share: number) => void,
-  ): Promise<LatencyRow[]> {
+  ): Promise<{ rows: LatencyRow[]; referenceNs: number }> {
     const label = formatPrecision(precision);
     const able = prepared.operators.filter((operator) =>
       enginePrecisions(prepared, operator).some((candidate) => formatPrecision(candidate) === label),
@@ -106,6 +101,7 @@ export class NativeTarget implements Target {
     });
     const { operators: sources } = readDescription(bytes);
     const candidates = openCandidates(bytes, this.#threads);
+    const reference = await SpeedReference.open(this.#threads);
     try {
       const input = randomInput(prepared);
       const times = candidates.map(() => sources.map((): number[] => []));
@@ -130,11 +126,12 @@ export class NativeTarget implements Target {
         await reference.sample();
         progress(Math.min(1, elapsed / rounds.seconds));
       }
-      return [
-        ...this.#rowsOf(able, precision, sources, candidates, times),
-        this.#row(runOverheadKey, 'float', overheads),
-      ];
+      const throttled = reference.hasSlowedDown();
+      const rows = this.#rowsOf(able, precision, sources, candidates, times, throttled);
+      const overhead = this.#row(runOverheadKey, 'float', overheads, throttled);
+      return { rows: [...rows, overhead], referenceNs: reference.medianNs };
     } finally {
+      await reference.close();
       for (const { model } of candidates) model.close();
     }
   }
@@ -146,6 +143,7 @@ export class NativeTarget implements Target {
     sources: readonly string[],
     candidates: readonly Candidate[],
     times: readonly (readonly (readonly number[])[])[],
+    throttled: boolean,
   ): LatencyRow[] {
     const byKey = new Map<string, Map<string, number[]>>();
     for (const operator of operators) {
@@ -164,7 +162,7 @@ export class NativeTarget implements Target {
       });
     }
     return [...byKey].flatMap(([key, byKernel]) => {
-      const rows = [...byKernel].map(([kernel, samples]) => ({ kernel, row: this.#row(key, '', samples) }));
+      const rows = [...byKernel].map(([kernel, samples]) => ({ kernel, row: this.#row(key, '', samples, throttled) }));
       rows.sort((a, b) => a.row.median - b.row.median);
       const [best] = rows;
       if (best === undefined) return [];
@@ -176,7 +174,7 @@ export class NativeTarget implements Target {
     });
   }
 
-  #row(operatorKey: string, precision: string, samples: readonly number[]): LatencyRow {
+  #row(operatorKey: string, precision: string, samples: readonly number[], throttled: boolean): LatencyRow {
     return {
       operatorKey,
       precision,
@@ -184,7 +182,7 @@ export class NativeTarget implements Target {
       median: median(samples),
       spread: samples.length > 1 ? spread(samples) : 0,
       repeats: samples.length,
-      throttled: false,
+      throttled,
       energyJoules: null,
       measuredAt: new Date().toISOString(),
     };
