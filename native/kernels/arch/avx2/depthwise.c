@@ -7,6 +7,7 @@
  *          weights of a 3x3 kernel are served by it, by the wide rule.
  *   long   vpmaddwd in 32-bit sums, exact for everything.
  */
+#if defined(__x86_64__) && !defined(KN_PORTABLE)
 #include "common.h"
 #include "patches.h"
 #include "runs.h"
@@ -441,3 +442,4 @@ const kn_convolution_kernel kn_convolution_depthwise_avx2 = {
     .tiles = tiles,
     .run = run,
 };
+#endif

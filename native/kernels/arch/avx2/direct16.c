@@ -2,6 +2,7 @@
  * direct16.avx2: codes and weights as 16-bit numbers with vpmaddwd, 16 products an instruction, summed in 32 bits. Exact for any weights
  * and activations of up to 8 bits.
  */
+#if defined(__x86_64__) && !defined(KN_PORTABLE)
 #include "patches.h"
 #include "products.h"
 #include "store.h"
@@ -90,3 +91,4 @@ const kn_convolution_kernel kn_convolution_direct16_avx2 = {
     .tiles = tiles,
     .run = run,
 };
+#endif

@@ -5,6 +5,7 @@
  * cannot, and what it was lowered by is multiplied once more, in steps that only the few pairs concerned have ("rest"). With weights as
  * networks have them that costs a few per cent, where 16-bit products would cost a third.
  */
+#if defined(__x86_64__) && !defined(KN_PORTABLE)
 #include "patches.h"
 #include "products.h"
 #include "runs.h"
@@ -225,3 +226,4 @@ const kn_convolution_kernel kn_convolution_direct8_avx2 = {
     .tiles = tiles,
     .run = run,
 };
+#endif

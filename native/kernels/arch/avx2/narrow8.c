@@ -2,6 +2,7 @@
  * narrow8.avx2: u8 codes by s8 weights where every accumulator is certified to fit 16 bits, by the narrow rule or from the weights: sums
  * stay in 16 bits to the end, however often they wrap around on the way, and are requantized there. A step is two codes by 32 channels.
  */
+#if defined(__x86_64__) && !defined(KN_PORTABLE)
 #include "patches.h"
 #include "products.h"
 #include "runs.h"
@@ -124,3 +125,4 @@ const kn_convolution_kernel kn_convolution_narrow8_avx2 = {
     .tiles = tiles,
     .run = run,
 };
+#endif

@@ -14,6 +14,7 @@
  * Transformed codes are signed; for 8-bit operands an offset makes them unsigned, and what it adds to the result is a constant of the
  * output channel and position in the tile. What lies outside the input holds its zero point, as codes do: nothing here knows of it.
  */
+#if defined(__x86_64__) && !defined(KN_PORTABLE)
 #include "common.h"
 #include "patches.h"
 #include "products.h"
@@ -474,3 +475,4 @@ KN_INLINE void run(kind k, const kn_convolution *c, const void *packed, const ui
 KERNEL(kn_convolution_winograd8_4x2_avx2, 4x2, K4X2, "winograd8-4x2.avx2")
 KERNEL(kn_convolution_winograd8_2x2_avx2, 2x2, K2X2, "winograd8-2x2.avx2")
 KERNEL(kn_convolution_winograd16_4x4_avx2, 4x4, K4X4, "winograd16-4x4.avx2")
+#endif
