@@ -18,6 +18,8 @@
         "kernels/arch/neon/depthwise.c",
         "kernels/arch/neon/direct8.c",
         "kernels/arch/neon/direct8_dot.c",
+        "kernels/arch/neon/winograd.c",
+        "kernels/arch/neon/winograd_dot.c",
         "kernels/convolution.c",
         "kernels/operators.c"
       ],

@@ -1,6 +1,6 @@
 /*
- * What the kernels for Arm share. All need NEON, which every 64-bit Arm processor has; a file whose kernels need more defines KN_TARGET
- * before, so that no compiler flag decides what runs, and the engine calls a kernel only on a machine that has its features.
+ * What the kernels for Arm share. All need NEON, which every 64-bit Arm processor has; a file whose kernels need the dot product defines
+ * KN_DOT before, so that no compiler flag decides what runs, and the engine calls a kernel only on a machine that has its features.
  *
  * There is no product of unsigned codes and signed weights. Codes of up to 7 bits are signed numbers as they are; those of 8 bits are
  * made signed by flipping the top bit, which subtracts 128, and 128 times the sum of its weights is added to each channel's bias.
@@ -17,7 +17,9 @@
 #pragma GCC optimize("no-schedule-insns")
 #endif
 
-#ifndef KN_TARGET
+#if defined(KN_DOT)
+#define KN_TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
+#else
 #define KN_TARGET
 #endif
 #define KN_CODE KN_TARGET

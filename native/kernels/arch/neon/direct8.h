@@ -1,17 +1,12 @@
 /*
- * The body of the direct8 kernels: the convolution as a product of matrices, up to 4 pixels by a panel of 16 channels at a time, in four
- * registers of 4 sums each. A step is 4 codes of every pixel. The file that includes this defines before:
- *
- *   place_in_step(channel, code)  where one of 4 channels' weights for one of 4 codes lies in a register's 16 bytes
- *   needs_care(a, b)              whether these weights, of codes 0 and 2 or 1 and 3 of a step, need the careful loop
- *   chosen                        the codes of one step, as its products need them; choose(codes, n): of step n of a register's four
- *   add_products(sums, codes, weights, careful)
- *   KERNEL, KERNEL_NAME, KERNEL_FEATURES
+ * The body of the direct8 kernels: the convolution as a product of matrices. The file that includes this defines KERNEL, KERNEL_NAME and
+ * KERNEL_FEATURES.
  */
 #include "patches.h"
+#include "products.h"
 #include "store.h"
 
-enum { STEP = 4, STEP_BYTES = STEP * KN_PANEL, PARTS = 4 };
+enum { STEP = 4 };
 
 /* What belongs to a panel, at the beginning of its packed weights. */
 typedef struct {
@@ -21,7 +16,7 @@ typedef struct {
 
 static kn_product_plan plan_of(const kn_convolution *c) { return kn_plan_product(c, STEP, 1, KN_PANEL); }
 
-static size_t panel_bytes(const kn_product_plan *p) { return sizeof(panel) + (size_t)p->steps * STEP_BYTES; }
+static size_t panel_bytes(const kn_product_plan *p) { return sizeof(panel) + (size_t)p->steps * KN_STEP_BYTES; }
 
 static int supports(const kn_convolution *c) { return c->groups == 1 || c->in_channels / c->groups >= STEP; }
 
@@ -43,8 +38,8 @@ static void pack(const kn_convolution *c, void *packed) {
       to->channels.bias[o] = (int32_t)((uint32_t)to->channels.bias[o] + (uint32_t)kn_flipped_part(c, first + o));
       for (int32_t i = 0; i < p.row; i++) {
         const int32_t weight = kn_weight(c, first + o, i);
-        weights[i / STEP * STEP_BYTES + o / 4 * 16 + place_in_step(o % 4, i % STEP)] = (int8_t)weight;
-        if (i % STEP >= 2 && kn_is_flipped(c)) to->is_careful |= needs_care(kn_weight(c, first + o, i - 2), weight);
+        weights[i / STEP * KN_STEP_BYTES + kn_place_8(o, i % STEP)] = (int8_t)weight;
+        if (i % STEP >= 2 && kn_is_flipped(c)) to->is_careful |= kn_needs_care(kn_weight(c, first + o, i - 2), weight);
       }
     }
   }
@@ -60,58 +55,24 @@ static int32_t tiles(const kn_convolution *c) {
   return kn_plan_tiles(c, &p);
 }
 
-/* One step of `rows` pixels: their codes are step n of the registers `codes`. */
-KN_INLINE void step(int32_t rows, int32_t parts, int careful, const int8x16_t *codes, int32_t n, const int8_t *weights, int32x4_t *sums) {
-  int8x16_t w[PARTS];
-  KN_UNROLL for (int32_t j = 0; j < parts; j++) w[j] = vld1q_s8(weights + 16 * j);
-  KN_UNROLL for (int32_t r = 0; r < rows; r++) {
-    const chosen of_step = choose(codes[r], n);
-    KN_UNROLL for (int32_t j = 0; j < parts; j++) sums[PARTS * r + j] = add_products(sums[PARTS * r + j], of_step, w[j], careful);
-  }
-}
-
 /* `rows` pixels by the first 4 * `parts` channels of a panel, into the output. */
 KN_INLINE void product(int32_t rows, int32_t parts, int careful, const kn_product_plan *p, const uint8_t *codes, uint8x16_t flip,
                        const panel *from, const kn_finish *f, void *output, size_t at, int32_t channels) {
-  const int8_t *weights = (const int8_t *)(from + 1);
-  const size_t stride = p->stride;
-  int32x4_t sums[PARTS * KN_MAX_ROWS];
+  int32x4_t sums[KN_PARTS * KN_MAX_ROWS];
   KN_UNROLL for (int32_t j = 0; j < parts; j++) sums[j] = vld1q_s32(from->channels.bias + 4 * j);
   KN_UNROLL for (int32_t r = 1; r < rows; r++) {
-    KN_UNROLL for (int32_t j = 0; j < parts; j++) sums[PARTS * r + j] = sums[j];
+    KN_UNROLL for (int32_t j = 0; j < parts; j++) sums[KN_PARTS * r + j] = sums[j];
   }
-  int32_t left = p->steps;
-  int8x16_t v[KN_MAX_ROWS];
-  for (; left >= 4; left -= 4, codes += 4 * STEP, weights += 4 * STEP_BYTES) {
-    KN_UNROLL for (int32_t r = 0; r < rows; r++) v[r] = kn_signed(vld1q_u8(codes + (size_t)r * stride), flip);
-    KN_UNROLL for (int32_t n = 0; n < 4; n++) step(rows, parts, careful, v, n, weights + n * STEP_BYTES, sums);
-  }
-  for (; left > 0; left--, codes += STEP, weights += STEP_BYTES) {
-    KN_UNROLL for (int32_t r = 0; r < rows; r++) {
-      uint32_t word;
-      memcpy(&word, codes + (size_t)r * stride, STEP);
-      v[r] = kn_signed(vreinterpretq_u8_u32(vdupq_n_u32(word)), flip);
-    }
-    step(rows, parts, careful, v, 0, weights, sums);
-  }
-  KN_UNROLL for (int32_t r = 0; r < rows; r++) kn_store(parts, f, &from->channels, sums + PARTS * r, output, at + (size_t)r * (size_t)p->out_step, channels);
+  kn_loop_8(rows, parts, careful, codes, p->stride, flip, (const int8_t *)(from + 1), p->steps, sums);
+  KN_UNROLL for (int32_t r = 0; r < rows; r++) kn_store(parts, f, &from->channels, sums + KN_PARTS * r, output, at + (size_t)r * (size_t)p->out_step, channels);
 }
-
-/* Calls `product` with constants, so that it is inlined and its arrays become registers. */
-#define FOR_ROWS(rows, parts, careful, ...)                         \
-  switch (rows) {                                                   \
-    case 1: product(1, parts, careful, __VA_ARGS__); break;         \
-    case 2: product(2, parts, careful, __VA_ARGS__); break;         \
-    case 3: product(3, parts, careful, __VA_ARGS__); break;         \
-    default: product(4, parts, careful, __VA_ARGS__);               \
-  }
 
 KN_INLINE void panel_of_pixels(int32_t parts, int careful, const kn_product_plan *p, const uint8_t *codes, uint8x16_t flip, const panel *from,
                                const kn_finish *finish, void *output, size_t at, int32_t channels, int32_t pixels) {
   const kn_finish f = *finish; /* a copy that no byte stored to the output can change */
   for (int32_t m = 0, rows; m < pixels; m += rows, at += (size_t)rows * (size_t)p->out_step) {
     rows = kn_next_rows(pixels - m);
-    FOR_ROWS(rows, parts, careful, p, codes + (size_t)m * p->stride, flip, from, &f, output, at, channels);
+    KN_FOR_ROWS(rows, product, parts, careful, p, codes + (size_t)m * p->stride, flip, from, &f, output, at, channels);
   }
 }
 
@@ -122,7 +83,11 @@ KN_INLINE void panel_of_pixels(int32_t parts, int careful, const kn_product_plan
   }
 PANEL_OF_PIXELS(whole_panel, 4, 0)
 PANEL_OF_PIXELS(half_panel, 2, 0)
+#if defined(KN_DOT)
+#define careful_panel whole_panel
+#else
 PANEL_OF_PIXELS(careful_panel, 4, 1)
+#endif
 
 KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
   const kn_product_plan p = plan_of(c);

@@ -2,12 +2,7 @@
 #ifndef KN_NEON_PATCHES_H
 #define KN_NEON_PATCHES_H
 
-#include "common.h"
-
-enum { KN_MAX_ROWS = 4 };
-
-/* Rows of the next tile of a product, so that none is done for little: 5 are 3 and 2, not 4 and 1. */
-static inline int32_t kn_next_rows(int32_t left) { return left == 5 ? 3 : kn_min(left, KN_MAX_ROWS); }
+#include "products.h"
 
 /* Copies: up to 15 bytes more are read and up to 31 more are written than asked for. Returns the end of the copy. */
 KN_INLINE uint8_t *kn_take(uint8_t *to, const uint8_t *from, int32_t count, int wide) {
