@@ -15,6 +15,11 @@
         "kernels/arch/avx2/narrow8.c",
         "kernels/arch/avx2/operators.c",
         "kernels/arch/avx2/winograd.c",
+        "kernels/arch/neon/depthwise.c",
+        "kernels/arch/neon/direct8.c",
+        "kernels/arch/neon/direct8_dot.c",
+        "kernels/arch/neon/winograd.c",
+        "kernels/arch/neon/winograd_dot.c",
         "kernels/convolution.c",
         "kernels/operators.c"
       ],

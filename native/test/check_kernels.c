@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
+#include "machine.h"
 
 #ifdef KN_SANITIZED
 #define GUARD ((size_t)0)
@@ -305,16 +306,6 @@ static int check(const kn_convolution_kernel *k, const example *e, const uint8_t
   return good;
 }
 
-static uint32_t machine(void) {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") ? KN_AVX2 : 0;
-#elif defined(__aarch64__)
-  return KN_NEON;
-#else
-  return 0;
-#endif
-}
-
 int main(int argc, char **argv) {
   if (argc < 3) {
     fprintf(stderr, "usage: check_kernels SEED CASES [NAME]\n");
@@ -323,7 +314,7 @@ int main(int argc, char **argv) {
   const uint64_t seed = strtoull(argv[1], NULL, 10);
   const long cases = strtol(argv[2], NULL, 10);
   const char *name = argc > 3 ? argv[3] : NULL, *only = getenv("ONLY");
-  const uint32_t features = machine();
+  const uint32_t features = machine_features();
   long had[MAX_KERNELS] = {0}, failures = 0;
   const long begin = only ? strtol(only, NULL, 10) : 0, end = only ? begin + 1 : cases;
   for (long n = begin; n < end && failures < 5; n++) {

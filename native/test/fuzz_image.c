@@ -13,20 +13,11 @@
 
 #include "../engine/engine.h"
 #include "../engine/image.h"
+#include "machine.h"
 
 /* What an image may ask for here: enough for any of the small ones, quickly run. */
 #define MAX_BYTES ((size_t)1 << 24)
 #define MAX_WORK ((int64_t)1 << 22)
-
-static uint32_t features(void) {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") ? KN_AVX2 : 0;
-#elif defined(__aarch64__)
-  return KN_NEON;
-#else
-  return 0;
-#endif
-}
 
 static uint32_t crc32(const uint8_t *bytes, size_t count) {
   uint32_t crc = 0xffffffff;
@@ -76,7 +67,7 @@ static int try_image(const uint8_t *bytes, size_t size) {
   int ran = 0;
   const uint32_t *header = (const uint32_t *)(const void *)image;
   if (en_check(image, size).status == EN_OK && header[IM_HEADER_ARENA_BYTES] <= MAX_BYTES && work_of(image) <= MAX_WORK) {
-    const en_options options = {features(), 0};
+    const en_options options = {machine_features(), 0};
     const size_t memory_bytes = en_memory_bytes(image, &options);
     if (memory_bytes <= MAX_BYTES) {
       void *memory = allocate(memory_bytes);

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "../kernels/kernels.h"
+#include "machine.h"
 
 typedef struct {
   const char *name;
@@ -109,6 +110,7 @@ static void measure(const layer *l, const precision *p, double seconds, const ch
   for (int32_t i = 0; i < kn_convolution_kernel_count && (p->rule != KN_NARROW || worst <= 32767); i++) {
     const kn_convolution_kernel *k = kn_convolution_kernels[i];
     char line[128];
+    if ((k->features & ~machine_features()) != 0) continue;
     snprintf(line, sizeof line, "%s %s %s", l->name, p->name, k->name);
     if (k == &kn_convolution_reference || (text && !strstr(line, text)) || !k->supports(&c)) continue;
     kernels[count] = k;

@@ -2,50 +2,25 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
-import { buildImage } from '../../agent/core/image/build.js';
 import { crc32 } from '../../agent/core/image/writer.js';
 import { headerFields } from '../../configs/contracts/image.js';
-import type { Precision } from '../../configs/contracts/plan.js';
 import { EngineModel, ImageFault, listKernels, machineFeatures } from '../../native/index.js';
 import { compile, runProgram, sanitized } from '../support/c-program.js';
-import { calibratedNetwork, NetworkBuilder, randomNetwork } from '../support/networks.js';
-import { announceSeed, Random } from '../support/seed.js';
+import { imageOf, networkOfEverything } from '../support/images.js';
+import { randomNetwork } from '../support/networks.js';
+import { announceSeed } from '../support/seed.js';
 
 const seed = announceSeed();
 /** Mutations of each image; many more in the soak. */
 const mutations = Number(process.env.QUANTD_IMAGE_MUTATIONS ?? 1500);
 
-async function imageOf(source: ReturnType<typeof randomNetwork>, precision: Precision) {
-  const { prepared, samples, ranges } = await calibratedNetwork(source, seed, 2);
-  const precisions = new Map(prepared.operators.map(({ name }) => [name, precision]));
-  const options = { rangeOf: (tensor: string) => ranges.get(tensor), pairSafe: true, biasCorrection: () => null };
-  return { ...buildImage(prepared, precisions, options), samples };
-}
-
-/** A network with every kind of operator that an image can have. */
-function everything() {
-  const builder = new NetworkBuilder(new Random(seed), [1, 4, 8, 8]);
-  const first = builder.silu(builder.conv('x', { out: 8 }));
-  const depthwise = builder.conv(first, { out: 8, groups: 8 });
-  const sum = builder.emit('Add', [depthwise, first], [1, 8, 8, 8]);
-  const gate = builder.same('HardSigmoid', builder.emit('GlobalAveragePool', [sum], [1, 8, 1, 1]));
-  const gated = builder.emit('Mul', [sum, gate], [1, 8, 8, 8]);
-  const scales = builder.constant([4], Float32Array.of(1, 1, 2, 2));
-  const large = builder.emit('Resize', [gated, '', scales], [1, 8, 16, 16], { mode: 'linear' });
-  const pooled = builder.emit('MaxPool', [large], [1, 8, 8, 8], { kernel_shape: [2, 2], strides: [2, 2] });
-  const joined = builder.emit('Concat', [pooled, first], [1, 16, 8, 8], { axis: 1 });
-  const mean = builder.emit('AveragePool', [joined], [1, 16, 4, 4], { kernel_shape: [2, 2], strides: [2, 2] });
-  const end = builder.gemm(builder.pooled(builder.conv(mean, { out: 12, groups: 2 })), 6);
-  return builder.build([builder.same('Softmax', builder.same('Sigmoid', end), { axis: 1 })]);
-}
-
 t.test('hostile images are refused or run within their own memory', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'quantd-images-'));
   t.teardown(() => rmSync(folder, { recursive: true }));
   const images = [
-    await imageOf(everything(), { weightBits: 8, activationBits: 8 }),
-    await imageOf(everything(), { weightBits: 4, activationBits: 4 }),
-    await imageOf(randomNetwork(seed, 5), { weightBits: 2, activationBits: 2 }),
+    await imageOf(networkOfEverything(seed), { weightBits: 8, activationBits: 8 }, seed),
+    await imageOf(networkOfEverything(seed), { weightBits: 4, activationBits: 4 }, seed),
+    await imageOf(randomNetwork(seed, 5), { weightBits: 2, activationBits: 2 }, seed),
   ];
   const paths = images.map(({ bytes }, index) => {
     const path = join(folder, `${index}.qimg`);
@@ -60,7 +35,7 @@ t.test('hostile images are refused or run within their own memory', async (t) =>
 });
 
 t.test('what is wrong with an image is said', async (t) => {
-  const { bytes } = await imageOf(everything(), { weightBits: 8, activationBits: 8 });
+  const { bytes } = await imageOf(networkOfEverything(seed), { weightBits: 8, activationBits: 8 }, seed);
   const word = (copy: Uint8Array, field: (typeof headerFields)[number], value: number) => {
     new DataView(copy.buffer).setUint32(4 * headerFields.indexOf(field), value, true);
     return copy;
@@ -87,7 +62,7 @@ t.test('what is wrong with an image is said', async (t) => {
 });
 
 t.test('a model runs what it is given, several times at once, and not after it was closed', async (t) => {
-  const { bytes, samples } = await imageOf(everything(), { weightBits: 8, activationBits: 8 });
+  const { bytes, samples } = await imageOf(networkOfEverything(seed), { weightBits: 8, activationBits: 8 }, seed);
   const model = new EngineModel(bytes, { threads: 2 });
   const alone = await Promise.all(samples.map(async (input) => (await model.run([input]))[0]!));
   t.ok(
@@ -110,7 +85,7 @@ t.test('a model runs what it is given, several times at once, and not after it w
 });
 
 t.test('impossible options are refused; kernels are those of the machine, or fewer', async (t) => {
-  const { bytes } = await imageOf(everything(), { weightBits: 4, activationBits: 4 });
+  const { bytes } = await imageOf(networkOfEverything(seed), { weightBits: 4, activationBits: 4 }, seed);
   for (const threads of [0, 257, 1.5, Number.NaN]) t.throws(() => new EngineModel(bytes, { threads }), RangeError);
   const kernelsOf = (options: Partial<ConstructorParameters<typeof EngineModel>[1]>) => {
     const model = new EngineModel(bytes, { threads: 1, ...options });

@@ -37,13 +37,25 @@ export async function compile(program: string, flags: readonly string[], compile
   return output;
 }
 
-/** Runs a program to its end; what it printed, and its exit code. */
-export async function runProgram(path: string, args: readonly string[]): Promise<{ code: number; output: string }> {
-  return execute(path, [...args], { maxBuffer: 2 ** 26 }).then(
+/** Runs a program to its end, with more in its environment if wanted; what it printed, and its exit code. */
+export async function runProgram(
+  path: string,
+  args: readonly string[],
+  more: Readonly<Record<string, string>> = {},
+): Promise<{ code: number; output: string }> {
+  return execute(path, [...args], { maxBuffer: 2 ** 26, env: { ...process.env, ...more } }).then(
     ({ stdout, stderr }) => ({ code: 0, output: stdout + stderr }),
     (error: { code?: number; stdout?: string; stderr?: string }) => ({
       code: typeof error.code === 'number' ? error.code : 1,
       output: `${error.stdout ?? ''}${error.stderr ?? ''}`,
     }),
+  );
+}
+
+/** Whether a program can be started here. */
+export async function isInstalled(command: string): Promise<boolean> {
+  return execute(command, ['--version']).then(
+    () => true,
+    () => false,
   );
 }
