@@ -236,8 +236,9 @@ export function profileDocument(job: Job, path: string, table: LatencyTable, ide
   };
 }
 
-/** Predicted latency of the two uniform plans, for the frontier's frame. */
+/** Predicted latency of the two uniform plans, for the frontier's frame; null for float where the target has none. */
 export function uniformPredictions(assessed: Assessed, ratio: number) {
   const of = (precision: string) => toMs(uniformPlan(assessed.problem, precision).costs.latency * ratio);
-  return { float: of('float'), int8: of('W8A8') };
+  const hasFloat = assessed.problem.operators.some(({ choices }) => choices.some((c) => c.precision === 'float'));
+  return { float: hasFloat ? of('float') : null, int8: of('W8A8') };
 }

@@ -13,9 +13,9 @@ export function registerFrontier(program: Command, environment: NodeJS.ProcessEn
     const report = await runWithProgress('frontier', jobOptions(model, flags), flags);
     if (flags.json) return printJson(report);
     printFrontier(report.frontier);
-    process.stdout.write(
-      `\nall float ${formatMs(report.uniform.float)}, all int8 ${formatMs(report.uniform.int8)} (predicted)\n`,
-    );
+    const { float, int8 } = report.uniform;
+    const allFloat = float === null ? '' : `all float ${formatMs(float)}, `;
+    process.stdout.write(`\n${allFloat}all int8 ${formatMs(int8)} (predicted)\n`);
   });
 }
 

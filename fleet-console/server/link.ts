@@ -47,6 +47,8 @@ const storeAttempts = 5;
 /** After a connect, documents are published so many at a time: a broker that has just started has enough to do. */
 const batch = 50;
 const pauseMs = 20;
+/** For what is on its way when the console ends. */
+const goodbyeMs = 2000;
 /** Warnings about documents, at most one in this time. */
 const warnEveryMs = 1000;
 
@@ -106,8 +108,11 @@ export class ConsoleLink {
     this.#isClosed = true;
     clearTimeout(this.#timer);
     this.#isConnected = false;
-    await this.#client?.endAsync(false).catch(() => {});
-    this.#client?.end(true);
+    const client = this.#client;
+    // A broker that does not answer must not hold up the end.
+    const patience = new Promise<void>((resolve) => setTimeout(resolve, goodbyeMs).unref());
+    await Promise.race([client?.endAsync(false).catch(() => {}), patience]);
+    client?.end(true);
   }
 
   #connect(): void {
