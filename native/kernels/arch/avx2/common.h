@@ -6,30 +6,12 @@
 #define KN_AVX2_COMMON_H
 
 #include <immintrin.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
 
-#include "../../kernels.h"
+#include "../../shared/base.h"
 
 #define KN_CODE __attribute__((target("avx2")))
 #define KN_INLINE static inline __attribute__((always_inline, target("avx2"), unused))
 #define KN_OUTLINE static __attribute__((noinline, target("avx2"), unused))
-/* Before a loop over registers, whose trip count is constant. */
-#if defined(__clang__)
-#define KN_UNROLL _Pragma("unroll")
-#else
-#define KN_UNROLL _Pragma("GCC unroll 48")
-#endif
-
-/* Output channels of a panel: two registers of 32-bit accumulators. */
-enum { KN_PANEL = 16 };
-
-static inline int32_t kn_min(int32_t a, int32_t b) { return a < b ? a : b; }
-static inline int32_t kn_max(int32_t a, int32_t b) { return a > b ? a : b; }
-static inline int32_t kn_up(int32_t a, int32_t b) { return (a + b - 1) / b; }
-static inline size_t kn_aligned(size_t bytes) { return (bytes + KN_ALIGNMENT - 1) / KN_ALIGNMENT * KN_ALIGNMENT; }
-
 KN_INLINE __m256i kn_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 KN_INLINE void kn_save(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
 KN_INLINE __m128i kn_load_half(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
