@@ -118,17 +118,16 @@ static inline plan plan_of(kind k, const kn_convolution *c) {
   p.panels = kn_up(c->out_channels, KN_PANEL);
   p.steps = kn_up(c->in_channels, codes_per_step(k));
   p.row_bytes = (size_t)kn_up(c->in_channels * k.code_bytes, REGISTER) * REGISTER;
-  /* One line more than needed between positions: powers of two would let them evict each other from the cache. */
   const size_t fitting = SCRATCH_BYTES / ((size_t)positions(k) * (p.row_bytes + 4 * KN_PANEL));
   p.blocks = kn_up(p.tiles, kn_max(KN_MAX_ROWS, kn_min(MAX_BLOCK, (int32_t)fitting)));
   const int32_t wanted = (int64_t)p.tiles * positions(k) * c->in_channels * c->out_channels > 1000000 ? 4 : 1;
-  if (p.blocks == 3) p.blocks = 4;
   p.block = kn_up(p.tiles, p.blocks);
   p.blocks = kn_up(p.tiles, p.block);
-  p.block_panels = kn_up(p.panels, kn_min(p.panels, kn_up(wanted, p.blocks)));
+  p.block_panels = kn_max(1, p.panels / kn_up(wanted, p.blocks));
   p.channel_blocks = kn_up(p.panels, p.block_panels);
-  p.codes_position = (size_t)p.block * p.row_bytes + 64;
-  p.sums_position = (size_t)p.block * 2 + 2;
+  /* An odd number of cache lines between positions: powers of two would let them evict each other. */
+  p.codes_position = (((size_t)p.block * p.row_bytes + 63) / 64 | 1) * 64;
+  p.sums_position = 2 * ((size_t)p.block | 1);
   p.weights_position = (size_t)p.steps * 64;
   p.runs_position = (size_t)p.steps + 1;
   return p;

@@ -25,6 +25,11 @@ KN_INLINE uint8_t *kn_fill(uint8_t *to, int32_t code, int32_t count, int wide) {
   return to + bytes;
 }
 
+/* Codes that are copied in one go, as they are and widened. */
+enum { KN_ONCE = 16, KN_ONCE_WIDE = 16 };
+
+KN_INLINE void kn_take_once(uint8_t *to, const uint8_t *from, int wide) { kn_take(to, from, 16, wide); }
+
 #include "../../shared/patches.h"
 
 #endif
