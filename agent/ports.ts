@@ -1,5 +1,6 @@
 /** The ports: what the agent's steps need from the world. Types only; adapters implement them, the entry points wire them. */
 import type { Counter, LatencyRow, Precision } from '../configs/contracts/plan.js';
+import type { RoundedLayer, RoundingLayer } from '../configs/contracts/rounding.js';
 import type { Operator } from './core/onnx/model.js';
 import type { LinearSolver } from './core/plan/linear-program.js';
 import type { PreparedModel } from './core/prepare.js';
@@ -123,6 +124,11 @@ export interface SampleSource {
 /** Solves mixed-integer linear programmes off the main thread. */
 export interface Solver extends LinearSolver {
   close(): Promise<void>;
+}
+
+/** Rounds one operator's weights to integers with regard to what it reads; heavy, off the main thread. */
+export interface Rounder {
+  round(layer: RoundingLayer, threads: number): Promise<RoundedLayer>;
 }
 
 /** Durable state: latency rows by target, and step results by content key. */

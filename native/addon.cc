@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "model.h"
+#include "rounding.h"
 
 namespace {
 
@@ -37,6 +38,7 @@ Napi::Value SendDatagram(const Napi::CallbackInfo &info) {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("sendDatagram", Napi::Function::New(env, SendDatagram));
   DefineModel(env, exports);
+  DefineRounding(env, exports);
   return exports;
 }
 

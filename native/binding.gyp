@@ -21,7 +21,10 @@
         "kernels/arch/neon/winograd.c",
         "kernels/arch/neon/winograd_dot.c",
         "kernels/convolution.c",
-        "kernels/operators.c"
+        "kernels/operators.c",
+        "rounding.cc",
+        "rounding/matrix.cc",
+        "rounding/rounding.cc"
       ],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=9", "NODE_ADDON_API_DISABLE_DEPRECATED", "NAPI_CPP_EXCEPTIONS"],

@@ -1,51 +1,8 @@
 /** The native addon. Everything is validated here, before it crosses; the addon trusts its arguments. */
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { type AddonFacts, type AddonModel, addon } from './addon.js';
 
-interface AddonFacts {
-  kernels: string[];
-  inputs: number[];
-  outputs: number[];
-  preparedBytes: number;
-  arenaBytes: number;
-  scratchBytes: number;
-}
-
-interface AddonModel {
-  readonly facts: AddonFacts | null;
-  run(
-    inputs: readonly Float32Array[],
-    rounds: number,
-    observe: boolean,
-  ): Promise<{ outputs: Float32Array[]; nanoseconds?: Float64Array }>;
-  close(): void;
-}
-
-interface Addon {
-  sendDatagram(path: string, text: string): number;
-  catalogue(): { features: number; kernels: { name: string; features: number }[] };
-  Model: new (image: Uint8Array, features: number, onlyKernel: string, threads: number) => AddonModel;
-}
-
-/** `native/` in the package, seen from `dist/native/`. */
-const folder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'native');
-const load = createRequire(import.meta.url)('node-gyp-build') as {
-  (folder: string): Addon;
-  path(folder: string): string;
-};
-let loaded: Addon | null = null;
-
-/** Throws an Error where the addon was not built. */
-function addon(): Addon {
-  loaded ??= load(folder);
-  return loaded;
-}
-
-/** Path of the compiled addon; another file is another engine. */
-export function addonPath(): string {
-  return load.path(folder);
-}
+export { addonPath } from './addon.js';
+export { roundLayer } from './rounding.js';
 
 /**
  * Sends one datagram to a Unix socket; `@name` is in Linux's abstract namespace. Answers 0, or the system's error number.

@@ -41,9 +41,9 @@ const zones: Readonly<Record<string, Zone>> = {
     forbidden: everything,
   },
   addon: {
-    holds: /^native\/index\.ts$/,
-    values: [],
-    types: [],
+    holds: /^native\//,
+    values: ['addon'],
+    types: ['contracts'],
     // It loads the compiled addon by the library that finds it.
     packages: ['node:module', 'node:path', 'node:url'],
     forbidden: settings,
@@ -241,6 +241,7 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'agent/adapters/artifact-store.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
   'agent/adapters/model-cache.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
   'agent/adapters/sample-keeper.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
+  'agent/adapters/native-rounder.ts': { 'native/index.ts': 'the addon is what rounds' },
   'agent/adapters/service-manager.ts': { 'native/index.ts': 'Node has no datagram sockets of its own' },
   'agent/adapters/runner-process.ts': { 'agent/runner.ts': 'what goes over the channel to its process, as types' },
   'agent/adapters/highs-solver.ts': { 'agent/adapters/highs-worker.ts': 'the thread in which it runs the library' },

@@ -8,7 +8,8 @@ import { tableOf, unaryFunction } from './functions.js';
 import { around } from './moves.js';
 import { wideMultiplier } from './products.js';
 import { channelsLast, type Order, plainOrder } from './storage.js';
-import { type Codes, count, unsupported, type Values } from './values.js';
+import { unsupported } from './unsupported.js';
+import { type Codes, count, type Values } from './values.js';
 
 const largestMultiplier = 2 ** 15 - 1;
 const largestSumShift = 22;

@@ -6,9 +6,10 @@ import { keepsRange } from '../quant/qdq.js';
 import * as arithmetic from './arithmetic.js';
 import { unaryFunction } from './functions.js';
 import * as moves from './moves.js';
-import { buildProduct } from './products.js';
+import { buildProduct, type RoundedProduct } from './products.js';
 import { plainOrder } from './storage.js';
-import { type ActivationGrids, count, unsupported, Values } from './values.js';
+import { unsupported } from './unsupported.js';
+import { type ActivationGrids, count, Values } from './values.js';
 
 /** How a model becomes an image. */
 export interface ImageOptions {
@@ -18,6 +19,8 @@ export interface ImageOptions {
   readonly pairSafe: boolean;
   /** Correction of a bias for weights of so many bits; null: none. */
   readonly biasCorrection: (operator: Operator, weightBits: number) => Float32Array | null;
+  /** Weights and bias of an operator at a precision where they were rounded before; null: each weight is rounded to nearest. */
+  readonly roundedOf?: (operator: Operator, precision: Precision) => RoundedProduct | null;
   /** Kernel that an operator is to run with, by name without variant; null: whichever the engine prefers. */
   readonly kernelOf?: (operator: string) => string | null;
 }
@@ -151,6 +154,7 @@ export function buildImage(
         precision,
         pairSafe: options.pairSafe,
         biasCorrection: options.biasCorrection(operator, precision.weightBits),
+        rounded: options.roundedOf?.(operator, precision) ?? null,
         kernel: options.kernelOf?.(operator.name) ?? null,
         asFloats,
       });

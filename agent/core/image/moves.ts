@@ -5,7 +5,8 @@ import { normalizeAxis, padAmounts, permutation, type RuleContext, sliceRanges }
 import { readFloats, readInts } from '../onnx/tensor.js';
 import { codeOf } from './functions.js';
 import { channelsLast, plainOrder, reshapedOrder, stridesOf, transposedOrder } from './storage.js';
-import { bytesOf, count, unsupported, type Value, type Values } from './values.js';
+import { unsupported } from './unsupported.js';
+import { bytesOf, count, type Value, type Values } from './values.js';
 
 /** A node with the constants that its shape rule reads. */
 function ruleContext(values: Values, node: Node): RuleContext {

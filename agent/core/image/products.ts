@@ -1,13 +1,13 @@
 /** Convolutions and matrix products as the engine's one convolution. */
 import { EdgeError } from '../../../configs/contracts/errors.js';
 import type { Precision } from '../../../configs/contracts/plan.js';
-import { floatAttribute, intAttribute } from '../onnx/attributes.js';
-import { slidingGeometry } from '../onnx/geometry.js';
 import type { Operator } from '../onnx/model.js';
 import { readFloats } from '../onnx/tensor.js';
 import { deployedOptions, type QuantizedWeights, quantizeWeights } from '../quant/weights.js';
+import { type ProductShape, productShape } from './product-shape.js';
 import { channelsLast, plainOrder } from './storage.js';
-import { bytesOf, type Codes, count, unsupported, type Values } from './values.js';
+import { unsupported } from './unsupported.js';
+import { bytesOf, type Codes, count, type Values } from './values.js';
 
 /** How weights are to be written. */
 export interface ProductOptions {
@@ -16,22 +16,28 @@ export interface ProductOptions {
   readonly pairSafe: boolean;
   /** Added to the float bias, one value per output channel. */
   readonly biasCorrection: Float32Array | null;
+  /** Weights and bias that were rounded before; null: they are rounded here, each to nearest, with the correction. */
+  readonly rounded: RoundedProduct | null;
   /** Kernel to run it with, by name without variant; null: whichever the engine prefers. */
   readonly kernel: string | null;
   /** Hand out floats straight from the accumulators: nobody reads codes. */
   readonly asFloats: boolean;
 }
 
-/** A product in the engine's terms: geometry, and where in the model's tensor the weights of each output channel are. */
+/** Weights and bias of an operator, already rounded. */
+export interface RoundedProduct {
+  readonly weights: QuantizedWeights;
+  /** In the unit of the output, one value per output channel. */
+  readonly bias: Float64Array;
+}
+
+/** A product in the engine's terms: its shape, and where in the model's tensor the weights of each output channel are. */
 interface Product {
   readonly input: Codes;
-  readonly geometry: Readonly<Record<string, number>>;
+  readonly shape: ProductShape;
   /** In the model's layout of the weights: index of weight `position` (kernel row, column, channel) of an output channel. */
   readonly weightIndex: (outChannel: number, position: number) => number;
   readonly weightsPerChannel: number;
-  /** What the float weights and bias are multiplied by (Gemm's alpha and beta). */
-  readonly weightFactor: number;
-  readonly biasFactor: number;
 }
 
 const largestShift = 15;
@@ -46,8 +52,8 @@ export function kernelHash(name: string): number {
 /** Builds a Conv, Gemm or MatMul with a constant weight. */
 export function buildProduct(values: Values, operator: Operator, options: ProductOptions): void {
   const output = operator.outputs[0]!;
-  const product = operator.op === 'Conv' ? convolution(values, operator) : matrixProduct(values, operator);
-  const { quantized, bias } = quantizedConstants(values, operator, product, options);
+  const product = productOf(values, operator);
+  const { weights: quantized, bias } = constantsOf(values, operator, product, options);
   const { input } = product;
   const order =
     operator.op === 'Conv' ? channelsLast(values.dimsOf(output).length) : plainOrder(values.dimsOf(output).length);
@@ -55,7 +61,7 @@ export function buildProduct(values: Values, operator: Operator, options: Produc
   const accumulatorScales = Array.from(quantized.scales, (scale) => scale * input.affine.scale);
   const bias32 = accumulatorBias(operator, quantized, product, bias);
   const constants = {
-    ...product.geometry,
+    ...product.shape,
     ...storedWeights(values, quantized, product, options.precision.weightBits),
     bias: values.writer.data(bytesOf(bias32)),
     inputZero: input.affine.zeroPoint,
@@ -124,119 +130,58 @@ export function wideMultiplier(operator: Operator, ratio: number): { multiplier:
   return { multiplier, shift };
 }
 
-function convolution(values: Values, operator: Operator): Product {
-  const node = operator.nodes[0]!;
+function productOf(values: Values, operator: Operator): Product {
+  const { prepared } = values;
   const name = operator.inputs[0]!;
-  const dims = values.dimsOf(name);
-  const tensor = values.prepared.model.graph.initializers.get(operator.weight!.name)!;
-  if (dims.length !== 3 && dims.length !== 4) throw unsupported(operator, `${dims.length - 2} spatial axes`);
-  const spatial = dims.slice(2);
-  const geometry = slidingGeometry(node, spatial, tensor.dims.slice(2));
-  const axes = spatial.length;
-  // One spatial axis is a row.
-  const two = (list: readonly number[], single: number): [number, number] =>
-    axes === 2 ? [list[0]!, list[1]!] : [single, list[0]!];
-  const [inHeight, inWidth] = two(spatial, 1);
-  const [kernelHeight, kernelWidth] = two(geometry.kernel, 1);
-  const [outHeight, outWidth] = two(geometry.outputSpatial, 1);
-  const [strideY, strideX] = two(geometry.strides, 1);
-  const [dilationY, dilationX] = two(geometry.dilations, 1);
-  const [padTop, padLeft] = two(geometry.pads, 0);
-  const perGroup = tensor.dims[1]!;
+  const rank = values.dimsOf(name).length;
+  const shape = productShape(prepared, operator);
+  const { inChannels, outChannels, groups, kernelHeight, kernelWidth } = shape;
+  const perGroup = inChannels / groups;
   const kernelSize = kernelHeight * kernelWidth;
+  if (operator.op === 'Conv')
+    return {
+      input: values.codesIn(name, channelsLast(rank)),
+      shape,
+      // [out][kernel][channel] from [out][channel][kernel].
+      weightIndex: (out, position) =>
+        (out * perGroup + (position % perGroup)) * kernelSize + Math.floor(position / perGroup),
+      weightsPerChannel: kernelSize * perGroup,
+    };
   return {
-    input: values.codesIn(name, channelsLast(dims.length)),
-    geometry: {
-      batch: dims[0]!,
-      inHeight,
-      inWidth,
-      inChannels: dims[1]!,
-      outHeight,
-      outWidth,
-      outChannels: tensor.dims[0]!,
-      kernelHeight,
-      kernelWidth,
-      strideY,
-      strideX,
-      dilationY,
-      dilationX,
-      padTop,
-      padLeft,
-      groups: intAttribute(node, 'group', 1),
-    },
-    // [out][kernel][channel] from [out][channel][kernel].
-    weightIndex: (out, position) =>
-      (out * perGroup + (position % perGroup)) * kernelSize + Math.floor(position / perGroup),
-    weightsPerChannel: kernelSize * perGroup,
-    weightFactor: 1,
-    biasFactor: 1,
-  };
-}
-
-function matrixProduct(values: Values, operator: Operator): Product {
-  const node = operator.nodes[0]!;
-  const name = operator.inputs[0]!;
-  const dims = values.dimsOf(name);
-  const tensor = values.prepared.model.graph.initializers.get(operator.weight!.name)!;
-  const { channelAxis } = operator.weight!;
-  if (tensor.dims.length !== 2) throw unsupported(operator, 'its weight is no matrix');
-  if (intAttribute(node, 'transA', 0) !== 0) throw unsupported(operator, 'its input is transposed');
-  const [outChannels, inChannels] = [tensor.dims[channelAxis]!, tensor.dims[1 - channelAxis]!];
-  const rows = count(dims) / inChannels;
-  return {
-    input: values.codesIn(name, plainOrder(dims.length)),
-    geometry: {
-      batch: 1,
-      inHeight: 1,
-      inWidth: rows,
-      inChannels,
-      outHeight: 1,
-      outWidth: rows,
-      outChannels,
-      kernelHeight: 1,
-      kernelWidth: 1,
-      strideY: 1,
-      strideX: 1,
-      dilationY: 1,
-      dilationX: 1,
-      padTop: 0,
-      padLeft: 0,
-      groups: 1,
-    },
-    weightIndex: channelAxis === 0 ? (out, k) => out * inChannels + k : (out, k) => k * outChannels + out,
+    input: values.codesIn(name, plainOrder(rank)),
+    shape,
+    weightIndex:
+      operator.weight!.channelAxis === 0 ? (out, k) => out * inChannels + k : (out, k) => k * outChannels + out,
     weightsPerChannel: inChannels,
-    weightFactor: node.op === 'Gemm' ? floatAttribute(node, 'alpha', 1) : 1,
-    biasFactor: node.op === 'Gemm' ? floatAttribute(node, 'beta', 1) : 1,
   };
 }
 
-/** Weights as codes and the float bias, both with Gemm's factors in them. */
-function quantizedConstants(
+/** Weights as codes, and the float bias: as they were rounded before, or rounded here, each to nearest. */
+function constantsOf(
   values: Values,
   operator: Operator,
-  { weightFactor, biasFactor, input }: Product,
-  { precision, pairSafe, biasCorrection }: ProductOptions,
-): { quantized: QuantizedWeights; bias: Float64Array } {
+  { input }: Product,
+  { precision, pairSafe, biasCorrection, rounded }: ProductOptions,
+): RoundedProduct {
+  if (rounded !== null) return rounded;
   const { initializers } = values.prepared.model.graph;
   const { name, channelAxis } = operator.weight!;
   const tensor = initializers.get(name)!;
-  const channels = tensor.dims[channelAxis]!;
   const floats = operator.bias === null ? null : readFloats(initializers.get(operator.bias)!);
-  const bias = Float64Array.from({ length: channels }, (_, channel) => {
-    const own = floats === null ? 0 : floats[floats.length === 1 ? 0 : channel]! * biasFactor;
+  const bias = Float64Array.from({ length: tensor.dims[channelAxis]! }, (_, channel) => {
+    const own = floats === null ? 0 : floats[floats.length === 1 ? 0 : channel]!;
     return own + (biasCorrection?.[channel] ?? 0);
   });
-  const weights = readFloats(tensor);
-  // A channel of tiny weights would need bias codes beyond 32 bits: its scale is raised, which costs weights that hardly matter.
-  const leastScales = Array.from(bias, (value) => Math.abs(value) / (2 ** 30 * input.affine.scale));
-  const quantized = quantizeWeights(
-    weightFactor === 1 ? weights : weights.map((weight) => weight * weightFactor),
-    tensor.dims,
-    channelAxis,
-    precision.weightBits,
-    { ...deployedOptions(operator, tensor.dims, precision.weightBits, pairSafe), leastScales },
-  );
-  return { quantized, bias };
+  const weights = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, precision.weightBits, {
+    ...deployedOptions(operator, tensor.dims, precision.weightBits, pairSafe),
+    leastScales: leastScales(bias, input.affine.scale),
+  });
+  return { weights, bias };
+}
+
+/** A channel of tiny weights would need bias codes beyond 32 bits: its scale is raised, which costs weights that hardly matter. */
+export function leastScales(bias: Float64Array, inputScale: number): Float32Array {
+  return Float32Array.from(bias, (value) => Math.abs(value) / (2 ** 30 * inputScale));
 }
 
 /** The bias in accumulator units, with the part of the sum that the input's zero point makes taken out. */

@@ -3,7 +3,6 @@
 import { EdgeError } from '../../../configs/contracts/errors.js';
 import { noTable } from '../../../configs/contracts/image.js';
 import type { Range } from '../../../configs/contracts/plan.js';
-import type { Operator } from '../onnx/model.js';
 import type { PreparedModel } from '../prepare.js';
 import { type Affine, unsignedAffine } from '../quant/affine.js';
 import { codeOf, tableOf } from './functions.js';
@@ -21,14 +20,6 @@ export interface Value {
 
 /** A value of codes. */
 export type Codes = Value & { readonly affine: Affine };
-
-/** What an operator of the engine cannot do; the planner is told before, by `canBuild`. */
-export function unsupported(operator: Operator, why: string): EdgeError {
-  return new EdgeError('model/unsupported', `${operator.op} ${operator.name}: ${why}`, {
-    subject: operator.name,
-    hint: 'Use --target ort for this model, which runs whatever ONNX Runtime does.',
-  });
-}
 
 /** Bit-width and range by which activations become codes. */
 export interface ActivationGrids {
