@@ -11,7 +11,7 @@ export interface ChannelsOf {
 }
 
 /** Positions of a channel that are looked at: the error of a mean over so many is far below a step. */
-const positionsMost = 8192;
+const positionsMost = 4096;
 
 /**
  * Corrections of a bias, one for each output channel, that bring the mean of what the rounded operator computes to the float one's.
@@ -43,7 +43,8 @@ export function guardedCorrections(
       for (let position = 0; position < perSample; position += stride) {
         const at = Math.floor(position);
         const index = (Math.floor(at / inner) * channels + channel) * inner + (at % inner);
-        const [a, b] = [pair.float[index]!, pair.rounded[index]!];
+        const a = pair.float[index]!;
+        const b = pair.rounded[index]!;
         const activated = Math.min(high, Math.max(low, a));
         difference += a - b;
         activatedDifference += activated - Math.min(high, Math.max(low, b));

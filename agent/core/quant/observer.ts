@@ -11,6 +11,12 @@ const binCount = 2048;
 /** Values of one sample, about, that go into the histogram. */
 const sampledValues = 65536;
 
+/** One weight for each channel; a channel's values lie `inner` beside each other. */
+export interface ChannelWeights {
+  readonly values: Float64Array;
+  readonly inner: number;
+}
+
 /**
  * Watches one activation tensor over a calibration set in bounded memory: exact minimum and maximum, and a histogram of 2048
  * bins over [-bound, bound] whose bound doubles (neighbouring bins merged) whenever a value falls outside. No sample is kept.
@@ -32,8 +38,10 @@ export class Observer {
   /**
    * Adds the values of one sample. NaN and infinities are ignored. Minimum and maximum see every value; the histogram of a large
    * tensor takes every k-th, tens of thousands a sample, which is far more than a range rule can tell apart.
+   *
+   * @param weights how much an error counts, by channel; the histogram is of weights then
    */
-  add(values: Float32Array): void {
+  add(values: Float32Array, weights: ChannelWeights | null = null): void {
     let minimum = this.#minimum;
     let maximum = this.#maximum;
     for (let i = 0; i < values.length; i++) {
@@ -54,12 +62,13 @@ export class Observer {
     const stride = values.length <= sampledValues ? 1 : (values.length / sampledValues) * 1.000618;
     for (let at = 0; at < values.length; at += stride) {
       const value = values[at | 0]!;
-      if (value === 0) zeros++;
+      const weight = weights === null ? 1 : weights.values[Math.floor(at / weights.inner) % weights.values.length]!;
+      if (value === 0) zeros += weight;
       const position = value * perUnit + half;
       if (position >= 0 && position <= binCount) {
         const bin = position | 0;
-        bins[bin === binCount ? binCount - 1 : bin]!++;
-        seen++;
+        bins[bin === binCount ? binCount - 1 : bin]! += weight;
+        seen += weight;
       }
     }
     this.#count += seen;
