@@ -37,20 +37,31 @@ import type { RangeRule } from './core/quant/observer.js';
 import { findEstimator } from './core/sensitivity/registry.js';
 import { type SensitivityDocument, SensitivityTable } from './core/sensitivity/table.js';
 import { contentKey } from './digest.js';
-import type { Clock, Progress, Runtime, SampleSource, Solver, Store, Target, TargetIdentity } from './ports.js';
+import type {
+  Clock,
+  Progress,
+  Rounder,
+  Runtime,
+  SampleSource,
+  Solver,
+  Store,
+  Target,
+  TargetIdentity,
+} from './ports.js';
 import { type ArtifactForm, apply, floatModel } from './steps/apply.js';
 import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import { type MeasuredPlan, type PlanOutcome, PlanSearch, type QualityReport } from './steps/plan-search.js';
+import { type Refinement, refine } from './steps/refine.js';
 import type { SampleReader } from './steps/samples.js';
 import { syntheticCount, syntheticSamples } from './steps/synthetic.js';
 import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune } from './steps/tune.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 3, tune: 4, assess: 5 } as const;
+const versions = { calibrate: 3, tune: 4, refine: 1, assess: 6 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
-export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.assess}.1`;
+export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.1`;
 
 const frontierPoints = 8;
 /** Time to solve for the frontier: a small model shall not wait long for points that are hard to prove. */
@@ -59,6 +70,10 @@ const frontierSeconds = (operators: number) => Math.min(6, Math.max(0.5, operato
 const frontierGap = 0.005;
 /** Samples that calibration looks at: fewer where a pass, and the activations to look at, are large. */
 const calibrationSamples = (macs: number) => (macs <= 450e6 ? 64 : 32);
+/** Samples from which weights of a plan are rounded, and those from which weights of each width are that plans are compared with. */
+const refineSamples = { plan: 256, width: 32 } as const;
+/** Weights of fewer bits are rounded with regard to what they multiply; from here on it makes no difference. */
+const roundsBelow = 7;
 /** Bits that the engine's candidates have for activations. */
 const engineActivationBits = [8, 6, 4, 2];
 /** Rules that 'auto' tries. */
@@ -69,6 +84,7 @@ export interface Ports {
   readonly runtime: Runtime;
   readonly target: Target;
   readonly solver: Solver;
+  readonly rounder: Rounder;
   readonly store: Store;
   readonly clock: Clock;
 }
@@ -172,9 +188,11 @@ export class Pipeline {
     const saturates = await this.#ports.target.saturates();
     const calibration = await this.#timed('calibrate', () => this.#calibrate());
     const tuning = await this.#timed('calibrate', () => this.#tune(calibration, saturates));
-    const sensitivity = await this.#timed('assess', () => this.#assess(calibration, tuning, saturates));
     const { variant } = this.#job;
-    const recipe = recipeOf(prepared, calibration, tuning, { variant, saturates });
+    const plain = recipeOf(prepared, calibration, tuning, { variant, saturates });
+    const rounded = await this.#timed('calibrate', () => this.#roundedByWidth(plain, saturates));
+    const recipe = { ...plain, rounded };
+    const sensitivity = await this.#timed('assess', () => this.#assess(calibration, tuning, recipe, saturates));
     const kernelOf = (operator: Operator, precision: Precision) => fastestKernel(table, operator, precision);
     const form: ArtifactForm = { variant, saturates, kernelOf };
     const problem = this.#problem(table, new SensitivityTable(sensitivity), recipe, form);
@@ -281,6 +299,7 @@ export class Pipeline {
         frontier: points,
         calibrationSamples: samples,
         priorRatio,
+        refine: (precisions) => this.#refine(precisions, assessed.recipe, assessed.saturates, refineSamples.plan),
         ports: this.#ports,
         signal: this.#signal,
       },
@@ -374,6 +393,7 @@ export class Pipeline {
   async #assess(
     calibration: CalibrationDocument,
     tuning: TuningDocument,
+    recipe: QuantizationRecipe,
     saturates: boolean,
   ): Promise<SensitivityDocument> {
     const { prepared, modelSha256, estimator, variant } = this.#job;
@@ -386,6 +406,8 @@ export class Pipeline {
       prepared.card,
       samples.digest,
       tuning.rule,
+      variant === 'native' ? this.#roundedWidths() : [],
+      versions.refine,
       estimator,
       counts,
       variant,
@@ -405,10 +427,57 @@ export class Pipeline {
           kinds: ['weight', 'activation'],
           variant,
           saturates,
+          rounded: (operator, weightBits) => recipe.rounded(operator, weightBits)?.weights ?? null,
         },
         this.#ports,
         this.#signal,
         this.#progress('assess'),
+      ),
+    );
+  }
+
+  /** Widths of weights that are rounded with regard to what they multiply. */
+  #roundedWidths(): Precision['weightBits'][] {
+    const { precisions, variant } = this.#job;
+    if (variant !== 'native') return [];
+    const wanted = precisions ?? allPrecisions(this.#possible);
+    return [...new Set(wanted.map(({ weightBits }) => weightBits))].filter((bits) => bits < roundsBelow);
+  }
+
+  /** Weights of every width, each from a model that has all its weights at that width: what plans are compared with. */
+  async #roundedByWidth(recipe: QuantizationRecipe, saturates: boolean): Promise<QuantizationRecipe['rounded']> {
+    const byWidth = new Map<number, Refinement>();
+    for (const weightBits of this.#roundedWidths()) {
+      const precision: Precision = { weightBits, activationBits: 8 };
+      const precisions = new Map(this.#job.prepared.operators.map(({ name }) => [name, precision]));
+      byWidth.set(weightBits, await this.#refine(precisions, recipe, saturates, refineSamples.width));
+    }
+    return (operator, weightBits) => byWidth.get(weightBits)?.operators[operator] ?? null;
+  }
+
+  /** The model at given precisions, quantized layer by layer; see `refine`. */
+  async #refine(
+    precisions: ReadonlyMap<string, Precision>,
+    recipe: QuantizationRecipe,
+    saturates: boolean,
+    samplesMost: number,
+  ): Promise<Refinement> {
+    const { prepared, modelSha256, workThreads, rangeRule } = this.#job;
+    const samples = await this.#calibrationSamples();
+    const inputRange = recipe.ranges.get(prepared.card.input.name)!;
+    const rule: RangeRule = rangeRule === 'auto' ? 'mse' : rangeRule;
+    const passes = { rule, roundsBelow, aims: true, correctsBiases: true, saturates, samplesMost };
+    const inputs = [modelSha256, prepared.card, samples.digest, [...precisions], inputRange, passes];
+    return this.#memo(contentKey(['refine', versions.refine, ...inputs]), 'refine', () =>
+      refine(
+        prepared,
+        precisions,
+        samples,
+        inputRange,
+        { ...passes, threads: workThreads },
+        this.#ports,
+        this.#signal,
+        this.#progress('calibrate'),
       ),
     );
   }

@@ -135,7 +135,7 @@ export interface Rounder {
 export interface Store {
   latencyRows(identityDigest: string, keys: readonly string[]): LatencyRow[];
   putLatencyRows(identityDigest: string, identity: TargetIdentity, rows: readonly LatencyRow[]): void;
-  /** The stored result of a step, or null. Results are JSON values. */
+  /** The stored result of a step, or null. Results are JSON values, with typed arrays among them. */
   result(stepKey: string): unknown | null;
   putResult(stepKey: string, kind: string, result: unknown): void;
   close(): void;

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { EdgeError, type ErrorDocument } from '../configs/contracts/errors.js';
 import { HighsSolver } from './adapters/highs-solver.js';
 import { HostRuntime } from './adapters/host-runtime.js';
+import { nativeRounder } from './adapters/native-rounder.js';
 import { NativeTarget } from './adapters/native-target.js';
 import { OrtTarget } from './adapters/ort-target.js';
 import { openEnergyMeter } from './adapters/power.js';
@@ -49,6 +50,7 @@ async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
       runtime: new HostRuntime(),
       target,
       solver,
+      rounder: nativeRounder,
       store,
       clock: { nanoseconds: () => process.hrtime.bigint(), now: () => new Date().toISOString() },
     };

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { HighsSolver } from '../agent/adapters/highs-solver.js';
 import { HostRuntime } from '../agent/adapters/host-runtime.js';
+import { nativeRounder } from '../agent/adapters/native-rounder.js';
 import { OrtTarget } from '../agent/adapters/ort-target.js';
 import { openEnergyMeter } from '../agent/adapters/power.js';
 import { SqliteStore } from '../agent/adapters/sqlite-store.js';
@@ -69,7 +70,7 @@ const solver = new HighsSolver();
 const target = new OrtTarget({ threads: 1, meter: await openEnergyMeter() });
 const clock = { nanoseconds: () => process.hrtime.bigint(), now: () => new Date().toISOString() };
 try {
-  const ports: Ports = { runtime: new HostRuntime(), target, solver, store, clock };
+  const ports: Ports = { runtime: new HostRuntime(), target, solver, rounder: nativeRounder, store, clock };
   const results = await benchmark.run(benchModels(process.env, only), ports, new AbortController().signal);
   if (values.out !== undefined) {
     const commit = execFileSync('git', ['rev-parse', 'HEAD'], { cwd: packageRoot, encoding: 'utf8' }).trim();

@@ -108,7 +108,7 @@ export class SqliteStore implements Store {
   result(stepKey: string): unknown | null {
     return this.#guard((database) => {
       const record = database.prepare<[string]>('SELECT result FROM step WHERE key = ?').get(stepKey);
-      return record === undefined ? null : JSON.parse((record as { result: string }).result);
+      return record === undefined ? null : JSON.parse((record as { result: string }).result, unpacked);
     });
   }
 
@@ -117,7 +117,7 @@ export class SqliteStore implements Store {
       const insert = database.prepare(
         'INSERT INTO step (key, kind, result) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET result = excluded.result',
       );
-      insert.run(stepKey, kind, JSON.stringify(result));
+      insert.run(stepKey, kind, JSON.stringify(result, packed));
     });
   }
 
@@ -189,4 +189,19 @@ function storeError(cause: unknown, path: string): EdgeError {
     subject: path,
     cause,
   });
+}
+
+const arrays = { Int8Array, Uint8Array, Int32Array, Float32Array, Float64Array } as const;
+
+/** Typed arrays as base64 within JSON. */
+function packed(_key: string, value: unknown): unknown {
+  if (!ArrayBuffer.isView(value)) return value;
+  const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  return { typedArray: value.constructor.name, base64: bytes.toString('base64') };
+}
+
+function unpacked(_key: string, value: unknown): unknown {
+  const { typedArray, base64 } = (value ?? {}) as { typedArray?: keyof typeof arrays; base64?: string };
+  if (typedArray === undefined || base64 === undefined) return value;
+  return new arrays[typedArray](Uint8Array.from(Buffer.from(base64, 'base64')).buffer);
 }

@@ -28,7 +28,7 @@ export async function benchJob(options: BenchOptions, ports: Ports, signal: Abor
   const int8 = new Map(
     prepared.operators.filter((operator) => canRunInt8(operator)).map(({ name }) => [name, w8a8] as const),
   );
-  const recipe = { ranges, rangesByBits: {}, biasCorrections: new Map(), channelMeans: null };
+  const recipe = { ranges, rangesByBits: {}, biasCorrections: new Map(), channelMeans: null, rounded: () => null };
   const models = [
     { name: 'ort-float', bytes: floatModel(prepared) },
     { name: 'ort-int8', bytes: apply(prepared, int8, recipe, { variant: 'ort', saturates: false }) },

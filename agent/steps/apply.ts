@@ -35,6 +35,7 @@ export function apply(
     pairSafe: saturates,
     biasCorrection: (operator, bits) =>
       recipe.channelMeans === null ? null : biasCorrection(prepared, operator, bits, recipe.channelMeans, saturates),
+    roundedOf: (operator, { weightBits }) => recipe.rounded(operator.name, weightBits),
     kernelOf: (name) => {
       const precision = precisions.get(name);
       return precision === undefined ? null : (kernelOf?.(byName.get(name)!, precision) ?? null);
@@ -53,4 +54,5 @@ const noRecipe: QuantizationRecipe = {
   rangesByBits: {},
   biasCorrections: new Map(),
   channelMeans: null,
+  rounded: () => null,
 };

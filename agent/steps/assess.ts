@@ -8,7 +8,7 @@ import type { PreparedModel } from '../core/prepare.js';
 import { type Affine, type ArtifactVariant, activationAffine, fakeQuantize } from '../core/quant/affine.js';
 import { quantizeBlockwise } from '../core/quant/matmul-nbits.js';
 import { keepsRange } from '../core/quant/qdq.js';
-import { deployedOptions, dequantizeWeights, quantizeWeights } from '../core/quant/weights.js';
+import { deployedOptions, dequantizeWeights, type QuantizedWeights, quantizeWeights } from '../core/quant/weights.js';
 import { seedOf } from '../core/random.js';
 import { type Estimator, type EstimatorContext, errorEnergy, type Site } from '../core/sensitivity/estimator.js';
 import type { SensitivityDocument } from '../core/sensitivity/table.js';
@@ -32,6 +32,8 @@ export interface AssessRequest {
   readonly variant: ArtifactVariant;
   /** See `deployedOptions`. */
   readonly saturates: boolean;
+  /** Weights that were rounded before, as they will be deployed; absent or null: rounded to nearest. */
+  readonly rounded?: (operator: string, bits: number) => QuantizedWeights | null;
 }
 
 /**
@@ -139,6 +141,7 @@ class Walk {
   readonly #threads: number;
   readonly #variant: ArtifactVariant;
   readonly #saturates: boolean;
+  readonly #rounded: AssessRequest['rounded'];
   readonly #runtime: Runtime;
   readonly #outputs: readonly string[];
   readonly #offsets: readonly number[];
@@ -154,7 +157,7 @@ class Walk {
   constructor(
     prepared: PreparedModel,
     samples: number,
-    options: Pick<AssessRequest, 'threads' | 'variant' | 'saturates'>,
+    options: Pick<AssessRequest, 'threads' | 'variant' | 'saturates' | 'rounded'>,
     runtime: Runtime,
   ) {
     this.#prepared = prepared;
@@ -162,6 +165,7 @@ class Walk {
     this.#threads = options.threads;
     this.#variant = options.variant;
     this.#saturates = options.saturates;
+    this.#rounded = options.rounded;
     this.#runtime = runtime;
     const outputs = prepared.model.graph.outputs
       .map((output) => output.name)
@@ -232,13 +236,15 @@ class Walk {
     const quantized = (bits: number) => {
       let result = cache.get(bits);
       if (result === undefined) {
-        const codes = quantizeWeights(
-          values,
-          tensor.dims,
-          channelAxis,
-          bits,
-          deployedOptions(operator, tensor.dims, bits, this.#saturates),
-        );
+        const codes =
+          this.#rounded?.(operator.name, bits) ??
+          quantizeWeights(
+            values,
+            tensor.dims,
+            channelAxis,
+            bits,
+            deployedOptions(operator, tensor.dims, bits, this.#saturates),
+          );
         result = dequantizeWeights(codes, tensor.dims, channelAxis);
         cache.set(bits, result);
       }

@@ -1,3 +1,4 @@
+import type { Precision } from '../../configs/contracts/plan.js';
 import { type Correction, ceilingsOf, latencyCeiling, latencyRatio } from '../core/budget.js';
 import { speedReferenceKey } from '../core/latency.js';
 import { allocate, type Shortfall } from '../core/plan/allocate.js';
@@ -12,7 +13,9 @@ import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
 import type { Feeds, Progress, SampleSource, Session } from '../ports.js';
 import { apply, floatModel } from './apply.js';
 import { assessQuality, type FloatReference, type Quality, scoreAgainst } from './quality.js';
+import { type Refinement, refinedRecipe } from './refine.js';
 import type { SampleReader } from './samples.js';
+import { divergencesOf } from './tune.js';
 
 /** A plan with its artifact and what the device said about it. Latencies are in the target's counter. */
 export interface MeasuredPlan {
@@ -67,6 +70,8 @@ export interface SearchContext {
   readonly assessed: Assessed;
   readonly frontier: readonly Plan[];
   readonly calibrationSamples: SampleReader;
+  /** The model at given precisions, quantized layer by layer. */
+  readonly refine: (precisions: ReadonlyMap<string, Precision>) => Promise<Refinement>;
   /** `latencyRatio` of this model's earlier runs here; 1 where there were none. */
   readonly priorRatio: number;
   readonly ports: Ports;
@@ -100,6 +105,8 @@ export class PlanSearch {
   /** Everything measured; several entries for an end, one a comparison. */
   readonly #pool: MeasuredPlan[] = [];
   readonly #int8Latencies: number[] = [];
+  /** Artifacts of plans with weights of their own. */
+  readonly #refinedBytes = new Map<string, Uint8Array>();
   readonly #qualities = new Map<string, Quality>();
   readonly #solver = { status: 'optimal', gap: 0, seconds: 0 };
   #reference: { samples: SampleSource; source: QualityReport['source']; float: FloatReference } | null = null;
@@ -128,9 +135,11 @@ export class PlanSearch {
     const found = this.#isForAccuracy() ? await this.#mostAccurateUnderCeilings() : await this.#fastest();
     if (found.chosen === null) return this.#outcome(null, null, found.shortfalls);
     const quality = await this.#quality(found.chosen);
-    if (this.#isGoodEnough(quality)) return this.#outcome(found.chosen, quality, []);
-    const better = await this.#fastestGoodEnough(found.chosen);
-    if (better !== null) return this.#outcome(better, await this.#quality(better), []);
+    const chosen = this.#isGoodEnough(quality) ? found.chosen : await this.#fastestGoodEnough(found.chosen);
+    if (chosen !== null) {
+      const refined = await this.#refined(chosen);
+      return this.#outcome(refined, await this.#quality(refined), []);
+    }
     return this.#outcome(null, quality, this.#qualityShortfalls(quality));
   }
 
@@ -160,6 +169,41 @@ export class PlanSearch {
         ? []
         : [{ predicted: plan.costs.latency, measured: median(measured.map((candidate) => candidate.latency)) }];
     });
+  }
+
+  /**
+   * The plan with weights, biases and ranges of its own instead of those that each width has by itself; as it is, where that does not bring
+   * it nearer to the float model, or takes it beyond the budget.
+   */
+  async #refined(chosen: MeasuredPlan): Promise<MeasuredPlan> {
+    const { job, assessed, calibrationSamples, signal } = this.#context;
+    if (job.variant !== 'native') return chosen;
+    const { plan } = chosen;
+    const key = planKey(plan);
+    const precisions = precisionsOf(plan);
+    const refinement = await this.#timed('apply', () => this.#context.refine(precisions));
+    const recipe = refinedRecipe(assessed.recipe, refinement);
+    const bytes = apply(job.prepared, precisions, recipe, assessed.form);
+    const sessions: Session[] = [];
+    try {
+      for (const model of [this.#always[0].bytes, chosen.bytes, bytes]) sessions.push(await this.#open(model));
+      const [float, ...others] = sessions;
+      const [before, after] = await this.#timed('verify', () =>
+        divergencesOf(job.prepared, calibrationSamples, float!, others, signal, () => {}),
+      );
+      if (after! >= before!) return chosen;
+    } finally {
+      for (const session of sessions) await session.close();
+    }
+    const quality = this.#qualities.get(key);
+    this.#refinedBytes.set(key, bytes);
+    this.#qualities.delete(key);
+    await this.#measure([plan]);
+    const measured = this.#pool.filter((candidate) => candidate.bytes === bytes && this.#holds(candidate)).at(-1);
+    if (measured !== undefined && this.#isGoodEnoughQuality(await this.#qualityOf(plan))) return measured;
+    this.#refinedBytes.delete(key);
+    if (quality !== undefined) this.#qualities.set(key, quality);
+    return chosen;
   }
 
   #isForAccuracy(): boolean {
@@ -292,7 +336,8 @@ export class PlanSearch {
     const known = this.#always.flatMap(({ plan }) => (plan === null ? [] : [planKey(plan)]));
     const others = plans.filter((plan) => !known.includes(planKey(plan)));
     const written = await this.#timed('apply', async () => others.map((plan) => ({ plan, bytes: this.#apply(plan) })));
-    const candidates: readonly Fixed[] = [...this.#always, ...written];
+    const always = this.#always.map(({ plan, bytes }) => ({ plan, bytes: this.#refinedOf(plan) ?? bytes }));
+    const candidates: readonly Fixed[] = [...always, ...written];
     const data = await calibrationSamples.read(0);
     const feeds: Feeds = new Map([[job.prepared.card.input.name, { dims: job.prepared.inputDims, data }]]);
     const comparison = await this.#timed('verify', () =>
@@ -526,8 +571,14 @@ export class PlanSearch {
     return this.#context.ports.runtime.open(bytes, { threads: this.#context.job.workThreads });
   }
 
+  #refinedOf(plan: Plan | null): Uint8Array | null {
+    return plan === null ? null : (this.#refinedBytes.get(planKey(plan)) ?? null);
+  }
+
   #apply(plan: Plan): Uint8Array {
     const { job, assessed } = this.#context;
+    const refined = this.#refinedOf(plan);
+    if (refined !== null) return refined;
     return apply(job.prepared, precisionsOf(plan), assessed.recipe, assessed.form);
   }
 }

@@ -16,12 +16,25 @@ import { usefulRange } from '../core/quant/ranges.js';
 import { deployedOptions, dequantizeWeights, type QuantizedWeights, quantizeWeights } from '../core/quant/weights.js';
 import type { Feed, Progress, Rounder, Runtime, Session } from '../ports.js';
 import { readAhead, type SampleReader } from './samples.js';
+import type { QuantizationRecipe } from './tune.js';
 
 /** Weights and bias of every operator that has weights, and the range of every tensor of codes, of a model at given precisions. */
 export interface Refinement {
   readonly samples: number;
-  readonly operators: ReadonlyMap<string, RoundedProduct>;
-  readonly ranges: ReadonlyMap<string, Range>;
+  readonly operators: Readonly<Record<string, RoundedProduct>>;
+  readonly ranges: Readonly<Record<string, Range>>;
+}
+
+/** A recipe with a plan's own weights, biases and ranges. */
+export function refinedRecipe(recipe: QuantizationRecipe, { operators, ranges }: Refinement): QuantizationRecipe {
+  const own = { ...Object.fromEntries(recipe.ranges), ...ranges };
+  return {
+    ...recipe,
+    ranges: new Map(Object.entries(own)),
+    // A plan has every tensor at one width.
+    rangesByBits: Object.fromEntries(Object.keys(recipe.rangesByBits).map((bits) => [bits, own])),
+    rounded: (operator) => operators[operator] ?? null,
+  };
 }
 
 /** The passes; each can be left out, to see what it is worth. */
@@ -35,12 +48,12 @@ export interface RefineOptions {
   readonly correctsBiases: boolean;
   readonly saturates: boolean;
   readonly threads: number;
+  /** Samples at most; fewer where they do not fit. */
+  readonly samplesMost: number;
 }
 
 /** Bytes of activations that are held: both models', of all samples, at the widest place. */
 const heldBytes = 640 * 2 ** 20;
-/** Samples at most: means and moments hardly change beyond. */
-const samplesMost = 256;
 /** Bytes of outputs, in float, from which a bias and a range are found. */
 const observedBytes = 32 * 2 ** 20;
 /** Multiples of the scale of least squared error that are tried. */
@@ -133,7 +146,10 @@ class Walk {
     const { card, inputDims } = this.#prepared;
     const name = card.input.name;
     const affine = unsignedAffine(range, 8);
-    this.#samples = Math.max(1, Math.min(samples.count, samplesMost, Math.floor(heldBytes / this.#widestBytes())));
+    this.#samples = Math.max(
+      1,
+      Math.min(samples.count, this.#options.samplesMost, Math.floor(heldBytes / this.#widestBytes())),
+    );
     this.#ranges.set(name, range);
     const streams: Streams = { dims: inputDims, affine, float: [], codes: [] };
     for await (const data of readAhead(samples, this.#samples)) {
@@ -144,7 +160,8 @@ class Walk {
   }
 
   result(): Refinement {
-    return { samples: this.#samples, operators: this.#operators, ranges: this.#ranges };
+    const [operators, ranges] = [Object.fromEntries(this.#operators), Object.fromEntries(this.#ranges)];
+    return { samples: this.#samples, operators, ranges };
   }
 
   async step(operator: Operator, index: number): Promise<void> {
@@ -397,7 +414,7 @@ class Walk {
       this.#options.threads,
     );
     const codes = isTransposed ? transposed(result.codes, outChannels, inChannels) : result.codes;
-    return { bits, codes, scales: result.scales, errorEnergy: Number.NaN };
+    return { bits, codes, scales: result.scales };
   }
 }
 

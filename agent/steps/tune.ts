@@ -1,5 +1,6 @@
 import type { Precision, Range } from '../../configs/contracts/plan.js';
 import { klDivergence, normalizedSquaredDistance } from '../core/divergence.js';
+import type { RoundedProduct } from '../core/image/products.js';
 import type { PreparedModel } from '../core/prepare.js';
 import type { ArtifactVariant } from '../core/quant/affine.js';
 import { biasCorrections, type ChannelMeans } from '../core/quant/bias.js';
@@ -28,6 +29,8 @@ export interface QuantizationRecipe {
   readonly biasCorrections: ReadonlyMap<string, Float32Array>;
   /** For corrections at other widths; null: biases are not corrected. */
   readonly channelMeans: ChannelMeans | null;
+  /** Weights and bias of an operator that were rounded with regard to what it reads; null: each weight is rounded to nearest. */
+  readonly rounded: (operator: string, weightBits: number) => RoundedProduct | null;
 }
 
 /** Samples that decide between recipes: the differences are large, the runs are whole models. */
@@ -64,20 +67,9 @@ export async function tune(
     sessions.push(float);
     for (const recipe of recipes)
       sessions.push(await open(apply(prepared, int8, recipeOf(prepared, calibration, recipe, options), options)));
-    const divergences = new Array<number>(recipes.length).fill(0);
-    const count = Math.min(samples.count, samplesMost);
-    for (let index = 0; index < count; index++) {
-      signal.throwIfAborted();
-      const feeds = new Map([
-        [prepared.card.input.name, { dims: prepared.inputDims, data: await samples.read(index) }],
-      ]);
-      const reference = comparedOutput(await float.run(feeds), prepared);
-      for (const [candidate, session] of sessions.slice(1).entries()) {
-        const output = comparedOutput(await session.run(feeds), prepared);
-        divergences[candidate]! += divergenceOf(prepared, reference, output) / count;
-      }
-      progress((index + 1) / count, 'choosing ranges');
-    }
+    const divergences = await divergencesOf(prepared, samples, float, sessions.slice(1), signal, (share) =>
+      progress(share, 'choosing ranges'),
+    );
     const best = divergences.indexOf(Math.min(...divergences));
     const nameOf = (recipe: (typeof recipes)[number]) =>
       `${recipe.rule}${recipe.hasBiasCorrection ? ', bias corrected' : ''}`;
@@ -88,6 +80,30 @@ export async function tune(
   } finally {
     for (const session of sessions) await session.close();
   }
+}
+
+/** Mean divergence of models from the float one, over the first samples of a set. */
+export async function divergencesOf(
+  prepared: PreparedModel,
+  samples: SampleReader,
+  float: Session,
+  others: readonly Session[],
+  signal: AbortSignal,
+  progress: (share: number) => void,
+): Promise<number[]> {
+  const divergences = new Array<number>(others.length).fill(0);
+  const count = Math.min(samples.count, samplesMost);
+  for (let index = 0; index < count; index++) {
+    signal.throwIfAborted();
+    const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data: await samples.read(index) }]]);
+    const reference = comparedOutput(await float.run(feeds), prepared);
+    for (const [candidate, session] of others.entries()) {
+      const output = comparedOutput(await session.run(feeds), prepared);
+      divergences[candidate]! += divergenceOf(prepared, reference, output) / count;
+    }
+    progress((index + 1) / count);
+  }
+  return divergences;
 }
 
 /**
@@ -117,6 +133,7 @@ export function recipeOf(
     ranges: new Map(Object.entries(rangesByBits['8'] ?? {})),
     rangesByBits,
     channelMeans: recipe.hasBiasCorrection ? calibration.channelMeans : null,
+    rounded: () => null,
     biasCorrections: recipe.hasBiasCorrection
       ? biasCorrections(prepared, calibration.channelMeans, saturates)
       : new Map(),

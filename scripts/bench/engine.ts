@@ -72,7 +72,7 @@ export async function engineBench(models: readonly BenchModel[], _ports: Ports, 
 /** ONNX Runtime's two forms first, then images with the kernels that measured fastest here. */
 async function formsOf(prepared: PreparedModel, threads: number, signal: AbortSignal) {
   const ranges = new Map(activationTensors(prepared).map((name) => [name, { minimum: -4, maximum: 4 }]));
-  const recipe = { ranges, rangesByBits: {}, biasCorrections: new Map(), channelMeans: null };
+  const recipe = { ranges, rangesByBits: {}, biasCorrections: new Map(), channelMeans: null, rounded: () => null };
   const w8a8 = parsePrecision('W8A8');
   const int8 = new Map(prepared.operators.filter((o) => canRunInt8(o)).map(({ name }) => [name, w8a8] as const));
   const target = new NativeTarget({ threads });

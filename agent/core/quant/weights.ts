@@ -8,8 +8,6 @@ export interface QuantizedWeights {
   readonly codes: Int8Array;
   /** One float32 scale per output channel. */
   readonly scales: Float32Array;
-  /** Sum over all weights of (dequantized - float)^2. */
-  readonly errorEnergy: number;
 }
 
 /**
@@ -80,7 +78,6 @@ export function quantizeWeights(
   const limit = 2 ** (bits - 1) - 1;
   const codes = new Int8Array(values.length);
   const scales = new Float32Array(channels);
-  let errorEnergy = 0;
   const channelValues = new Float64Array(outer * inner);
   for (let channel = 0; channel < channels; channel++) {
     let bound = 0;
@@ -101,11 +98,10 @@ export function quantizeWeights(
       for (let i = 0; i < inner; i++, k++) {
         const code = Math.max(-limit, Math.min(limit, roundHalfEven(channelValues[k]! / scale)));
         codes[start + i] = code;
-        errorEnergy += (code * scale - channelValues[k]!) ** 2;
       }
     }
   }
-  return { bits, codes, scales, errorEnergy };
+  return { bits, codes, scales };
 }
 
 function channelScale(values: Float64Array, bound: number, limit: number, clip: WeightClip): number {

@@ -8,7 +8,12 @@ import { fakeQuantize, type QdqVariant, symmetricAffine, unsignedAffine } from '
 import { quantizeBlockwise } from '../../../agent/core/quant/matmul-nbits.js';
 import { deployedOptions, dequantizeWeights, quantizeWeights } from '../../../agent/core/quant/weights.js';
 import { seedOf } from '../../../agent/core/random.js';
-import type { Estimator, EstimatorContext, Site } from '../../../agent/core/sensitivity/estimator.js';
+import {
+  type Estimator,
+  type EstimatorContext,
+  errorEnergy,
+  type Site,
+} from '../../../agent/core/sensitivity/estimator.js';
 import { estimators, findEstimator } from '../../../agent/core/sensitivity/registry.js';
 import type { Feed } from '../../../agent/ports.js';
 import { assess, defaultSampleCounts } from '../../../agent/steps/assess.js';
@@ -298,8 +303,10 @@ t.test('4-bit blocks get the sensitivity of 4-bit channels times the ratio of th
   });
   const operator = operators[index]!;
   const tensor = model.graph.initializers.get(operator.weight!.name)!;
-  const channels = quantizeWeights(readFloats(tensor), tensor.dims, operator.weight!.channelAxis, 4, { clip: 'mse' });
-  const ratio = quantizeBlockwise(operator, tensor).errorEnergy / channels.errorEnergy;
+  const { channelAxis } = operator.weight!;
+  const channels = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, 4, { clip: 'mse' });
+  const energy = errorEnergy(readFloats(tensor), dequantizeWeights(channels, tensor.dims, channelAxis));
+  const ratio = quantizeBlockwise(operator, tensor).errorEnergy / energy;
   const row = weights[operator.name]!;
   t.ok(isNear(row['4b']!, row['4']! * ratio));
 });

@@ -1,6 +1,7 @@
 /** The closed loop on a machine that is made up, so that every plan there is can be written and timed. */
 import t, { type Test } from 'tap';
 import { HighsSolver } from '../../../agent/adapters/highs-solver.js';
+import { nativeRounder } from '../../../agent/adapters/native-rounder.js';
 import { SqliteStore } from '../../../agent/adapters/sqlite-store.js';
 import { dispatchKey, runOverheadKey, speedReferenceKey } from '../../../agent/core/latency.js';
 import { decode, encode } from '../../../agent/core/onnx/codec.js';
@@ -187,7 +188,7 @@ function pipelineFor(budget: Budget, changes: Partial<Job> = {}): Pipeline {
     rangeRule: 'minmax',
     ...changes,
   };
-  return new Pipeline(job, { runtime, target: machine, solver, store, clock }, never, quiet);
+  return new Pipeline(job, { runtime, target: machine, solver, rounder: nativeRounder, store, clock }, never, quiet);
 }
 
 const quantize = (budget: Budget, changes: Partial<Job> = {}): Promise<QuantizeResult> =>
@@ -379,7 +380,7 @@ t.test('no operator was timed again for any budget, and every session is closed'
 t.test('an abort ends it', async (t) => {
   const abort = new AbortController();
   const job = { budget: { sizeBytes: int8.size } };
-  const ports = { runtime, target: machine, solver, store, clock };
+  const ports = { runtime, target: machine, solver, rounder: nativeRounder, store, clock };
   const aborting = new Pipeline(
     {
       prepared,
