@@ -1,5 +1,5 @@
 import type { Precision, Range } from '../../configs/contracts/plan.js';
-import { klDivergence, logSoftmax, normalizedSquaredDistance } from '../core/divergence.js';
+import { klDivergence, logitVariance, logSoftmax, normalizedSquaredDistance } from '../core/divergence.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Model, Operator } from '../core/onnx/model.js';
 import { slice } from '../core/onnx/slice.js';
@@ -24,7 +24,7 @@ export interface AssessRequest {
   /** Precisions each operator may get. */
   readonly precisionsOf: (operatorIndex: number) => readonly Precision[];
   readonly samples: number;
-  /** Activations need fewer: their errors are larger and alike from sample to sample. */
+  /** Activations need fewer: there are more of them, and their errors are larger and alike from sample to sample. */
   readonly activationSamples: number;
   readonly threads: number;
   /** Activations too, or weights alone (benchmarks of weight rankings). */
@@ -35,11 +35,11 @@ export interface AssessRequest {
 }
 
 /**
- * Samples worth running. Weights: 32 for small models, 16 and 4 where a pass is long (at softmax temperature 4, 8 samples rank
- * nearly as well as 32, 4 somewhat less). Activations: at most 8.
+ * Samples worth running. Weights: 32 for small models, 16 and 4 where a pass is long. Activations: at most 16; with 8, plans of a
+ * small keyword model were ranked clearly worse. Estimators may do with fewer.
  */
 export function defaultSampleCounts(macs: number): { weights: number; activations: number } {
-  if (macs <= 60e6) return { weights: 32, activations: 8 };
+  if (macs <= 60e6) return { weights: 32, activations: 16 };
   return macs <= 450e6 ? { weights: 16, activations: 8 } : { weights: 4, activations: 4 };
 }
 
@@ -284,6 +284,8 @@ class Walk {
         isSoftmax
           ? klDivergence(this.#references[sample]!, output, temperature)
           : normalizedSquaredDistance(this.#references[sample]!, output),
+      squaredError: (sample, output) =>
+        (isSoftmax ? logitVariance : normalizedSquaredDistance)(this.#references[sample]!, output),
       topProbability: (temperature) => (isSoftmax ? meanTopProbability(this.#references, temperature) : 0),
     };
   }

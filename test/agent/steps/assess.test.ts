@@ -1,6 +1,6 @@
 /** The walk over a model against running the whole model once for every perturbed tensor. */
 import t from 'tap';
-import { klDivergence, normalizedSquaredDistance } from '../../../agent/core/divergence.js';
+import { klDivergence, logitVariance, normalizedSquaredDistance } from '../../../agent/core/divergence.js';
 import type { Model, Operator } from '../../../agent/core/onnx/model.js';
 import { makeTensor, readFloats } from '../../../agent/core/onnx/tensor.js';
 import { type PreparedModel, prepare } from '../../../agent/core/prepare.js';
@@ -186,6 +186,8 @@ class Whole {
         isClassifier
           ? klDivergence(this.references[sample]!, output, temperature)
           : normalizedSquaredDistance(this.references[sample]!, output),
+      squaredError: (sample, output) =>
+        (isClassifier ? logitVariance : normalizedSquaredDistance)(this.references[sample]!, output),
       topProbability: (temperature) => {
         if (!isClassifier) return 0;
         const tops = this.references.map((logits) => {
@@ -253,7 +255,7 @@ for (const name of Object.keys(networks)) {
           );
         }
       }
-      if (estimator.name === 'exact' || estimator.name === 'mask') {
+      if (['exact', 'mask', 'logits'].includes(estimator.name)) {
         for (const [tensor, row] of Object.entries(document.activations)) {
           const expected = await estimator.estimate(await whole.activationSite(tensor, network), whole.context([8], 2));
           t.ok(
