@@ -386,6 +386,7 @@ export class Pipeline {
       prepared.card,
       samples.digest,
       tuning.rule,
+      tuning.hasBiasCorrection,
       estimator,
       counts,
       variant,
@@ -405,6 +406,8 @@ export class Pipeline {
           kinds: ['weight', 'activation'],
           variant,
           saturates,
+          // QDQ models have corrected biases at 8 bits alone; what is probed there are 4.
+          channelMeans: variant === 'native' && tuning.hasBiasCorrection ? calibration.channelMeans : null,
         },
         this.#ports,
         this.#signal,

@@ -1,11 +1,13 @@
 import type { Precision, Range } from '../../configs/contracts/plan.js';
 import { klDivergence, logitVariance, logSoftmax, normalizedSquaredDistance } from '../core/divergence.js';
+import { floatAttribute } from '../core/onnx/attributes.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Model, Operator } from '../core/onnx/model.js';
 import { slice } from '../core/onnx/slice.js';
-import { readFloats } from '../core/onnx/tensor.js';
+import { makeTensor, readFloats } from '../core/onnx/tensor.js';
 import type { PreparedModel } from '../core/prepare.js';
 import { type Affine, type ArtifactVariant, activationAffine, fakeQuantize } from '../core/quant/affine.js';
+import { biasCorrection, type ChannelMeans } from '../core/quant/bias.js';
 import { quantizeBlockwise } from '../core/quant/matmul-nbits.js';
 import { keepsRange } from '../core/quant/qdq.js';
 import { deployedOptions, dequantizeWeights, quantizeWeights } from '../core/quant/weights.js';
@@ -32,6 +34,8 @@ export interface AssessRequest {
   readonly variant: ArtifactVariant;
   /** See `deployedOptions`. */
   readonly saturates: boolean;
+  /** By which biases are corrected, in artifacts that correct them for weights of every width; null: they stay. */
+  readonly channelMeans: ChannelMeans | null;
 }
 
 /**
@@ -139,6 +143,7 @@ class Walk {
   readonly #threads: number;
   readonly #variant: ArtifactVariant;
   readonly #saturates: boolean;
+  readonly #channelMeans: ChannelMeans | null;
   readonly #runtime: Runtime;
   readonly #outputs: readonly string[];
   readonly #offsets: readonly number[];
@@ -154,7 +159,7 @@ class Walk {
   constructor(
     prepared: PreparedModel,
     samples: number,
-    options: Pick<AssessRequest, 'threads' | 'variant' | 'saturates'>,
+    options: Pick<AssessRequest, 'threads' | 'variant' | 'saturates' | 'channelMeans'>,
     runtime: Runtime,
   ) {
     this.#prepared = prepared;
@@ -162,6 +167,7 @@ class Walk {
     this.#threads = options.threads;
     this.#variant = options.variant;
     this.#saturates = options.saturates;
+    this.#channelMeans = options.channelMeans;
     this.#runtime = runtime;
     const outputs = prepared.model.graph.outputs
       .map((output) => output.name)
@@ -244,7 +250,13 @@ class Walk {
       }
       return result;
     };
-    const override = (data: Float32Array): [string, Feed][] => [[ownWeight(operator), { dims: tensor.dims, data }]];
+    const biases = new Map<number | null, readonly [string, Feed][]>();
+    const override = (data: Float32Array): [string, Feed][] => {
+      // What was handed out as quantized is deployed with a bias that makes up for it.
+      const bits = [...cache].find(([, rounded]) => rounded === data)?.[0] ?? null;
+      if (!biases.has(bits)) biases.set(bits, this.#biasFeed(operator, bits));
+      return [[ownWeight(operator), { dims: tensor.dims, data }], ...biases.get(bits)!];
+    };
     return {
       kind: 'weight',
       name,
@@ -318,22 +330,36 @@ class Walk {
     return concatenate(await this.#local.run(select(live, this.#local.inputNames)), operator.outputs);
   }
 
+  /** The bias that is deployed with weights of so many bits (null: with float weights), where it is an input of the session. */
+  #biasFeed(operator: Operator, bits: number | null): [string, Feed][] {
+    const means = this.#channelMeans;
+    if (means === null || !hasOwnBias(operator)) return [];
+    const data = floatBias(this.#prepared.model, operator);
+    const correction = bits === null ? null : biasCorrection(this.#prepared, operator, bits, means, this.#saturates);
+    correction?.forEach((value, channel) => {
+      data[channel]! += value;
+    });
+    return [[ownBias(operator), { dims: [data.length], data }]];
+  }
+
   /** A weight that is not under test is still an input of the session. */
   #keepWeight(live: Map<string, Feed>): void {
     const operator = this.#prepared.operators[this.#position]!;
     if (operator.weight === null) return;
     const tensor = this.#prepared.model.graph.initializers.get(operator.weight.name)!;
     live.set(ownWeight(operator), { dims: tensor.dims, data: readFloats(tensor) });
+    for (const [name, bias] of this.#biasFeed(operator, null)) live.set(name, bias);
   }
 
-  /** Operators `from` to `to`, the latter not included; the weight of the operator under test is an input. */
+  /** Operators `from` to `to`, the latter not included; the weight of the operator under test is an input, its bias may be. */
   async #open(from: number, to: number, outputs: readonly string[], tested: Operator | null = null): Promise<Session> {
     const { model, shapes } = this.#prepared;
     const isFed = tested !== null && tested.weight !== null;
+    const biases = isFed ? this.#biasFeed(tested, null).map(([name]) => name) : [];
     const part = slice(
-      isFed ? withOwnWeight(model, tested) : model,
+      isFed ? withOwnConstants(model, tested, biases.length > 0) : model,
       { from: this.#offsets[from]!, to: this.#offsets[to]! },
-      { outputs: [...outputs], fed: isFed ? [ownWeight(tested)] : [], shapes },
+      { outputs: [...outputs], fed: isFed ? [ownWeight(tested), ...biases] : [], shapes },
     );
     return this.#runtime.open(encode(part), { threads: this.#threads });
   }
@@ -351,16 +377,39 @@ function ownWeight(operator: Operator): string {
   return `${operator.weight!.name} of ${operator.name}`;
 }
 
-/** The model with the operator's weight under a name of its own: what else reads the initializer is not under test. */
-function withOwnWeight(model: Model, operator: Operator): Model {
+/** Likewise its bias. */
+function ownBias(operator: Operator): string {
+  return `bias of ${operator.name}`;
+}
+
+/** Whether a bias can be fed to an operator as it is added: also to one that has none. */
+function hasOwnBias({ op, nodes }: Operator): boolean {
+  return op === 'Conv' || (op === 'Gemm' && floatAttribute(nodes[0]!, 'beta', 1) === 1);
+}
+
+/** The operator's float bias, one value for each output channel; zeros where it has none. */
+function floatBias({ graph }: Model, { weight, bias }: Operator): Float32Array {
+  const channels = graph.initializers.get(weight!.name)!.dims[weight!.channelAxis]!;
+  const values = bias === null ? Float32Array.of(0) : readFloats(graph.initializers.get(bias)!);
+  return Float32Array.from({ length: channels }, (_, channel) => values[values.length === 1 ? 0 : channel]!);
+}
+
+/**
+ * The model with the operator's weight, and its bias where asked for, under names of their own: what else reads the initializers is
+ * not under test.
+ */
+function withOwnConstants(model: Model, operator: Operator, hasBias: boolean): Model {
   const { name } = operator.weight!;
-  const own = ownWeight(operator);
+  const [weight, bias] = [ownWeight(operator), ownBias(operator)];
   const [first] = operator.nodes;
-  const nodes = model.graph.nodes.map((node) =>
-    node === first ? { ...node, inputs: node.inputs.map((input, at) => (at === 1 ? own : input)) } : node,
-  );
+  const inputsOf = ([input, , ...rest]: readonly string[]) => [input!, weight, ...(hasBias ? [bias] : rest)];
+  const nodes = model.graph.nodes.map((node) => (node === first ? { ...node, inputs: inputsOf(node.inputs) } : node));
   const initializers = new Map(model.graph.initializers);
-  initializers.set(own, { ...initializers.get(name)!, name: own });
+  initializers.set(weight, { ...initializers.get(name)!, name: weight });
+  if (hasBias) {
+    const values = floatBias(model, operator);
+    initializers.set(bias, makeTensor(bias, 'float32', [values.length], values));
+  }
   return { ...model, graph: { ...model.graph, nodes, initializers } };
 }
 

@@ -126,6 +126,7 @@ async function rank(
     kinds: ['weight'] as const,
     variant: 'ort' as const,
     saturates: false,
+    channelMeans: null,
   };
   return assess(prepared, reader, {}, estimator, request, ports, signal, () => {});
 }

@@ -238,6 +238,7 @@ function assessed(
     activationSamples: counts.activations,
     threads,
     kinds,
+    channelMeans: recipe.channelMeans,
     ...form,
   };
   return assess(prepared, calibration, recipe.rangesByBits, estimator, request, ports, signal, quiet);
