@@ -63,7 +63,8 @@ export async function assess(
   progress: Progress,
 ): Promise<SensitivityDocument> {
   const started = ports.clock.nanoseconds();
-  const walk = new Walk(prepared, Math.min(samples.count, request.samples), request, ports.runtime);
+  const count = Math.min(samples.count, request.samples, estimator.samplesMost ?? Number.POSITIVE_INFINITY);
+  const walk = new Walk(prepared, count, request, ports.runtime);
   await walk.start(samples, signal);
   const weights: Record<string, Record<string, number>> = {};
   const activations: Record<string, Record<string, number>> = {};
@@ -155,6 +156,8 @@ class Walk {
   #suffix: Session | null = null;
   #suffixShare = 0;
   #local: Session | null = null;
+  /** See `#keptWeight`: of the current operator, once asked for. */
+  #kept: readonly [string, Feed][] | null = null;
 
   constructor(
     prepared: PreparedModel,
@@ -206,7 +209,8 @@ class Walk {
     const produced = this.#prepared.operators.slice(this.#position, index).flatMap((operator) => operator.outputs);
     const kept = produced.filter((name) => (this.#lastUse.get(name) ?? -1) >= index);
     if (kept.length > 0) {
-      const session = await this.#open(this.#position, index, kept);
+      // An operator or two: starting and ending threads costs more than they save.
+      const session = await this.#open(this.#position, index, kept, { threads: 1 });
       try {
         for (const live of this.#live) {
           for (const [name, feed] of await session.run(select(live, session.inputNames), kept)) live.set(name, feed);
@@ -312,19 +316,20 @@ class Walk {
     if (inside.length === 0) return concatenate(live, this.#outputs);
     if (this.#suffix === null) {
       const operator = this.#prepared.operators[this.#position]!;
-      this.#suffix = await this.#open(this.#position, this.#prepared.operators.length, inside, operator);
+      this.#suffix = await this.#open(this.#position, this.#prepared.operators.length, inside, { tested: operator });
       const rest = this.#prepared.operators.slice(this.#position).reduce((sum, item) => sum + item.macs, 0);
       this.#suffixShare = this.#prepared.macs > 0 ? rest / this.#prepared.macs : 1;
     }
     this.forwards += this.#suffixShare / this.samples;
-    if (!hasWeight) this.#keepWeight(live);
+    this.#kept ??= this.#keptWeight();
+    if (!hasWeight) for (const [name, feed] of this.#kept) live.set(name, feed);
     const results = await this.#suffix.run(select(live, this.#suffix.inputNames), inside);
     return concatenate(new Map([...live, ...results]), this.#outputs);
   }
 
   async #runLocal(sample: number, replaced: readonly [string, Feed][]): Promise<Float32Array> {
     const operator = this.#prepared.operators[this.#position]!;
-    this.#local ??= await this.#open(this.#position, this.#position + 1, operator.outputs, operator);
+    this.#local ??= await this.#open(this.#position, this.#position + 1, operator.outputs, { tested: operator });
     this.forwards += operator.macs / Math.max(1, this.#prepared.macs) / this.samples;
     const live = new Map([...this.#live[sample]!, ...replaced]);
     return concatenate(await this.#local.run(select(live, this.#local.inputNames)), operator.outputs);
@@ -343,16 +348,20 @@ class Walk {
   }
 
   /** A weight that is not under test is still an input of the session. */
-  #keepWeight(live: Map<string, Feed>): void {
+  #keptWeight(): readonly [string, Feed][] {
     const operator = this.#prepared.operators[this.#position]!;
-    if (operator.weight === null) return;
+    if (operator.weight === null) return [];
     const tensor = this.#prepared.model.graph.initializers.get(operator.weight.name)!;
-    live.set(ownWeight(operator), { dims: tensor.dims, data: readFloats(tensor) });
-    for (const [name, bias] of this.#biasFeed(operator, null)) live.set(name, bias);
+    return [[ownWeight(operator), { dims: tensor.dims, data: readFloats(tensor) }], ...this.#biasFeed(operator, null)];
   }
 
   /** Operators `from` to `to`, the latter not included; the weight of the operator under test is an input, its bias may be. */
-  async #open(from: number, to: number, outputs: readonly string[], tested: Operator | null = null): Promise<Session> {
+  async #open(
+    from: number,
+    to: number,
+    outputs: readonly string[],
+    { tested = null, threads = this.#threads }: { tested?: Operator | null; threads?: number } = {},
+  ): Promise<Session> {
     const { model, shapes } = this.#prepared;
     const isFed = tested !== null && tested.weight !== null;
     const biases = isFed ? this.#biasFeed(tested, null).map(([name]) => name) : [];
@@ -361,7 +370,7 @@ class Walk {
       { from: this.#offsets[from]!, to: this.#offsets[to]! },
       { outputs: [...outputs], fed: isFed ? [ownWeight(tested), ...biases] : [], shapes },
     );
-    return this.#runtime.open(encode(part), { threads: this.#threads });
+    return this.#runtime.open(encode(part), { threads });
   }
 
   async #closeSessions(): Promise<void> {
@@ -369,6 +378,7 @@ class Walk {
     await this.#local?.close();
     this.#suffix = null;
     this.#local = null;
+    this.#kept = null;
   }
 }
 

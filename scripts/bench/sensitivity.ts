@@ -56,7 +56,7 @@ interface Prediction {
   readonly values: readonly number[];
   /** For all plans together; of `verified` the passes alone. */
   readonly seconds: number;
-  /** Passes of the whole model over all samples that the estimator used. */
+  /** Passes of the whole model for one sample. */
   readonly forwards: number;
 }
 
@@ -107,7 +107,7 @@ export async function sensitivityBench(
   print(tableOf(rows, names, ({ kendall: value }) => value, 2));
   print('\nSeconds (of `verified`: one pass over calibration samples for each plan, without the estimate)\n');
   print(tableOf(rows, names, ({ seconds }) => seconds, 2));
-  print('\nForward passes over the samples used\n');
+  print('\nForward passes of one sample (of `verified`: all plans)\n');
   print(tableOf(rows, names, ({ forwards }) => forwards, 0));
   return { rows, truths };
 }
@@ -221,7 +221,7 @@ async function estimated(
     });
     return weights + read;
   });
-  return { name: estimator.name, values, seconds: document.seconds, forwards: document.forwards };
+  return { name: estimator.name, values, seconds: document.seconds, forwards: document.forwards * document.samples };
 }
 
 function assessed(
@@ -258,7 +258,7 @@ async function verified(
   for (const [index, image] of images.entries())
     values.push(verifiedSensitivity(estimate.values[index]!, await verifier.squaredError(image, signal)));
   const seconds = Number(clock.nanoseconds() - started) / 1e9;
-  return { name: 'verified', values, seconds, forwards: images.length };
+  return { name: 'verified', values, seconds, forwards: images.length * verifier.samples };
 }
 
 function sumOf<T>(items: readonly T[], of: (item: T) => number): number {

@@ -43,6 +43,8 @@ export interface Estimator {
   readonly name: string;
   /** One sentence for `--help`: what it measures and what it costs. */
   readonly summary: string;
+  /** Samples beyond which it gains nothing: it is not given more. Absent: the more the better. */
+  readonly samplesMost?: number;
   estimate(site: Site, context: EstimatorContext): Promise<BitSensitivity>;
 }
 
@@ -77,6 +79,8 @@ export async function measuredSensitivity(
 }
 
 const probedBits = 4;
+/** Samples that energies are compared over: their ratios hardly differ from one sample to another. */
+const energySamples = 4;
 
 /**
  * Sensitivities from a measurement at 4 bits. More bits follow by the ratio of quantization energies, which holds from 4 bits upwards
@@ -89,11 +93,12 @@ export async function extrapolated(
 ): Promise<BitSensitivity> {
   const result = new Map<number, number>();
   const probed = bits.some((width) => width >= probedBits) ? await measured(probedBits) : 0;
-  const probedEnergy = quantizationEnergy(site, probedBits, samples);
+  const energyAt = (width: number) => quantizationEnergy(site, width, Math.min(energySamples, samples));
+  const probedEnergy = energyAt(probedBits);
   for (const width of bits) {
     if (width === probedBits) result.set(width, probed);
     else if (width < probedBits) result.set(width, await measured(width));
-    else result.set(width, probedEnergy === 0 ? 0 : (probed * quantizationEnergy(site, width, samples)) / probedEnergy);
+    else result.set(width, probedEnergy === 0 ? 0 : (probed * energyAt(width)) / probedEnergy);
   }
   return result;
 }

@@ -378,6 +378,19 @@ t.test('activations are assessed as they are deployed: with signed codes for Ten
   }
 });
 
+t.test('an estimator gets no more samples than it can use', async (t) => {
+  const network = await makeNetwork('a classifier that ends in logits');
+  const frugal: Estimator = {
+    ...findEstimator('exact'),
+    samplesMost: 2,
+    estimate: (site, context) => {
+      t.equal(context.samples, 2);
+      return findEstimator('exact').estimate(site, context);
+    },
+  };
+  t.equal((await assessed(network, frugal)).samples, 2);
+});
+
 t.test('the same again gives the same, and every session is closed', async (t) => {
   const network = await makeNetwork('a regressor with two outputs');
   const runtime = new CountingRuntime();
