@@ -1,17 +1,20 @@
-import { logitVariance, normalizedSquaredDistance } from '../core/divergence.js';
+import { klDivergence, normalizedSquaredDistance } from '../core/divergence.js';
 import type { PreparedModel } from '../core/prepare.js';
 import type { Feeds, Runtime, Session } from '../ports.js';
 import { floatModel } from './apply.js';
 import { asLogits, comparedOutput, isClassifier } from './quality.js';
 import { readAhead, type SampleReader } from './samples.js';
 
+/** Softmaxes are softened, or a few samples near a decision border would decide. */
+const temperature = 4;
+
 /**
- * What to expect of a plan that has been run on calibration samples: the geometric mean of its estimated sensitivity and of what was
- * measured. A sum of single tensors knows nothing of how their errors meet; a measurement knows it, for these samples. Plans are
- * ranked better by both than by either. Only ratios between plans mean anything.
+ * What to expect of a plan that has been run on calibration samples: its estimated sensitivity and the measured divergence as a
+ * geometric mean, in which the measurement counts twice. A sum over tensors knows nothing of how their errors meet; a measurement
+ * knows it, for these samples, which may be few. Plans were ranked best by both. Only ratios between plans mean anything.
  */
 export function verifiedSensitivity(estimated: number, measured: number): number {
-  return Math.sqrt(estimated * measured);
+  return Math.cbrt(estimated * measured ** 2);
 }
 
 /** Runs whole plans on calibration samples, against float outputs that are computed once. */
@@ -66,17 +69,19 @@ export class PlanVerifier {
   }
 
   /**
-   * Mean squared output error of an artifact over the samples, as the default estimator counts it: `logitVariance`, or the normalised
-   * squared distance where the output is no softmax.
+   * Mean divergence of an artifact from float over the samples: softened KL, or the normalised squared distance where the output is no
+   * softmax.
    */
-  async squaredError(artifact: Uint8Array, signal: AbortSignal): Promise<number> {
-    const errorOf = isClassifier(this.#prepared) ? logitVariance : normalizedSquaredDistance;
+  async divergence(artifact: Uint8Array, signal: AbortSignal): Promise<number> {
+    const isSoftmax = isClassifier(this.#prepared);
+    const divergenceOf = (reference: Float32Array, output: Float32Array) =>
+      isSoftmax ? klDivergence(reference, output, temperature) : normalizedSquaredDistance(reference, output);
     const session = await this.#runtime.open(artifact, { threads: this.#threads });
     try {
       let sum = 0;
       for (const [index, feed] of this.#feeds.entries()) {
         signal.throwIfAborted();
-        sum += errorOf(this.#references[index]!, await outputOf(this.#prepared, session, feed));
+        sum += divergenceOf(this.#references[index]!, await outputOf(this.#prepared, session, feed));
       }
       return sum / Math.max(1, this.#feeds.length);
     } finally {

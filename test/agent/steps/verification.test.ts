@@ -1,6 +1,6 @@
 /** Verifying passes of whole plans against outputs that are recomputed from the models. */
 import t from 'tap';
-import { logitVariance, normalizedSquaredDistance } from '../../../agent/core/divergence.js';
+import { klDivergence, normalizedSquaredDistance } from '../../../agent/core/divergence.js';
 import { encode } from '../../../agent/core/onnx/codec.js';
 import { makeTensor, readFloats } from '../../../agent/core/onnx/tensor.js';
 import { type PreparedModel, prepare } from '../../../agent/core/prepare.js';
@@ -52,21 +52,23 @@ for (const [end, task] of [
   ['image', 'other'],
 ] as const) {
   t.test(
-    `${task} that ends in ${end}: the mean squared error over the first samples, none for float itself`,
+    `${task} that ends in ${end}: the mean divergence over the first samples, none for float itself`,
     async (t) => {
       const prepared = network(end, task);
       const runtime = new CountingRuntime();
       const verifier = await PlanVerifier.open(prepared, samplesOf(data), options, runtime, never);
       t.equal(verifier.samples, 5);
-      t.ok((await verifier.squaredError(artifact(prepared, 1), never)) < 1e-9);
+      t.ok((await verifier.divergence(artifact(prepared, 1), never)) < 1e-9);
       const changed = artifact(prepared, 1.2);
       let expected = 0;
       for (const sample of data.slice(0, 5)) {
         const reference = await outputOf(prepared, artifact(prepared, 1), sample);
-        const errorOf = task === 'classification' ? logitVariance : normalizedSquaredDistance;
-        expected += errorOf(reference, await outputOf(prepared, changed, sample)) / 5;
+        const output = await outputOf(prepared, changed, sample);
+        const divergence =
+          task === 'classification' ? klDivergence(reference, output, 4) : normalizedSquaredDistance(reference, output);
+        expected += divergence / 5;
       }
-      const actual = await verifier.squaredError(changed, never);
+      const actual = await verifier.divergence(changed, never);
       t.ok(Math.abs(actual - expected) <= 1e-4 * expected && expected > 0, `${actual}, expected ${expected}`);
       t.equal(runtime.closed, runtime.opened);
     },
@@ -78,7 +80,7 @@ t.test('aborting stops a pass, with its session closed', async (t) => {
   const runtime = new CountingRuntime();
   const verifier = await PlanVerifier.open(prepared, samplesOf(data), options, runtime, never);
   const reason = new Error('enough');
-  await t.rejects(verifier.squaredError(artifact(prepared, 1), AbortSignal.abort(reason)), reason);
+  await t.rejects(verifier.divergence(artifact(prepared, 1), AbortSignal.abort(reason)), reason);
   await t.rejects(PlanVerifier.open(prepared, samplesOf(data), options, runtime, AbortSignal.abort(reason)), reason);
   t.equal(runtime.closed, runtime.opened);
 });
@@ -86,7 +88,7 @@ t.test('aborting stops a pass, with its session closed', async (t) => {
 t.test(
   'a verified sensitivity orders plans by estimate where measurements agree, and by these where estimates do',
   async (t) => {
-    t.equal(verifiedSensitivity(4, 9), 6);
+    t.equal(verifiedSensitivity(27, 8), 12);
     t.ok(verifiedSensitivity(0.1, 2) < verifiedSensitivity(0.2, 2));
     t.ok(verifiedSensitivity(0.1, 2) < verifiedSensitivity(0.1, 3));
     t.equal(verifiedSensitivity(0.1, 0), 0);
