@@ -1,6 +1,5 @@
 import type { Precision, Range } from '../../configs/contracts/plan.js';
 import { klDivergence, logitVariance, logSoftmax, normalizedSquaredDistance } from '../core/divergence.js';
-import { floatAttribute } from '../core/onnx/attributes.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Model, Operator } from '../core/onnx/model.js';
 import { slice } from '../core/onnx/slice.js';
@@ -50,7 +49,7 @@ export function defaultSampleCounts(macs: number): { weights: number; activation
 /**
  * Estimates the sensitivity of every tensor that a plan may quantize. The model is walked operator by operator: the activations
  * live at an operator are kept for each sample, and a probe runs only the rest of the model from there, in a session whose weight
- * under test is an input. Everything in front of it is never computed twice.
+ * under test is an input, and its bias where that is corrected. Everything in front of it is never computed twice.
  */
 export async function assess(
   prepared: PreparedModel,
@@ -392,16 +391,16 @@ function ownBias(operator: Operator): string {
   return `bias of ${operator.name}`;
 }
 
-/** Whether a bias can be fed to an operator as it is added: also to one that has none. */
-function hasOwnBias({ op, nodes }: Operator): boolean {
-  return op === 'Conv' || (op === 'Gemm' && floatAttribute(nodes[0]!, 'beta', 1) === 1);
+/** Whether a bias can be fed to an operator: also to one that has none. That of a MatMul is another node's. */
+function hasOwnBias({ op }: Operator): boolean {
+  return op === 'Conv' || op === 'Gemm';
 }
 
-/** The operator's float bias, one value for each output channel; zeros where it has none. */
+/** A copy of the operator's float bias, one value for each output channel; zeros where it has none. */
 function floatBias({ graph }: Model, { weight, bias }: Operator): Float32Array {
-  const channels = graph.initializers.get(weight!.name)!.dims[weight!.channelAxis]!;
-  const values = bias === null ? Float32Array.of(0) : readFloats(graph.initializers.get(bias)!);
-  return Float32Array.from({ length: channels }, (_, channel) => values[values.length === 1 ? 0 : channel]!);
+  return bias === null
+    ? new Float32Array(graph.initializers.get(weight!.name)!.dims[weight!.channelAxis]!)
+    : readFloats(graph.initializers.get(bias)!).slice();
 }
 
 /**

@@ -14,7 +14,10 @@ export interface Site {
   values(sample: number): Float32Array;
   /** The values that the deployed quantizer at `bits` stands for. */
   quantized(bits: number, sample: number): Float32Array;
-  /** Model output for a sample with the site's values replaced; costs (the rest of) a forward pass. */
+  /**
+   * Model output for a sample with the site's values replaced; costs (the rest of) a forward pass. With the very values that
+   * `quantized` answered, also the operator's bias is as it is deployed with them.
+   */
   forward(sample: number, values: Float32Array): Promise<Float32Array>;
   /** Output of the site's operator alone, with the values replaced; for an activation, the values themselves. */
   local(sample: number, values: Float32Array): Promise<Float32Array>;
