@@ -102,9 +102,9 @@ export async function sensitivityBench(
   }
   const names = [...new Set(rows.map(({ estimator }) => estimator))];
   print("\nSpearman's correlation with the true divergence of plans of equal average bits\n");
-  print(tableOf(rows, names, ({ spearman: value }) => value, 2));
+  print(tableOf(rows, names, ({ spearman: value }) => value, 3));
   print("\nKendall's\n");
-  print(tableOf(rows, names, ({ kendall: value }) => value, 2));
+  print(tableOf(rows, names, ({ kendall: value }) => value, 3));
   print('\nSeconds (of `verified`: one pass over calibration samples for each plan, without the estimate)\n');
   print(tableOf(rows, names, ({ seconds }) => seconds, 2));
   print('\nForward passes of one sample (of `verified`: all plans)\n');
