@@ -58,7 +58,7 @@ import { syntheticCount, syntheticSamples } from './steps/synthetic.js';
 import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune } from './steps/tune.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 3, tune: 4, refine: 1, assess: 6 } as const;
+const versions = { calibrate: 3, tune: 4, refine: 1, assess: 7 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
 export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.1`;
@@ -408,6 +408,7 @@ export class Pipeline {
       tuning.rule,
       variant === 'native' ? this.#roundedWidths() : [],
       versions.refine,
+      tuning.hasBiasCorrection,
       estimator,
       counts,
       variant,
@@ -427,7 +428,9 @@ export class Pipeline {
           kinds: ['weight', 'activation'],
           variant,
           saturates,
-          rounded: (operator, weightBits) => recipe.rounded(operator, weightBits)?.weights ?? null,
+          ...(variant === 'native' ? { rounded: recipe.rounded } : {}),
+          // QDQ models have corrected biases at 8 bits alone; what is probed there are 4.
+          channelMeans: variant === 'native' && tuning.hasBiasCorrection ? calibration.channelMeans : null,
         },
         this.#ports,
         this.#signal,

@@ -230,7 +230,7 @@ function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: 
         out,
         target: kind,
         budget,
-        estimator: 'mask4',
+        estimator: 'logits',
         threads,
         variant: 'ort' as const,
         range: 'auto' as const,

@@ -19,6 +19,7 @@ import { kernelsBench } from './bench/kernels.js';
 import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
 import { plansBench } from './bench/plans.js';
 import { predictionBench } from './bench/prediction.js';
+import { rankingBench } from './bench/ranking.js';
 import { sensitivityBench } from './bench/sensitivity.js';
 import { servingBench } from './bench/serving.js';
 
@@ -39,7 +40,12 @@ const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> 
   },
   sensitivity: {
     run: sensitivityBench,
-    summary: 'estimators against the exact KL on held-out samples (Spearman), passes and seconds',
+    summary:
+      "estimators' predictions of whole plans at equal average bits against their true divergence, and what they cost",
+  },
+  ranking: {
+    run: rankingBench,
+    summary: 'estimators of single operators against the exact KL on held-out samples (Spearman), passes and seconds',
   },
   plans: {
     run: plansBench,

@@ -33,6 +33,20 @@ export function klDivergence(reference: Float32Array, other: Float32Array, tempe
   return Number.isNaN(sum) ? worst : Math.min(worst, Math.max(0, sum));
 }
 
+/**
+ * Half the variance, over the classes, of what logits changed by, in nats: what T^2 KL at temperature T tends to as T grows, or the
+ * second-order KL of a sample whose classes are all equally likely. A shift of all logits is no change. Unlike KL it does not
+ * depend on how sure a sample is, and where errors are independent it adds up.
+ */
+export function logitVariance(reference: Float32Array, other: Float32Array): number {
+  const count = Math.max(1, reference.length);
+  let mean = 0;
+  for (let i = 0; i < reference.length; i++) mean += (other[i]! - reference[i]!) / count;
+  let variance = 0;
+  for (let i = 0; i < reference.length; i++) variance += (other[i]! - reference[i]! - mean) ** 2 / count;
+  return Number.isFinite(variance) ? Math.min(worst, variance / 2) : worst;
+}
+
 /** Mean squared difference over the variance of the reference: 0 is equal, 1 is as bad as answering the mean. */
 export function normalizedSquaredDistance(reference: Float32Array, other: Float32Array): number {
   const { error, variance } = errorAndVariance(reference, other);

@@ -63,3 +63,17 @@ export function spearman(a: readonly number[], b: readonly number[]): number {
   }
   return xx > 0 && yy > 0 ? xy / Math.sqrt(xx * yy) : Number.NaN;
 }
+
+/** Kendall's rank correlation tau-b (agreeing pairs less disagreeing ones, ties left out of both); NaN where either side is constant. */
+export function kendall(a: readonly number[], b: readonly number[]): number {
+  let [agreement, ordered, otherOrdered] = [0, 0, 0];
+  for (let i = 0; i < a.length; i++) {
+    for (let j = 0; j < i; j++) {
+      const [x, y] = [Math.sign(a[i]! - a[j]!), Math.sign(b[i]! - b[j]!)];
+      agreement += x * y;
+      ordered += x * x;
+      otherOrdered += y * y;
+    }
+  }
+  return ordered > 0 && otherOrdered > 0 ? agreement / Math.sqrt(ordered * otherOrdered) : Number.NaN;
+}

@@ -1,14 +1,16 @@
 import type { Precision, Range } from '../../configs/contracts/plan.js';
-import { klDivergence, logSoftmax, normalizedSquaredDistance } from '../core/divergence.js';
+import { klDivergence, logitVariance, logSoftmax, normalizedSquaredDistance } from '../core/divergence.js';
+import type { RoundedProduct } from '../core/image/products.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Model, Operator } from '../core/onnx/model.js';
 import { slice } from '../core/onnx/slice.js';
-import { readFloats } from '../core/onnx/tensor.js';
+import { makeTensor, readFloats } from '../core/onnx/tensor.js';
 import type { PreparedModel } from '../core/prepare.js';
 import { type Affine, type ArtifactVariant, activationAffine, fakeQuantize } from '../core/quant/affine.js';
+import { biasCorrection, type ChannelMeans } from '../core/quant/bias.js';
 import { quantizeBlockwise } from '../core/quant/matmul-nbits.js';
 import { keepsRange } from '../core/quant/qdq.js';
-import { deployedOptions, dequantizeWeights, type QuantizedWeights, quantizeWeights } from '../core/quant/weights.js';
+import { deployedOptions, dequantizeWeights, quantizeWeights } from '../core/quant/weights.js';
 import { seedOf } from '../core/random.js';
 import { type Estimator, type EstimatorContext, errorEnergy, type Site } from '../core/sensitivity/estimator.js';
 import type { SensitivityDocument } from '../core/sensitivity/table.js';
@@ -24,7 +26,7 @@ export interface AssessRequest {
   /** Precisions each operator may get. */
   readonly precisionsOf: (operatorIndex: number) => readonly Precision[];
   readonly samples: number;
-  /** Activations need fewer: their errors are larger and alike from sample to sample. */
+  /** Activations need fewer: there are more of them, and their errors are larger and alike from sample to sample. */
   readonly activationSamples: number;
   readonly threads: number;
   /** Activations too, or weights alone (benchmarks of weight rankings). */
@@ -32,23 +34,25 @@ export interface AssessRequest {
   readonly variant: ArtifactVariant;
   /** See `deployedOptions`. */
   readonly saturates: boolean;
-  /** Weights that were rounded before, as they will be deployed; absent or null: rounded to nearest. */
-  readonly rounded?: (operator: string, bits: number) => QuantizedWeights | null;
+  /** Weights and biases that were rounded before, as they will be deployed; absent or null: each weight is rounded to nearest. */
+  readonly rounded?: (operator: string, bits: number) => RoundedProduct | null;
+  /** By which biases are corrected, in artifacts that correct them for weights of every width; null: they stay. */
+  readonly channelMeans: ChannelMeans | null;
 }
 
 /**
- * Samples worth running. Weights: 32 for small models, 16 and 4 where a pass is long (at softmax temperature 4, 8 samples rank
- * nearly as well as 32, 4 somewhat less). Activations: at most 8.
+ * Samples worth running. Weights: 32 for small models, 16 and 4 where a pass is long. Activations: at most 16; with 8, plans of a
+ * small keyword model were ranked clearly worse. Estimators may do with fewer.
  */
 export function defaultSampleCounts(macs: number): { weights: number; activations: number } {
-  if (macs <= 60e6) return { weights: 32, activations: 8 };
+  if (macs <= 60e6) return { weights: 32, activations: 16 };
   return macs <= 450e6 ? { weights: 16, activations: 8 } : { weights: 4, activations: 4 };
 }
 
 /**
  * Estimates the sensitivity of every tensor that a plan may quantize. The model is walked operator by operator: the activations
  * live at an operator are kept for each sample, and a probe runs only the rest of the model from there, in a session whose weight
- * under test is an input. Everything in front of it is never computed twice.
+ * under test is an input, and its bias where that is corrected. Everything in front of it is never computed twice.
  */
 export async function assess(
   prepared: PreparedModel,
@@ -61,7 +65,8 @@ export async function assess(
   progress: Progress,
 ): Promise<SensitivityDocument> {
   const started = ports.clock.nanoseconds();
-  const walk = new Walk(prepared, Math.min(samples.count, request.samples), request, ports.runtime);
+  const count = Math.min(samples.count, request.samples, estimator.samplesMost ?? Number.POSITIVE_INFINITY);
+  const walk = new Walk(prepared, count, request, ports.runtime);
   await walk.start(samples, signal);
   const weights: Record<string, Record<string, number>> = {};
   const activations: Record<string, Record<string, number>> = {};
@@ -142,6 +147,7 @@ class Walk {
   readonly #variant: ArtifactVariant;
   readonly #saturates: boolean;
   readonly #rounded: AssessRequest['rounded'];
+  readonly #channelMeans: ChannelMeans | null;
   readonly #runtime: Runtime;
   readonly #outputs: readonly string[];
   readonly #offsets: readonly number[];
@@ -153,11 +159,13 @@ class Walk {
   #suffix: Session | null = null;
   #suffixShare = 0;
   #local: Session | null = null;
+  /** See `#keptWeight`: of the current operator, once asked for. */
+  #kept: readonly [string, Feed][] | null = null;
 
   constructor(
     prepared: PreparedModel,
     samples: number,
-    options: Pick<AssessRequest, 'threads' | 'variant' | 'saturates' | 'rounded'>,
+    options: Pick<AssessRequest, 'threads' | 'variant' | 'saturates' | 'channelMeans' | 'rounded'>,
     runtime: Runtime,
   ) {
     this.#prepared = prepared;
@@ -166,6 +174,7 @@ class Walk {
     this.#variant = options.variant;
     this.#saturates = options.saturates;
     this.#rounded = options.rounded;
+    this.#channelMeans = options.channelMeans;
     this.#runtime = runtime;
     const outputs = prepared.model.graph.outputs
       .map((output) => output.name)
@@ -204,7 +213,8 @@ class Walk {
     const produced = this.#prepared.operators.slice(this.#position, index).flatMap((operator) => operator.outputs);
     const kept = produced.filter((name) => (this.#lastUse.get(name) ?? -1) >= index);
     if (kept.length > 0) {
-      const session = await this.#open(this.#position, index, kept);
+      // An operator or two: starting and ending threads costs more than they save.
+      const session = await this.#open(this.#position, index, kept, { threads: 1 });
       try {
         for (const live of this.#live) {
           for (const [name, feed] of await session.run(select(live, session.inputNames), kept)) live.set(name, feed);
@@ -237,7 +247,7 @@ class Walk {
       let result = cache.get(bits);
       if (result === undefined) {
         const codes =
-          this.#rounded?.(operator.name, bits) ??
+          this.#rounded?.(operator.name, bits)?.weights ??
           quantizeWeights(
             values,
             tensor.dims,
@@ -250,7 +260,13 @@ class Walk {
       }
       return result;
     };
-    const override = (data: Float32Array): [string, Feed][] => [[ownWeight(operator), { dims: tensor.dims, data }]];
+    const biases = new Map<number | null, readonly [string, Feed][]>();
+    const override = (data: Float32Array): [string, Feed][] => {
+      // What was handed out as quantized is deployed with a bias that makes up for it.
+      const bits = [...cache].find(([, rounded]) => rounded === data)?.[0] ?? null;
+      if (!biases.has(bits)) biases.set(bits, this.#biasFeed(operator, bits));
+      return [[ownWeight(operator), { dims: tensor.dims, data }], ...biases.get(bits)!];
+    };
     return {
       kind: 'weight',
       name,
@@ -290,6 +306,8 @@ class Walk {
         isSoftmax
           ? klDivergence(this.#references[sample]!, output, temperature)
           : normalizedSquaredDistance(this.#references[sample]!, output),
+      squaredError: (sample, output) =>
+        (isSoftmax ? logitVariance : normalizedSquaredDistance)(this.#references[sample]!, output),
       topProbability: (temperature) => (isSoftmax ? meanTopProbability(this.#references, temperature) : 0),
     };
   }
@@ -304,42 +322,65 @@ class Walk {
     if (inside.length === 0) return concatenate(live, this.#outputs);
     if (this.#suffix === null) {
       const operator = this.#prepared.operators[this.#position]!;
-      this.#suffix = await this.#open(this.#position, this.#prepared.operators.length, inside, operator);
+      this.#suffix = await this.#open(this.#position, this.#prepared.operators.length, inside, { tested: operator });
       const rest = this.#prepared.operators.slice(this.#position).reduce((sum, item) => sum + item.macs, 0);
       this.#suffixShare = this.#prepared.macs > 0 ? rest / this.#prepared.macs : 1;
     }
     this.forwards += this.#suffixShare / this.samples;
-    if (!hasWeight) this.#keepWeight(live);
+    this.#kept ??= this.#keptWeight();
+    if (!hasWeight) for (const [name, feed] of this.#kept) live.set(name, feed);
     const results = await this.#suffix.run(select(live, this.#suffix.inputNames), inside);
     return concatenate(new Map([...live, ...results]), this.#outputs);
   }
 
   async #runLocal(sample: number, replaced: readonly [string, Feed][]): Promise<Float32Array> {
     const operator = this.#prepared.operators[this.#position]!;
-    this.#local ??= await this.#open(this.#position, this.#position + 1, operator.outputs, operator);
+    this.#local ??= await this.#open(this.#position, this.#position + 1, operator.outputs, { tested: operator });
     this.forwards += operator.macs / Math.max(1, this.#prepared.macs) / this.samples;
     const live = new Map([...this.#live[sample]!, ...replaced]);
     return concatenate(await this.#local.run(select(live, this.#local.inputNames)), operator.outputs);
   }
 
-  /** A weight that is not under test is still an input of the session. */
-  #keepWeight(live: Map<string, Feed>): void {
-    const operator = this.#prepared.operators[this.#position]!;
-    if (operator.weight === null) return;
-    const tensor = this.#prepared.model.graph.initializers.get(operator.weight.name)!;
-    live.set(ownWeight(operator), { dims: tensor.dims, data: readFloats(tensor) });
+  /** The bias that is deployed with weights of so many bits (null: with float weights), where it is an input of the session. */
+  #biasFeed(operator: Operator, bits: number | null): [string, Feed][] {
+    const means = this.#channelMeans;
+    if ((means === null && this.#rounded === undefined) || !hasOwnBias(operator)) return [];
+    const feed = (data: Float32Array): [string, Feed][] => [[ownBias(operator), { dims: [data.length], data }]];
+    const rounded = bits === null ? null : (this.#rounded?.(operator.name, bits) ?? null);
+    if (rounded !== null) return feed(Float32Array.from(rounded.bias));
+    const data = floatBias(this.#prepared.model, operator);
+    const correction =
+      bits === null || means === null ? null : biasCorrection(this.#prepared, operator, bits, means, this.#saturates);
+    correction?.forEach((value, channel) => {
+      data[channel]! += value;
+    });
+    return feed(data);
   }
 
-  /** Operators `from` to `to`, the latter not included; the weight of the operator under test is an input. */
-  async #open(from: number, to: number, outputs: readonly string[], tested: Operator | null = null): Promise<Session> {
+  /** A weight that is not under test is still an input of the session. */
+  #keptWeight(): readonly [string, Feed][] {
+    const operator = this.#prepared.operators[this.#position]!;
+    if (operator.weight === null) return [];
+    const tensor = this.#prepared.model.graph.initializers.get(operator.weight.name)!;
+    return [[ownWeight(operator), { dims: tensor.dims, data: readFloats(tensor) }], ...this.#biasFeed(operator, null)];
+  }
+
+  /** Operators `from` to `to`, the latter not included; the weight of the operator under test is an input, its bias may be. */
+  async #open(
+    from: number,
+    to: number,
+    outputs: readonly string[],
+    { tested = null, threads = this.#threads }: { tested?: Operator | null; threads?: number } = {},
+  ): Promise<Session> {
     const { model, shapes } = this.#prepared;
     const isFed = tested !== null && tested.weight !== null;
+    const biases = isFed ? this.#biasFeed(tested, null).map(([name]) => name) : [];
     const part = slice(
-      isFed ? withOwnWeight(model, tested) : model,
+      isFed ? withOwnConstants(model, tested, biases.length > 0) : model,
       { from: this.#offsets[from]!, to: this.#offsets[to]! },
-      { outputs: [...outputs], fed: isFed ? [ownWeight(tested)] : [], shapes },
+      { outputs: [...outputs], fed: isFed ? [ownWeight(tested), ...biases] : [], shapes },
     );
-    return this.#runtime.open(encode(part), { threads: this.#threads });
+    return this.#runtime.open(encode(part), { threads });
   }
 
   async #closeSessions(): Promise<void> {
@@ -347,6 +388,7 @@ class Walk {
     await this.#local?.close();
     this.#suffix = null;
     this.#local = null;
+    this.#kept = null;
   }
 }
 
@@ -355,16 +397,39 @@ function ownWeight(operator: Operator): string {
   return `${operator.weight!.name} of ${operator.name}`;
 }
 
-/** The model with the operator's weight under a name of its own: what else reads the initializer is not under test. */
-function withOwnWeight(model: Model, operator: Operator): Model {
+/** Likewise its bias. */
+function ownBias(operator: Operator): string {
+  return `bias of ${operator.name}`;
+}
+
+/** Whether a bias can be fed to an operator: also to one that has none. That of a MatMul is another node's. */
+function hasOwnBias({ op }: Operator): boolean {
+  return op === 'Conv' || op === 'Gemm';
+}
+
+/** A copy of the operator's float bias, one value for each output channel; zeros where it has none. */
+function floatBias({ graph }: Model, { weight, bias }: Operator): Float32Array {
+  return bias === null
+    ? new Float32Array(graph.initializers.get(weight!.name)!.dims[weight!.channelAxis]!)
+    : readFloats(graph.initializers.get(bias)!).slice();
+}
+
+/**
+ * The model with the operator's weight, and its bias where asked for, under names of their own: what else reads the initializers is
+ * not under test.
+ */
+function withOwnConstants(model: Model, operator: Operator, hasBias: boolean): Model {
   const { name } = operator.weight!;
-  const own = ownWeight(operator);
+  const [weight, bias] = [ownWeight(operator), ownBias(operator)];
   const [first] = operator.nodes;
-  const nodes = model.graph.nodes.map((node) =>
-    node === first ? { ...node, inputs: node.inputs.map((input, at) => (at === 1 ? own : input)) } : node,
-  );
+  const inputsOf = ([input, , ...rest]: readonly string[]) => [input!, weight, ...(hasBias ? [bias] : rest)];
+  const nodes = model.graph.nodes.map((node) => (node === first ? { ...node, inputs: inputsOf(node.inputs) } : node));
   const initializers = new Map(model.graph.initializers);
-  initializers.set(own, { ...initializers.get(name)!, name: own });
+  initializers.set(weight, { ...initializers.get(name)!, name: weight });
+  if (hasBias) {
+    const values = floatBias(model, operator);
+    initializers.set(bias, makeTensor(bias, 'float32', [values.length], values));
+  }
   return { ...model, graph: { ...model.graph, nodes, initializers } };
 }
 

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { readModel } from '../../agent/adapters/model-files.js';
 import { openSampleSet, type SampleSet } from '../../agent/adapters/samples.js';
 import { type PreparedModel, prepare } from '../../agent/core/prepare.js';
+import { defaultEstimator } from '../../agent/core/sensitivity/registry.js';
 import type { Job } from '../../agent/pipeline.js';
 import type { ModelCard } from '../../configs/contracts/card.js';
 
@@ -53,7 +54,7 @@ export async function benchJob(model: BenchModel): Promise<Job> {
     test: samples.test,
     budget: {},
     precisions: null,
-    estimator: 'mask4',
+    estimator: defaultEstimator,
     workThreads: availableParallelism(),
     variant: 'ort',
     rangeRule: 'auto',

@@ -1,132 +1,301 @@
 /**
- * How well estimators rank operators: Spearman's correlation, over the weighted operators of a model, between an estimator's
- * sensitivity at 4 bits (from calibration samples) and the exact one-at-a-time KL at 4 bits on other samples, temperature 1.
- * Baselines in the same run: local output error, relative weight error, and the exact KL on the calibration samples themselves.
+ * The judge of sensitivity estimators (the protocol of EMQ, arXiv 2307.10554): random plans of equal average bits are run as images on
+ * our own engine over held-out samples, and an estimator is worth as much as its predictions rank them like their true divergence.
+ * An estimator sees calibration samples only, and is asked for every width that the engine's candidates have, as in production.
+ *
+ * Predictions: for estimators the sum of what they say of the plan's weights and of the tensors that these operators read; all the
+ * rest is alike in all plans. Baselines: average bits, and the noise-to-signal ratio of the weights, summed. `verified` is the
+ * default estimator's sum together with one pass of the plan over calibration samples.
  */
 import { availableParallelism } from 'node:os';
+import { enginePrecisions } from '../../agent/core/image/precisions.js';
+import { readingGroups } from '../../agent/core/plan/engine-problem.js';
 import type { PreparedModel } from '../../agent/core/prepare.js';
+import type { RangeRule } from '../../agent/core/quant/observer.js';
 import type { Estimator } from '../../agent/core/sensitivity/estimator.js';
-import { exact } from '../../agent/core/sensitivity/exact.js';
-import { maskEstimator } from '../../agent/core/sensitivity/mask.js';
-import { mask4 } from '../../agent/core/sensitivity/mask4.js';
-import { perturbation } from '../../agent/core/sensitivity/perturbation.js';
-import { sqnr } from '../../agent/core/sensitivity/sqnr.js';
-import type { SensitivityDocument } from '../../agent/core/sensitivity/table.js';
-import { spearman } from '../../agent/core/statistics.js';
+import { estimators, findEstimator } from '../../agent/core/sensitivity/registry.js';
+import { SensitivityTable } from '../../agent/core/sensitivity/table.js';
+import { kendall, median, quantile, spearman } from '../../agent/core/statistics.js';
 import type { Ports } from '../../agent/pipeline.js';
 import type { SampleSource } from '../../agent/ports.js';
+import { apply, floatModel } from '../../agent/steps/apply.js';
 import { assess, defaultSampleCounts } from '../../agent/steps/assess.js';
+import { calibrate } from '../../agent/steps/calibrate.js';
+import { assessQuality, type FloatReference, type Quality, scoreAgainst } from '../../agent/steps/quality.js';
+import type { SampleReader } from '../../agent/steps/samples.js';
+import { type QuantizationRecipe, recipeOf, tune } from '../../agent/steps/tune.js';
+import { PlanVerifier, verifiedSensitivity } from '../../agent/steps/verification.js';
 import { table } from '../../agent/terminal.js';
-import type { Precision } from '../../configs/contracts/plan.js';
+import { averageBitsOf, drawEqualPlans, type PlanPrecisions } from './equal-plans.js';
 import { type BenchModel, openBenchModel } from './models.js';
 
-const probe: Precision = { weightBits: 4, activationBits: 32 };
+const planCount = 50;
+const seed = 1;
+const threads = availableParallelism();
+const form = { variant: 'native', saturates: false } as const;
+const rules: readonly RangeRule[] = ['mse', 'percentile', 'minmax'];
+const quiet = () => {};
 
+const isSmall = ({ macs }: PreparedModel) => macs <= 60e6;
 /** Held-out samples for the truth. */
-const heldOut = (macs: number) => (macs <= 60e6 ? 128 : 48);
+const truthSamples = (prepared: PreparedModel) => (isSmall(prepared) ? 500 : 128);
+/** Calibration samples of a verifying pass. */
+const verifyingSamples = (prepared: PreparedModel) => (isSmall(prepared) ? 256 : 32);
 
-const contenders: readonly { name: string; estimator: Estimator }[] = [
-  { name: 'mask4 (default)', estimator: mask4 },
-  { name: 'mask, seed 1', estimator: maskEstimator(1) },
-  { name: 'mask, seed 2', estimator: maskEstimator(2) },
-  { name: 'mask, seed 3', estimator: maskEstimator(3) },
-  { name: 'exact, same samples', estimator: exact },
-  { name: 'sqnr', estimator: sqnr },
-  { name: 'perturbation', estimator: perturbation },
-];
+/** A model with how it is quantized, and its samples. */
+interface Subject {
+  readonly prepared: PreparedModel;
+  readonly recipe: QuantizationRecipe;
+  readonly calibration: SampleReader;
+  readonly test: SampleSource;
+}
 
+/** What somebody predicted of every plan, and what that cost. */
+interface Prediction {
+  readonly name: string;
+  readonly values: readonly number[];
+  /** For all plans together; of `verified` the passes alone. */
+  readonly seconds: number;
+  /** Passes of the whole model for one sample. */
+  readonly forwards: number;
+}
+
+/** One model and estimator. */
+interface Row {
+  readonly model: string;
+  readonly estimator: string;
+  readonly spearman: number;
+  readonly kendall: number;
+  readonly seconds: number;
+  readonly forwards: number;
+}
+
+/** Prints the tables; answers rows, plans and their truth. */
 export async function sensitivityBench(
   models: readonly BenchModel[],
   ports: Ports,
   signal: AbortSignal,
 ): Promise<unknown> {
-  const rows: {
-    model: string;
-    estimator: string;
-    spearman: number;
-    passes: number;
-    seconds: number;
-    operators: number;
-  }[] = [];
+  const rows: Row[] = [];
+  const truths: unknown[] = [];
   for (const model of models) {
     process.stderr.write(`${model.name}\n`);
-    const { prepared, samples } = await openBenchModel(model);
-    if (samples.calibration === null || samples.test === null) continue;
-    const truth = await rank(prepared, samples.test, exact, heldOut(prepared.macs), ports, signal);
-    const names = Object.keys(truth.weights);
-    if (names.length < 4) continue;
-    const expected = names.map((name) => truth.weights[name]!['4']!);
-    for (const { name, estimator } of contenders) {
-      const result = await rank(
-        prepared,
-        samples.calibration,
-        estimator,
-        defaultSampleCounts(prepared.macs).weights,
-        ports,
-        signal,
-      );
-      const correlation = spearman(
-        expected,
-        names.map((weight) => result.weights[weight]!['4']!),
-      );
-      rows.push({
-        model: model.name,
-        estimator: name,
-        spearman: correlation,
-        passes: result.forwards,
-        seconds: result.seconds,
-        operators: names.length,
-      });
+    const subject = await openSubject(model, ports, signal);
+    if (subject === null) continue;
+    const { prepared } = subject;
+    const { plans, average } = drawEqualPlans(prepared, planCount, seed);
+    const weighted = prepared.operators.filter(({ weight }) => weight !== null).length;
+    if (plans.length < planCount) {
+      process.stderr.write(`  only ${plans.length} plans of equal average bits: too few operators (${weighted})\n`);
+      continue;
+    }
+    const images = plans.map((plan) => apply(prepared, plan, subject.recipe, form));
+    const truth = await trueQuality(subject, images, ports, signal);
+    const divergences = truth.plans.map(divergenceOf);
+    truths.push({ model: model.name, operators: weighted, average, seed, ...truth, divergences });
+    print(describe(model.name, weighted, average, truth, divergences));
+    const predictions = await predict(subject, plans, images, ports, signal);
+    for (const { name, values, seconds, forwards } of predictions) {
+      const correlations = { spearman: spearman(values, divergences), kendall: kendall(values, divergences) };
+      rows.push({ model: model.name, estimator: name, ...correlations, seconds, forwards });
     }
   }
-  const summary = contenders.map(({ name }) => {
-    const own = rows.filter((row) => row.estimator === name);
-    const mean = (of: (row: (typeof own)[number]) => number) => own.reduce((sum, row) => sum + of(row), 0) / own.length;
-    return {
-      estimator: name,
-      models: own.length,
-      spearman: mean((row) => row.spearman),
-      least: Math.min(...own.map((row) => row.spearman)),
-      passes: mean((row) => row.passes),
-      seconds: mean((row) => row.seconds),
-    };
-  });
-  const modelNames = [...new Set(rows.map((row) => row.model))];
-  const cells = summary.map((entry) => [
-    entry.estimator,
-    ...modelNames.map((model) =>
-      rows.find((row) => row.model === model && row.estimator === entry.estimator)!.spearman.toFixed(2),
-    ),
-    entry.spearman.toFixed(3),
-    entry.passes.toFixed(1),
-    entry.seconds.toFixed(1),
-  ]);
-  process.stdout.write(`${table(['estimator', ...modelNames, 'mean', 'passes', 'seconds'], cells)}\n`);
-  return { rows, summary };
+  const names = [...new Set(rows.map(({ estimator }) => estimator))];
+  print("\nSpearman's correlation with the true divergence of plans of equal average bits\n");
+  print(tableOf(rows, names, ({ spearman: value }) => value, 3));
+  print("\nKendall's\n");
+  print(tableOf(rows, names, ({ kendall: value }) => value, 3));
+  print('\nSeconds (of `verified`: one pass over calibration samples for each plan, without the estimate)\n');
+  print(tableOf(rows, names, ({ seconds }) => seconds, 2));
+  print('\nForward passes of one sample (of `verified`: all plans)\n');
+  print(tableOf(rows, names, ({ forwards }) => forwards, 0));
+  return { rows, truths };
 }
 
-async function rank(
-  prepared: PreparedModel,
-  source: SampleSource,
-  estimator: Estimator,
-  samples: number,
+async function openSubject(model: BenchModel, ports: Ports, signal: AbortSignal): Promise<Subject | null> {
+  const { prepared, samples } = await openBenchModel(model);
+  if (samples.calibration === null || samples.test === null) return null;
+  const calibration = await inMemory(samples.calibration, verifyingSamples(prepared));
+  const test = await inMemory(samples.test, truthSamples(prepared));
+  const most = isSmall(prepared) ? 64 : 32;
+  const observed = await calibrate(
+    prepared,
+    calibration,
+    { rules, bits: [8, 6, 4, 2], threads, most },
+    ports.runtime,
+    signal,
+    quiet,
+  );
+  const int8 = new Map(
+    prepared.operators
+      .filter((operator) => enginePrecisions(prepared, operator).length > 0)
+      .map(({ name }) => [name, { weightBits: 8, activationBits: 8 }] as const),
+  );
+  const options = { rules, int8, threads, ...form };
+  const tuning = await tune(prepared, calibration, observed, options, ports.runtime, signal, quiet);
+  return { prepared, calibration, test, recipe: recipeOf(prepared, observed, tuning, form) };
+}
+
+/** The first samples of a source, read and decoded once. */
+async function inMemory(source: SampleSource, most: number): Promise<SampleSource & SampleReader> {
+  const count = Math.min(source.count, most);
+  const data: Float32Array[] = [];
+  for (let index = 0; index < count; index++) data.push(await source.read(index));
+  return {
+    count,
+    source: 'samples',
+    digest: source.digest,
+    labels: source.labels?.slice(0, count) ?? null,
+    read: async (index) => data[index]!,
+  };
+}
+
+/** Quality of every image over the test samples, by the engine's own arithmetic. */
+async function trueQuality(
+  { prepared, test }: Subject,
+  images: readonly Uint8Array[],
+  { runtime }: Ports,
+  signal: AbortSignal,
+): Promise<{ float: Pick<FloatReference, 'top1'>; samples: number; plans: Quality[] }> {
+  const float = await runtime.open(floatModel(prepared), { threads });
+  try {
+    const { reference } = await assessQuality(prepared, test, float, [], signal, quiet);
+    const plans: Quality[] = [];
+    for (const image of images) {
+      const session = await runtime.open(image, { threads });
+      plans.push(await scoreAgainst(prepared, test, reference, session, signal).finally(() => session.close()));
+    }
+    return { float: { top1: reference.top1 }, samples: reference.outputs.length, plans };
+  } finally {
+    await float.close();
+  }
+}
+
+/** KL at temperature 1 in nats; of what is no classifier the energy of the error over that of the output. */
+function divergenceOf({ kl, sqnrDb }: Quality): number {
+  return kl ?? (sqnrDb === null ? 0 : 10 ** (-sqnrDb / 10));
+}
+
+async function predict(
+  subject: Subject,
+  plans: readonly PlanPrecisions[],
+  images: readonly Uint8Array[],
   ports: Ports,
   signal: AbortSignal,
-): Promise<SensitivityDocument> {
-  const reader = {
-    count: source.count,
-    source: 'samples' as const,
-    digest: source.digest,
-    read: (index: number) => source.read(index),
-  };
+): Promise<Prediction[]> {
+  const { prepared } = subject;
+  const predictions: Prediction[] = [];
+  for (const estimator of estimators) predictions.push(await estimated(subject, plans, estimator, ports, signal));
+  predictions.push(await verified(subject, images, predictions[0]!, ports, signal));
+  const weightNoise = await assessed(subject, findEstimator('perturbation'), ['weight'], ports, signal);
+  const noise = new SensitivityTable(weightNoise);
+  predictions.push({
+    name: 'weight SQNR',
+    values: plans.map((plan) => sumOf([...plan], ([name, precision]) => noise.weight(name, precision))),
+    seconds: weightNoise.seconds,
+    forwards: 0,
+  });
+  const bits = plans.map((plan) => averageBitsOf(prepared, plan));
+  const values = bits.map(({ weights, activations }) => -(weights + activations));
+  predictions.push({ name: 'average bits', values, seconds: 0, forwards: 0 });
+  return predictions;
+}
+
+/** What an estimator says of every plan. */
+async function estimated(
+  subject: Subject,
+  plans: readonly PlanPrecisions[],
+  estimator: Estimator,
+  ports: Ports,
+  signal: AbortSignal,
+): Promise<Prediction> {
+  const { operators } = subject.prepared;
+  const document = await assessed(subject, estimator, ['weight', 'activation'], ports, signal);
+  const sensitivity = new SensitivityTable(document);
+  const groups = readingGroups(operators).all;
+  const values = plans.map((plan) => {
+    const weights = sumOf([...plan], ([name, precision]) => sensitivity.weight(name, precision));
+    const read = sumOf(groups, ({ readers, tensors }) => {
+      const bits = plan.get(operators[readers[0]!]!.name)!.activationBits;
+      return sumOf(tensors, (tensor) => sensitivity.activation(tensor, bits));
+    });
+    return weights + read;
+  });
+  return { name: estimator.name, values, seconds: document.seconds, forwards: document.forwards * document.samples };
+}
+
+function assessed(
+  { prepared, calibration, recipe }: Subject,
+  estimator: Estimator,
+  kinds: readonly ('weight' | 'activation')[],
+  ports: Ports,
+  signal: AbortSignal,
+) {
+  const counts = defaultSampleCounts(prepared.macs);
   const request = {
-    precisionsOf: (index: number) => (prepared.operators[index]!.weight === null ? [] : [probe]),
-    samples,
-    activationSamples: samples,
-    threads: availableParallelism(),
-    kinds: ['weight'] as const,
-    variant: 'ort' as const,
-    saturates: false,
+    precisionsOf: (index: number) => enginePrecisions(prepared, prepared.operators[index]!),
+    samples: counts.weights,
+    activationSamples: counts.activations,
+    threads,
+    kinds,
+    channelMeans: recipe.channelMeans,
+    ...form,
   };
-  return assess(prepared, reader, {}, estimator, request, ports, signal, () => {});
+  return assess(prepared, calibration, recipe.rangesByBits, estimator, request, ports, signal, quiet);
+}
+
+async function verified(
+  { prepared, calibration }: Subject,
+  images: readonly Uint8Array[],
+  estimate: Prediction,
+  { runtime, clock }: Ports,
+  signal: AbortSignal,
+): Promise<Prediction> {
+  const options = { most: verifyingSamples(prepared), threads };
+  const verifier = await PlanVerifier.open(prepared, calibration, options, runtime, signal);
+  const started = clock.nanoseconds();
+  const values: number[] = [];
+  for (const [index, image] of images.entries())
+    values.push(verifiedSensitivity(estimate.values[index]!, await verifier.divergence(image, signal)));
+  const seconds = Number(clock.nanoseconds() - started) / 1e9;
+  return { name: 'verified', values, seconds, forwards: images.length * verifier.samples };
+}
+
+function sumOf<T>(items: readonly T[], of: (item: T) => number): number {
+  return items.reduce((sum, item) => sum + of(item), 0);
+}
+
+function describe(
+  model: string,
+  operators: number,
+  average: { weights: number; activations: number },
+  { float, samples, plans }: Awaited<ReturnType<typeof trueQuality>>,
+  divergences: readonly number[],
+): string {
+  const spread = (values: readonly number[]) =>
+    [0.1, 0.5, 0.9].map((q) => quantile(values, q).toPrecision(3)).join('/');
+  const top1 =
+    float.top1 === null
+      ? ''
+      : `, top-1 ${spread(plans.map((plan) => plan.top1!))} (float ${float.top1.toPrecision(3)})`;
+  const bits = `${average.weights.toFixed(2)} bits of weights, ${average.activations.toFixed(2)} of activations`;
+  return `${model}: ${operators} operators, ${plans.length} plans at ${bits}; ${samples} samples: divergence ${spread(divergences)}${top1} (deciles 1/5/9)`;
+}
+
+/** Estimators down, models across, and the median over the models. */
+function tableOf(rows: readonly Row[], names: readonly string[], of: (row: Row) => number, digits: number): string {
+  const models = [...new Set(rows.map(({ model }) => model))];
+  const cells = names.map((name) => {
+    const own = models.map((model) => rows.find((row) => row.model === model && row.estimator === name)!);
+    return [name, ...own.map((row) => of(row).toFixed(digits)), median(own.map(of)).toFixed(digits)];
+  });
+  return table(['estimator', ...models.map(shortName), 'median'], cells);
+}
+
+function shortName(model: string): string {
+  return model.split('-')[0]!;
+}
+
+function print(line: string): void {
+  process.stdout.write(`${line}\n`);
 }

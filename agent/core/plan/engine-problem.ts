@@ -66,8 +66,7 @@ export function buildEngineProblem(
       };
     });
   });
-  const weightTies = tiedWeights(operators);
-  const ties = joined([...groups.all.map(({ readers }) => readers), ...weightTies].filter((tie) => tie.length > 1));
+  const ties = tiesOf(operators);
   // An operator that is tied loses a choice only together with the others.
   const kept = operators.map((operator, index) =>
     ties.some((tie) => tie.includes(index)) || operator.weight === null
@@ -112,6 +111,12 @@ function keepCommon(tie: readonly number[], choices: Choice[][]): void {
   }
 }
 
+/** Indices of operators that take one precision because they read one tensor, or share a weight; only sets of several. */
+export function tiesOf(operators: readonly Operator[]): number[][] {
+  const readers = readingGroups(operators).all.map((group) => group.readers);
+  return joined([...readers, ...tiedWeights(operators)].filter((tie) => tie.length > 1));
+}
+
 /** Sets of indices that share a member become one. */
 function joined(sets: readonly (readonly number[])[]): number[][] {
   const result: Set<number>[] = [];
@@ -133,13 +138,14 @@ function tiedWeights(operators: readonly Operator[]): number[][] {
 }
 
 /** Operators with weights that read one tensor, also through operators that leave its codes as they are; and the tensor. */
-interface ReadingGroup {
+export interface ReadingGroup {
   readonly readers: number[];
   /** The tensors whose rounding is one decision: the one that is computed; what passes through has its codes. */
   readonly tensors: string[];
 }
 
-function readingGroups(operators: readonly Operator[]): {
+/** The groups of a model's operators, each with the tensor whose bits they choose. */
+export function readingGroups(operators: readonly Operator[]): {
   all: readonly ReadingGroup[];
   groupOf: (index: number) => ReadingGroup | null;
 } {

@@ -5,8 +5,9 @@ export const exact: Estimator = {
   name: 'exact',
   summary: 'one tensor at a time at every precision, KL at temperature 1 (ZeroQ); a pass per tensor and precision',
   async estimate(site, context) {
+    const kl = (sample: number, output: Float32Array) => context.divergence(sample, output, 1);
     const result = new Map<number, number>();
-    for (const bits of context.bits) result.set(bits, await measuredSensitivity(site, bits, context, 1));
+    for (const bits of context.bits) result.set(bits, await measuredSensitivity(site, bits, context.samples, kl));
     return result;
   },
 };

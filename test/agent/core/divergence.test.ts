@@ -4,6 +4,7 @@ import {
   argmax,
   energies,
   klDivergence,
+  logitVariance,
   logSoftmax,
   normalizedSquaredDistance,
   sqnrDb,
@@ -45,6 +46,24 @@ t.test('large logits do not overflow, and a shift of all of them changes nothing
   const shifted = Float32Array.of(101, 102, 103);
   t.ok(klDivergence(Float32Array.of(1, 2, 3), shifted) < 1e-12);
 });
+
+t.test(
+  'the variance of logit errors is what squared temperature times KL tends to, and worst for no answer',
+  async (t) => {
+    fc.assert(
+      fc.property(pair, ([a, b]) => {
+        const expected = 1e8 * klDivergence(a, b, 1e4);
+        return Math.abs(logitVariance(a, b) - expected) <= 0.02 * expected + 1e-3;
+      }),
+      { numRuns: 300, seed },
+    );
+    const logits = Float32Array.of(3, -1, 2, 5);
+    t.equal(logitVariance(logits, Float32Array.of(4, 0, 3, 6)), 0, 'a shift of all of them');
+    t.equal(logitVariance(logits, Float32Array.of(4, -2, 3, 4)), 0.5);
+    t.equal(logitVariance(logits, Float32Array.of(Number.NaN, 0, 0, 0)), 1e6);
+    t.equal(logitVariance(logits, Float32Array.of(Number.POSITIVE_INFINITY, 0, 0, 0)), 1e6);
+  },
+);
 
 t.test('KL is its definition where probabilities are not tiny, and never negative', async () => {
   fc.assert(

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import t from 'tap';
 import { normal, seedOf, xorshift32 } from '../../../agent/core/random.js';
-import { median, minimum, quantile, spearman, spread, trimmedMean } from '../../../agent/core/statistics.js';
+import { kendall, median, minimum, quantile, spearman, spread, trimmedMean } from '../../../agent/core/statistics.js';
 import { announceSeed } from '../../support/seed.js';
 
 const seed = announceSeed();
@@ -87,6 +87,33 @@ t.test("Spearman's correlation is Pearson's of the ranks, ties and all", async (
   t.equal(spearman([1, 2, 3], [10, 20, 30]), 1);
   t.equal(spearman([1, 2, 3], [3, 2, 1]), -1);
 });
+
+t.test(
+  "Kendall's correlation is agreeing less disagreeing pairs, over the geometric mean of the untied ones",
+  async (t) => {
+    t.equal(kendall([1, 2, 3], [10, 20, 30]), 1);
+    t.equal(kendall([1, 2, 3], [3, 2, 1]), -1);
+    t.ok(isNear(kendall([1, 2, 3, 4], [1, 3, 2, 4]), (5 - 1) / 6));
+    // Five pairs differ on the left, six on the right; four agree, one disagrees.
+    t.ok(isNear(kendall([1, 1, 2, 3], [1, 2, 4, 3]), (4 - 1) / Math.sqrt(5 * 6)));
+    t.ok(Number.isNaN(kendall([1, 1], [1, 2])));
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fc.integer({ max: 9 }), fc.integer({ max: 9 })), { maxLength: 20 }), (pairs) => {
+        const [a, b] = [pairs.map(([x]) => x), pairs.map(([, y]) => y)];
+        const value = kendall(a, b);
+        const opposite = kendall(
+          a.map((x) => -x),
+          b,
+        );
+        return (
+          Number.isNaN(value) ||
+          (Math.abs(value) <= 1 + 1e-9 && isNear(value, -opposite) && isNear(value, kendall(b, a)))
+        );
+      }),
+      { numRuns: 200, seed },
+    );
+  },
+);
 
 t.test('random streams are the same for the same seed, and apart for neighbouring ones', async (t) => {
   const stream = (of: number) => Array.from({ length: 5 }, xorshift32(of));

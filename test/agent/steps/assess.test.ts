@@ -1,10 +1,11 @@
 /** The walk over a model against running the whole model once for every perturbed tensor. */
 import t from 'tap';
-import { klDivergence, normalizedSquaredDistance } from '../../../agent/core/divergence.js';
+import { klDivergence, logitVariance, normalizedSquaredDistance } from '../../../agent/core/divergence.js';
 import type { Model, Operator } from '../../../agent/core/onnx/model.js';
 import { makeTensor, readFloats } from '../../../agent/core/onnx/tensor.js';
 import { type PreparedModel, prepare } from '../../../agent/core/prepare.js';
 import { fakeQuantize, type QdqVariant, symmetricAffine, unsignedAffine } from '../../../agent/core/quant/affine.js';
+import { biasCorrection, type ChannelMeans } from '../../../agent/core/quant/bias.js';
 import { quantizeBlockwise } from '../../../agent/core/quant/matmul-nbits.js';
 import { deployedOptions, dequantizeWeights, quantizeWeights } from '../../../agent/core/quant/weights.js';
 import { seedOf } from '../../../agent/core/random.js';
@@ -115,17 +116,27 @@ class Whole {
     }
   }
 
-  weightSite(operator: Operator, saturates: boolean): Site {
+  /** @param correction of the bias for weights of so many bits */
+  weightSite(operator: Operator, saturates: boolean, correction?: (bits: number) => Float32Array): Site {
     const { model } = this.#prepared;
     const tensor = model.graph.initializers.get(operator.weight!.name)!;
     const values = readFloats(tensor);
+    const widths = new Map<Float32Array, number>();
+    const bias = readFloats(model.graph.initializers.get(operator.bias!)!);
     // This operator's weight alone, whoever else reads the initializer.
     const replaced = (data: Float32Array): Model => {
       const instead = makeTensor('replaced', 'float32', tensor.dims, data);
-      const nodes = model.graph.nodes.map((node) =>
-        node === operator.nodes[0] ? { ...node, inputs: node.inputs.with(1, instead.name) } : node,
+      const change = correction?.(widths.get(data)!);
+      const other = makeTensor(
+        'other',
+        'float32',
+        [bias.length],
+        bias.map((value, channel) => value + (change?.[channel] ?? 0)),
       );
-      const initializers = new Map(model.graph.initializers).set(instead.name, instead);
+      const nodes = model.graph.nodes.map((node) =>
+        node === operator.nodes[0] ? { ...node, inputs: node.inputs.with(1, instead.name).with(2, other.name) } : node,
+      );
+      const initializers = new Map(model.graph.initializers).set(instead.name, instead).set(other.name, other);
       return { ...model, graph: { ...model.graph, nodes, initializers } };
     };
     const axis = operator.weight!.channelAxis;
@@ -134,12 +145,13 @@ class Whole {
       name: tensor.name,
       seed: seedOf(tensor.name),
       values: () => values,
-      quantized: (bits) =>
-        dequantizeWeights(
-          quantizeWeights(values, tensor.dims, axis, bits, deployedOptions(operator, tensor.dims, bits, saturates)),
-          tensor.dims,
-          axis,
-        ),
+      quantized: (bits) => {
+        const options = deployedOptions(operator, tensor.dims, bits, saturates);
+        const codes = quantizeWeights(values, tensor.dims, axis, bits, options);
+        const rounded = dequantizeWeights(codes, tensor.dims, axis);
+        widths.set(rounded, bits);
+        return rounded;
+      },
       forward: (sample, data) => this.run(replaced(data), this.#outputs, sample),
       local: (sample, data) => this.run(replaced(data), operator.outputs, sample),
     };
@@ -191,6 +203,8 @@ class Whole {
         isClassifier
           ? klDivergence(this.references[sample]!, output, temperature)
           : normalizedSquaredDistance(this.references[sample]!, output),
+      squaredError: (sample, output) =>
+        (isClassifier ? logitVariance : normalizedSquaredDistance)(this.references[sample]!, output),
       topProbability: (temperature) => {
         if (!isClassifier) return 0;
         const tops = this.references.map((logits) => {
@@ -210,6 +224,7 @@ interface AssessOptions {
   saturates?: boolean;
   signal?: AbortSignal;
   runtime?: CountingRuntime;
+  channelMeans?: ChannelMeans;
 }
 
 function assessed(network: Network, estimator: Estimator, options: AssessOptions = {}) {
@@ -220,6 +235,7 @@ function assessed(network: Network, estimator: Estimator, options: AssessOptions
     saturates = true,
     signal = never,
     runtime = new CountingRuntime(),
+    channelMeans = null,
   } = options;
   const ranges = Object.fromEntries(network.ranges);
   return assess(
@@ -227,7 +243,7 @@ function assessed(network: Network, estimator: Estimator, options: AssessOptions
     samplesOf(network.samples),
     { 8: ranges, 4: ranges },
     estimator,
-    { precisionsOf, samples: sampleCount, activationSamples: 2, threads: 1, kinds, variant, saturates },
+    { precisionsOf, samples: sampleCount, activationSamples: 2, threads: 1, kinds, variant, saturates, channelMeans },
     { runtime, clock },
     signal,
     quiet,
@@ -258,7 +274,7 @@ for (const name of Object.keys(networks)) {
           );
         }
       }
-      if (estimator.name === 'exact' || estimator.name === 'mask') {
+      if (['exact', 'mask', 'logits'].includes(estimator.name)) {
         for (const [tensor, row] of Object.entries(document.activations)) {
           const expected = await estimator.estimate(await whole.activationSite(tensor, network), whole.context([8], 2));
           t.ok(
@@ -326,6 +342,37 @@ t.test('weights are assessed as they are deployed: kept small where kernels satu
   }
 });
 
+t.test(
+  'weights are assessed with the bias that is deployed with them, and with their own when they are float',
+  async (t) => {
+    for (const name of Object.keys(networks)) {
+      const network = await makeNetwork(name);
+      const { prepared } = network;
+      const whole = new Whole(network);
+      await whole.start();
+      const random = new Random(seed);
+      const reads = prepared.operators.filter(({ weight }) => weight !== null).map(({ inputs }) => inputs[0]!);
+      const channelMeans = Object.fromEntries(
+        reads.map((tensor) => [tensor, [...random.floats(prepared.shapes.get(tensor)![1]!, 1)]]),
+      );
+      const document = await assessed(network, findEstimator('exact'), { channelMeans });
+      const plain = await assessed(network, findEstimator('exact'));
+      for (const operator of prepared.operators.filter(({ weight }) => weight !== null)) {
+        const corrected = (bits: number) => biasCorrection(prepared, operator, bits, channelMeans, true)!;
+        const site = whole.weightSite(operator, true, corrected);
+        const expected = await findEstimator('exact').estimate(site, whole.context([8, 4], sampleCount));
+        for (const [bits, value] of expected) {
+          const actual = document.weights[operator.name]![String(bits)]!;
+          t.ok(isNear(actual, value), `${name}, ${operator.name} at ${bits} bits: ${actual}, expected ${value}`);
+        }
+        t.ok(!isNear(document.weights[operator.name]!['4']!, plain.weights[operator.name]!['4']!));
+      }
+      for (const [tensor, row] of Object.entries(plain.activations))
+        t.ok(isNear(document.activations[tensor]!['8']!, row['8']!), `${name}, ${tensor}`);
+    }
+  },
+);
+
 t.test('activations are assessed as they are deployed: with signed codes for TensorRT', async (t) => {
   const network = await makeNetwork('a classifier that ends in logits');
   const whole = new Whole(network);
@@ -336,6 +383,19 @@ t.test('activations are assessed as they are deployed: with signed codes for Ten
     const expected = await findEstimator('exact').estimate(site, whole.context([8], 2));
     t.ok(isNear(row['8']!, expected.get(8)!), `${tensor}: ${row['8']}, expected ${expected.get(8)}`);
   }
+});
+
+t.test('an estimator gets no more samples than it can use', async (t) => {
+  const network = await makeNetwork('a classifier that ends in logits');
+  const frugal: Estimator = {
+    ...findEstimator('exact'),
+    samplesMost: 2,
+    estimate: (site, context) => {
+      t.equal(context.samples, 2);
+      return findEstimator('exact').estimate(site, context);
+    },
+  };
+  t.equal((await assessed(network, frugal)).samples, 2);
 });
 
 t.test('the same again gives the same, and every session is closed', async (t) => {

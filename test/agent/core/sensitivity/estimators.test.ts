@@ -1,6 +1,6 @@
 /** Estimators on a linear model in memory, where every answer can be written down. */
 import t from 'tap';
-import { klDivergence } from '../../../../agent/core/divergence.js';
+import { klDivergence, logitVariance } from '../../../../agent/core/divergence.js';
 import type { EstimatorContext, Site } from '../../../../agent/core/sensitivity/estimator.js';
 import { maskEstimator } from '../../../../agent/core/sensitivity/mask.js';
 import { defaultEstimator, estimators, findEstimator } from '../../../../agent/core/sensitivity/registry.js';
@@ -53,6 +53,7 @@ function linearModel(
     samples,
     bits: [2, 3, 4, 6, 8],
     divergence: (sample, other, temperature) => klDivergence(outputs[sample]!, other, temperature),
+    squaredError: (sample, other) => logitVariance(outputs[sample]!, other),
     topProbability: (temperature) => topProbability / temperature,
   };
   return { site, context, fed, outputs };
@@ -75,29 +76,31 @@ for (const kind of ['weight', 'activation'] as const) {
     }
   });
 
-  t.test(
-    `mask4, ${kind}: 4 bits measured at temperature 4, more by the ratio of energies, fewer measured`,
-    async (t) => {
+  for (const name of ['mask4', 'logits']) {
+    const what = name === 'mask4' ? 'KL at temperature 4' : 'squared error of the logits';
+    t.test(`${name}, ${kind}: ${what}, 4 bits measured, more by the ratio of energies, fewer measured`, async (t) => {
       const { site, context, outputs, fed } = linearModel(30, { kind });
-      const result = await findEstimator('mask4').estimate(site, context);
-      t.equal(fed.length, 3 * samples, 'passes at 4, 3 and 2 bits');
+      const result = await findEstimator(name).estimate(site, context);
+      const samplesAt = (bits: number) => (name === 'logits' && bits < 4 ? 4 : samples);
+      t.equal(fed.length, samplesAt(4) + samplesAt(3) + samplesAt(2), 'passes at 4, 3 and 2 bits');
+      const errorOf = (sample: number, output: Float32Array) =>
+        name === 'mask4' ? klDivergence(outputs[sample]!, output, 4) : logitVariance(outputs[sample]!, output);
       const measured = async (bits: number) => {
         let sum = 0;
-        for (let sample = 0; sample < samples; sample++)
-          sum += klDivergence(outputs[sample]!, await site.forward(sample, site.quantized(bits, sample)), 4);
-        return sum / samples;
+        for (let sample = 0; sample < samplesAt(bits); sample++)
+          sum += errorOf(sample, await site.forward(sample, site.quantized(bits, sample)));
+        return sum / samplesAt(bits);
       };
       const energyAt = (bits: number) => {
         let sum = 0;
-        for (let sample = 0; sample < samples; sample++)
-          sum += energy(site.values(sample), site.quantized(bits, sample));
+        for (let sample = 0; sample < 4; sample++) sum += energy(site.values(sample), site.quantized(bits, sample));
         return sum;
       };
       for (const bits of [2, 3, 4]) t.ok(isNear(result.get(bits)!, await measured(bits)), `${bits} bits`);
       for (const bits of [6, 8])
         t.ok(isNear(result.get(bits)!, ((await measured(4)) * energyAt(bits)) / energyAt(4)), `${bits} bits`);
-    },
-  );
+    });
+  }
 
   t.test(`mask, ${kind}: sensitivities are to each other as the energies of the quantization errors`, async (t) => {
     const { site, context, fed, outputs } = linearModel(400, { kind });
@@ -124,6 +127,32 @@ for (const kind of ['weight', 'activation'] as const) {
     }
   });
 }
+
+t.test('logits runs no pass for widths that nobody asks for, and few for coarse ones', async (t) => {
+  const { site, context, fed } = linearModel(30);
+  await findEstimator('logits').estimate(site, { ...context, bits: [2] });
+  t.equal(fed.length, 4, 'at 2 bits alone, of 5 samples');
+  fed.length = 0;
+  await findEstimator('logits').estimate(site, { ...context, bits: [8, 7] });
+  t.equal(fed.length, samples, 'at 4 bits, from which both follow');
+});
+
+t.test('squared errors of tensors with independent errors add up where divergences do not', async (t) => {
+  // Two logits, a sum of weights each: quantizing both weights is on average as bad as each alone, together.
+  const random = new Random(seed);
+  const trials = 4000;
+  const errors = { one: 0, other: 0, both: 0 };
+  for (let trial = 0; trial < trials; trial++) {
+    const logits = random.floats(classes, 3);
+    const [one, other] = [random.floats(classes, 1), random.floats(classes, 2)];
+    const plus = (...differences: Float32Array[]) =>
+      logits.map((value, i) => value + differences.reduce((sum, difference) => sum + difference[i]!, 0));
+    errors.one += logitVariance(logits, plus(one)) / trials;
+    errors.other += logitVariance(logits, plus(other)) / trials;
+    errors.both += logitVariance(logits, plus(one, other)) / trials;
+  }
+  t.ok(Math.abs(errors.both / (errors.one + errors.other) - 1) < 0.1, JSON.stringify(errors));
+});
 
 t.test('masks differ between samples, are the same every time, and differ with the seed', async (t) => {
   const masksOf = async (maskSeed: number) => {
@@ -211,7 +240,7 @@ t.test('every estimator answers all widths asked for, none negative, and less er
 t.test('names are unique, the default is among them, and an unknown one says which there are', async (t) => {
   t.equal(new Set(estimators.map((estimator) => estimator.name)).size, estimators.length);
   t.equal(findEstimator(defaultEstimator).name, defaultEstimator);
-  t.throws(() => findEstimator('magic'), { code: 'estimator/unknown', subject: 'magic', hint: /mask4.*exact/ });
+  t.throws(() => findEstimator('magic'), { code: 'estimator/unknown', subject: 'magic', hint: /logits.*exact/ });
 });
 
 t.test(
