@@ -12,6 +12,7 @@
         "kernels/arch/avx2/depthwise.c",
         "kernels/arch/avx2/direct16.c",
         "kernels/arch/avx2/direct8.c",
+        "kernels/arch/avx2/lookup8.c",
         "kernels/arch/avx2/narrow8.c",
         "kernels/arch/avx2/operators.c",
         "kernels/arch/avx2/winograd.c",
