@@ -15,6 +15,7 @@
         "kernels/arch/avx2/lookup8.c",
         "kernels/arch/avx2/narrow8.c",
         "kernels/arch/avx2/operators.c",
+        "kernels/arch/avx2/vector8.c",
         "kernels/arch/avx2/winograd.c",
         "kernels/arch/neon/depthwise.c",
         "kernels/arch/neon/direct8.c",
