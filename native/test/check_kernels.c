@@ -182,6 +182,7 @@ static void choose_weights(example *e) {
 static void choose_input(example *e) {
   kn_convolution *c = &e->c;
   c->input_bits = e->extreme ? PICK(3, 4, 6, 8, 8, 8) : PICK(2, 3, 4, 4, 5, 6, 8, 8);
+  if (c->weight_bits == 2 && one_in(2)) c->input_bits = 2; /* some kernels are for these alone */
   const int32_t top = (1 << c->input_bits) - 1, mode = e->extreme ? 0 : between(0, 4);
   c->input_zero = one_in(2) ? 0 : one_in(3) ? top : between(0, top);
   const size_t n = elements_in(c);

@@ -1,7 +1,10 @@
 /*
- * Times every convolution kernel of the catalogue on layers of known networks, whole layers on one thread: time_kernels [SECONDS [TEXT]],
- * SECONDS for each layer at each precision, lines that contain TEXT only. All kernels that support a case take turns, so that what the
- * machine does meanwhile strikes each alike; minimum and median in microseconds.
+ * Times every convolution kernel of the catalogue on layers of known networks, whole layers on one thread: time_kernels [SECONDS [TEXT
+ * [MEGABYTES]]], SECONDS for each layer at each precision, lines that contain TEXT only. All kernels that support a case take turns, so
+ * that what the machine does meanwhile strikes each alike; minimum and median in microseconds.
+ *
+ * With MEGABYTES, so much other memory is read before each run, and the input after that: weights come from memory then, as they do in a
+ * model that is larger than the caches. A kernel that is fast only with weights in the cache shows it here.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
@@ -74,6 +77,17 @@ static int ascending(const void *a, const void *b) {
   return x < y ? -1 : x > y;
 }
 
+/* Memory that is read between runs. */
+static uint8_t *other;
+static size_t other_bytes;
+static volatile uint32_t sink;
+
+static void read_through(const uint8_t *from, size_t bytes) {
+  uint32_t sum = 0;
+  for (size_t i = 0; i < bytes; i += 64) sum += from[i];
+  sink = sum;
+}
+
 static void measure(const layer *l, const precision *p, double seconds, const char *text) {
   kn_convolution c = {.batch = 1, .in_height = l->size, .in_width = l->size, .in_channels = l->in_channels,
                       .out_channels = l->out_channels, .kernel_height = l->kernel, .kernel_width = l->kernel, .stride_y = l->stride,
@@ -121,6 +135,10 @@ static void measure(const layer *l, const precision *p, double seconds, const ch
   for (const double begin = now(); count > 0 && rounds < MAX_ROUNDS && (rounds < 8 || now() - begin < seconds * 1e6 * count); rounds++) {
     for (int32_t i = 0; i < count; i++) {
       const int32_t tiles = kernels[i]->tiles(&c);
+      if (other_bytes > 0) {
+        read_through(other, other_bytes);
+        read_through(input, inputs);
+      }
       const double start = now();
       for (int32_t t = 0; t < tiles; t++) kernels[i]->run(&c, packed[i], input, output, scratch[i], t);
       times[i][rounds] = now() - start;
@@ -138,6 +156,8 @@ static void measure(const layer *l, const precision *p, double seconds, const ch
 
 int main(int argc, char **argv) {
   const double seconds = argc > 1 ? atof(argv[1]) : 0.1;
+  other_bytes = argc > 3 ? (size_t)atoi(argv[3]) << 20 : 0;
+  other = memory(other_bytes);
   for (size_t l = 0; l < sizeof LAYERS / sizeof *LAYERS; l++) {
     for (size_t p = 0; p < sizeof PRECISIONS / sizeof *PRECISIONS; p++) {
       measure(&LAYERS[l], &PRECISIONS[p], seconds, argc > 2 ? argv[2] : NULL);

@@ -6,7 +6,9 @@
  * convolution, which the inverse transform divides exactly:
  *
  *   winograd16-4x4  16-bit operands, sums modulo 2^32. The result is 576 y = 9 * 64 y: times the inverse of 9 modulo 2^32, shifted by 6.
- *                   Exact if |y| < 2^25, whatever overflowed before; certified from the weights.
+ *                   Exact if |y| < 2^25, whatever overflowed before; certified from the weights. Transformed weights would be 8 times as
+ *                   large as weights, and on few pixels the time goes into reading them: so weights are packed as they are and
+ *                   transformed when they run, some channels of a panel at a time, which costs a thirtieth on many pixels.
  *   winograd8-2x2   8-bit operands, result 4 y. Transformed codes span 4 times the codes' range, so up to 6 bits; transformed weights
  *                   must fit 8 bits, as those of 4 bits do and those of 5 nearly always.
  *   winograd8-4x2   the same, four pixels high, result 48 y: for codes of up to 3 bits.
@@ -34,6 +36,10 @@ typedef struct {
 static const __attribute__((unused)) kind K4X4 = {4, 4, 2, 6, 0x38E38E39u};
 static const __attribute__((unused)) kind K2X2 = {2, 2, 1, 2, 1u};
 static const __attribute__((unused)) kind K4X2 = {4, 2, 1, 4, 0xAAAAAAABu};
+
+/* Weights that are transformed when they run: steps at a time, bytes of a step packed, and bytes from one position to the next. */
+enum { LATE_STEPS = 64, LATE_PACKED = 9 * 2 * KN_PANEL, LATE_POSITION = (LATE_STEPS + 1) * 64 };
+static inline int32_t is_late(kind k) { return k.code_bytes == 2; }
 
 enum { MAX_SIDE = 6, MAX_POSITIONS = 36, MAX_PIXELS = 16, SCRATCH_BYTES = 340000, MAX_BLOCK = 48, SUMS_BYTES = 4 * KN_PANEL / 2 };
 
@@ -108,6 +114,8 @@ typedef struct {
   size_t codes_position;  /* bytes from one position's codes to the next's */
   size_t sums_position;   /* halves of a panel from one position's sums to the next's */
   size_t weights_position, runs_position;
+  size_t weights_panel; /* bytes of packed weights */
+  int32_t late_steps;   /* transformed at a time */
 } plan;
 
 static inline plan plan_of(kind k, const kn_convolution *c) {
@@ -130,6 +138,8 @@ static inline plan plan_of(kind k, const kn_convolution *c) {
   p.sums_position = 2 * ((size_t)p.block | 1);
   p.weights_position = (size_t)p.steps * 64;
   p.runs_position = (size_t)p.steps + 1;
+  p.weights_panel = is_late(k) ? (size_t)p.steps * LATE_PACKED : (size_t)positions(k) * p.weights_position;
+  p.late_steps = kn_up(p.steps, kn_up(p.steps, LATE_STEPS));
   return p;
 }
 
@@ -163,9 +173,17 @@ static inline void pack_offsets(kind k, const int32_t *at_positions, panel *to, 
   }
 }
 
-/* Scratch: sums [position][tile][16 channels], transformed codes [position][tile][channel], one pixel of the border. */
+/* Weights of one pair of channels that are transformed when they run: [step][weight][16 channels of 2 codes, in the order of `at`]. */
+static inline void pack_late(const kn_convolution *c, int32_t out_channel, int32_t in_channel, int32_t at, int8_t *weights) {
+  for (int32_t i = 0; i < 9; i++) {
+    weights[in_channel / 2 * LATE_PACKED + i * 2 * KN_PANEL + at] = (int8_t)kn_weight(c, out_channel, i * c->in_channels + in_channel);
+  }
+}
+
+/* Scratch: sums [position][tile][16 channels], transformed codes [position][tile][channel], transformed weights, one pixel of the border. */
 static inline size_t codes_at(kind k, const plan *p) { return (size_t)positions(k) * p->sums_position * SUMS_BYTES; }
-static inline size_t border_at(kind k, const plan *p) { return codes_at(k, p) + (size_t)positions(k) * p->codes_position; }
+static inline size_t late_at(kind k, const plan *p) { return codes_at(k, p) + (size_t)positions(k) * p->codes_position; }
+static inline size_t border_at(kind k, const plan *p) { return late_at(k, p) + (is_late(k) ? (size_t)positions(k) * LATE_POSITION : 0); }
 
 static inline size_t scratch_bytes(kind k, const kn_convolution *c) {
   const plan p = plan_of(k, c);

@@ -73,23 +73,7 @@ KN_INLINE void product(int32_t rows, int half, const kn_finish *f, const kn_prod
                        const kn_panel *panels, uint8_t *out, int32_t count) {
   __m256i sums[2 * KN_MAX_ROWS];
   kn_loop_narrow(rows, half, codes, p->stride, weights, p->steps, sums);
-  const __m256i low = _mm256_broadcastsi128_si256(f->low), high = _mm256_broadcastsi128_si256(f->high);
-  KN_UNROLL for (int32_t r = 0; r < rows; r++, out += p->out_step) {
-    const __m256i x = _mm256_adds_epi16(kn_scale_short(f->rule, &panels[0], sums[2 * r]), f->zero);
-    const __m256i y = _mm256_adds_epi16(kn_scale_short(f->rule, &panels[1], sums[2 * r + 1]), f->zero);
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi16(x, y), _MM_SHUFFLE(3, 1, 2, 0));
-    const __m256i codes_out = _mm256_min_epu8(_mm256_max_epu8(packed, low), high);
-    if (count == WIDTH) {
-      kn_save(out, codes_out);
-    } else {
-      __m128i rest = _mm256_castsi256_si128(codes_out);
-      if (count >= KN_PANEL) {
-        kn_save_half(out, rest);
-        rest = _mm256_extracti128_si256(codes_out, 1);
-      }
-      kn_save_bytes(out + (count & KN_PANEL), rest, count & (KN_PANEL - 1));
-    }
-  }
+  KN_UNROLL for (int32_t r = 0; r < rows; r++, out += p->out_step) kn_store_short(f, panels, sums[2 * r], sums[2 * r + 1], out, count);
 }
 
 KN_CODE static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {

@@ -74,8 +74,8 @@ KN_INLINE void kn_loop_listed(int32_t rows, int half, const uint8_t *codes, size
   "vpmaddubsw %%ymm13,%%ymm14,%%ymm14\n vpaddw %%ymm14,%%ymm" high ",%%ymm" high "\n"
 #define KN_ROW_WIDENING(at, low, high)                                                                \
   "vpbroadcastd " at ",%%ymm14\n"                                                                     \
-  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpmaddwd (%[ones]),%%ymm15,%%ymm15\n"                         \
-  "vpmaddubsw %%ymm13,%%ymm14,%%ymm14\n vpmaddwd (%[ones]),%%ymm14,%%ymm14\n"                         \
+  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpmaddwd (%[k]),%%ymm15,%%ymm15\n"                            \
+  "vpmaddubsw %%ymm13,%%ymm14,%%ymm14\n vpmaddwd (%[k]),%%ymm14,%%ymm14\n"                            \
   "vpaddd %%ymm15,%%ymm" low ",%%ymm" low "\n vpaddd %%ymm14,%%ymm" high ",%%ymm" high "\n"
 #define KN_ROW_EXACT(at, low, high)                                                                   \
   "vpbroadcastd " at ",%%ymm14\n"                                                                     \
@@ -91,7 +91,7 @@ KN_INLINE void kn_loop_listed(int32_t rows, int half, const uint8_t *codes, size
   "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpaddw %%ymm15,%%ymm" low ",%%ymm" low "\n"
 #define KN_HALF_ROW_WIDENING(at, low, high)                                                           \
   "vpbroadcastd " at ",%%ymm14\n"                                                                     \
-  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpmaddwd (%[ones]),%%ymm15,%%ymm15\n"                         \
+  "vpmaddubsw %%ymm12,%%ymm14,%%ymm15\n vpmaddwd (%[k]),%%ymm15,%%ymm15\n"                            \
   "vpaddd %%ymm15,%%ymm" low ",%%ymm" low "\n"
 #define KN_HALF_ROW_EXACT(at, low, high)                                                              \
   "vpbroadcastd " at ",%%ymm14\n"                                                                     \
@@ -138,10 +138,11 @@ KN_INLINE void kn_loop_listed(int32_t rows, int half, const uint8_t *codes, size
   "add $64,%[w]\n add $" a1 ",%[a]\n add $" a1 ",%[b]\n dec %[c]\n jnz 3b\n"                                                     \
   "4:\n" out
 
-#define KN_ASM(text)                                                                                                             \
+/* `constants` are at k; x is free. */
+#define KN_ASM(constants, text)                                                                                                  \
   __asm__ volatile(text                                                                                                          \
-                   : [a] "+r"(a), [b] "+r"(b), [w] "+r"(w), [c] "=&r"(count)                                                     \
-                   : [l] "r"(stride), [n] "r"(steps), [o] "r"(out), [ones] "r"(kn_ones)                                          \
+                   : [a] "+r"(a), [b] "+r"(b), [w] "+r"(w), [c] "=&r"(count), [x] "=&r"(free)                                    \
+                   : [l] "r"(stride), [n] "r"(steps), [o] "r"(out), [k] "r"(constants)                                           \
                    : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",  \
                      "xmm13", "xmm14", "xmm15", "memory", "cc")
 
@@ -151,28 +152,28 @@ static const int16_t kn_ones[16] __attribute__((aligned(32), unused)) = {1, 1, 1
  * kn_loop_NAME(rows, half, codes, stride, weights, steps, out): out[2 * row] and out[2 * row + 1] are the row's sums; weights are aligned
  * to 32 bytes; `half`: only the first register of weights has any. For a constant number of rows and half: KN_FOR_ROWS.
  */
-#define KN_LOOPS(name, row, a1, a2, a3, a4)                                                                                      \
+#define KN_LOOPS(name, row, constants, a1, a2, a3, a4)                                                                           \
   KN_INLINE void name(int32_t rows, const void *codes, size_t stride, const void *weights, ptrdiff_t steps, __m256i *out) {      \
     const uint8_t *a = codes, *b = a + 3 * stride, *w = weights;                                                                 \
-    ptrdiff_t count;                                                                                                             \
+    ptrdiff_t count, free;                                                                                                       \
     switch (rows) {                                                                                                              \
-      case 1: KN_ASM(KN_LOOP(KN_ROWS_1, row, KN_ZERO_1, KN_OUT_1, a1, a2, a3, a4)); break;                                       \
-      case 2: KN_ASM(KN_LOOP(KN_ROWS_2, row, KN_ZERO_2, KN_OUT_2, a1, a2, a3, a4)); break;                                       \
-      case 3: KN_ASM(KN_LOOP(KN_ROWS_3, row, KN_ZERO_3, KN_OUT_3, a1, a2, a3, a4)); break;                                       \
-      case 4: KN_ASM(KN_LOOP(KN_ROWS_4, row, KN_ZERO_4, KN_OUT_4, a1, a2, a3, a4)); break;                                       \
-      case 5: KN_ASM(KN_LOOP(KN_ROWS_5, row, KN_ZERO_5, KN_OUT_5, a1, a2, a3, a4)); break;                                       \
-      default: KN_ASM(KN_LOOP(KN_ROWS_6, row, KN_ZERO_6, KN_OUT_6, a1, a2, a3, a4));                                             \
+      case 1: KN_ASM(constants, KN_LOOP(KN_ROWS_1, row, KN_ZERO_1, KN_OUT_1, a1, a2, a3, a4)); break;                            \
+      case 2: KN_ASM(constants, KN_LOOP(KN_ROWS_2, row, KN_ZERO_2, KN_OUT_2, a1, a2, a3, a4)); break;                            \
+      case 3: KN_ASM(constants, KN_LOOP(KN_ROWS_3, row, KN_ZERO_3, KN_OUT_3, a1, a2, a3, a4)); break;                            \
+      case 4: KN_ASM(constants, KN_LOOP(KN_ROWS_4, row, KN_ZERO_4, KN_OUT_4, a1, a2, a3, a4)); break;                            \
+      case 5: KN_ASM(constants, KN_LOOP(KN_ROWS_5, row, KN_ZERO_5, KN_OUT_5, a1, a2, a3, a4)); break;                            \
+      default: KN_ASM(constants, KN_LOOP(KN_ROWS_6, row, KN_ZERO_6, KN_OUT_6, a1, a2, a3, a4));                                  \
     }                                                                                                                            \
   }
 
-KN_LOOPS(kn_whole_loop_short, KN_ROW_SHORT, "4", "8", "12", "16")
-KN_LOOPS(kn_whole_loop_widening, KN_ROW_WIDENING, "4", "8", "12", "16")
-KN_LOOPS(kn_whole_loop_exact, KN_ROW_EXACT, "4", "8", "12", "16")
-KN_LOOPS(kn_whole_loop_narrow, KN_ROW_NARROW, "2", "4", "6", "8")
-KN_LOOPS(kn_half_loop_short, KN_HALF_ROW_SHORT, "4", "8", "12", "16")
-KN_LOOPS(kn_half_loop_widening, KN_HALF_ROW_WIDENING, "4", "8", "12", "16")
-KN_LOOPS(kn_half_loop_exact, KN_HALF_ROW_EXACT, "4", "8", "12", "16")
-KN_LOOPS(kn_half_loop_narrow, KN_HALF_ROW_NARROW, "2", "4", "6", "8")
+KN_LOOPS(kn_whole_loop_short, KN_ROW_SHORT, kn_ones, "4", "8", "12", "16")
+KN_LOOPS(kn_whole_loop_widening, KN_ROW_WIDENING, kn_ones, "4", "8", "12", "16")
+KN_LOOPS(kn_whole_loop_exact, KN_ROW_EXACT, kn_ones, "4", "8", "12", "16")
+KN_LOOPS(kn_whole_loop_narrow, KN_ROW_NARROW, kn_ones, "2", "4", "6", "8")
+KN_LOOPS(kn_half_loop_short, KN_HALF_ROW_SHORT, kn_ones, "4", "8", "12", "16")
+KN_LOOPS(kn_half_loop_widening, KN_HALF_ROW_WIDENING, kn_ones, "4", "8", "12", "16")
+KN_LOOPS(kn_half_loop_exact, KN_HALF_ROW_EXACT, kn_ones, "4", "8", "12", "16")
+KN_LOOPS(kn_half_loop_narrow, KN_HALF_ROW_NARROW, kn_ones, "2", "4", "6", "8")
 
 #define KN_LISTED(rows, row, zero, out)                                                                                          \
   zero                                                                                                                           \

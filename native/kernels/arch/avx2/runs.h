@@ -58,4 +58,38 @@ static inline int32_t kn_find_runs(const int8_t *weights, int32_t steps, int32_t
   return count;
 }
 
+/* Output channels of the widest panel that kn_find_channel_runs knows. */
+enum { KN_RUN_CHANNELS = 64 };
+
+/*
+ * The same for `count` channels from `first` on, in steps of 2 or 4 codes, and lanes that sum two weights of a step and hold no more than
+ * `limit`, or less than its negative by one. What sums are on the way does not matter, as they wrap around.
+ */
+static inline int32_t kn_find_channel_runs(const kn_convolution *c, int32_t first, int32_t count, int32_t step, int32_t limit,
+                                           uint16_t *runs) {
+  const int32_t row = c->kernel_height * c->kernel_width * (c->in_channels / c->groups), top = (1 << c->input_bits) - 1;
+  kn_lane sums[2 * KN_RUN_CHANNELS], added[2 * KN_RUN_CHANNELS];
+  int32_t found = 0, length = 0;
+  memset(sums, 0, sizeof sums);
+  for (int32_t begin = 0; begin < row; begin += step) {
+    int fits = length < UINT16_MAX;
+    memset(added, 0, sizeof added);
+    for (int32_t o = 0; o < count; o++) {
+      for (int32_t i = begin; i < kn_min(row, begin + step); i++) {
+        kn_lane_add(&added[2 * o + (i - begin) / 2], kn_weight(c, first + o, i), top);
+      }
+    }
+    for (int32_t i = 0; i < 2 * count; i++) fits &= sums[i].high + added[i].high <= limit && sums[i].low + added[i].low >= -limit - 1;
+    if (!fits) {
+      runs[found++] = (uint16_t)length;
+      length = 0;
+      memset(sums, 0, sizeof sums);
+    }
+    length++;
+    for (int32_t i = 0; i < 2 * count; i++) sums[i].low += added[i].low, sums[i].high += added[i].high;
+  }
+  runs[found++] = (uint16_t)length;
+  return found;
+}
+
 #endif

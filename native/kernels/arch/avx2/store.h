@@ -82,6 +82,25 @@ KN_INLINE __m256i kn_join(__m256i low, __m256i high) {
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), _MM_SHUFFLE(3, 1, 2, 0));
 }
 
+/* Sixteen-bit sums of two panels, without their bias, that kn_fits_short has certified: `count` channels' codes. */
+KN_INLINE void kn_store_short(const kn_finish *f, const kn_panel *panels, __m256i first, __m256i second, uint8_t *out, int32_t count) {
+  const __m256i x = _mm256_adds_epi16(kn_scale_short(f->rule, &panels[0], first), f->zero);
+  const __m256i y = _mm256_adds_epi16(kn_scale_short(f->rule, &panels[1], second), f->zero);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi16(x, y), _MM_SHUFFLE(3, 1, 2, 0));
+  const __m256i low = _mm256_broadcastsi128_si256(f->low), high = _mm256_broadcastsi128_si256(f->high);
+  const __m256i codes = _mm256_min_epu8(_mm256_max_epu8(packed, low), high);
+  if (count == 2 * KN_PANEL) {
+    kn_save(out, codes);
+    return;
+  }
+  __m128i rest = _mm256_castsi256_si128(codes);
+  if (count >= KN_PANEL) {
+    kn_save_half(out, rest);
+    rest = _mm256_extracti128_si256(codes, 1);
+  }
+  kn_save_bytes(out + (count & KN_PANEL), rest, count & (KN_PANEL - 1));
+}
+
 KN_INLINE void kn_save_codes(uint8_t *out, __m128i codes, int32_t count) {
   if (__builtin_expect(count == KN_PANEL, 1)) {
     kn_save_half(out, codes);

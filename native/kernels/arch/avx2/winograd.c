@@ -40,7 +40,7 @@ static int supports_4x4(const kn_convolution *c) { return is_3x3(c) && sums_fit(
 static int supports_2x2(const kn_convolution *c) { return is_3x3(c) && c->input_bits <= 6 && sums_fit(c, 29) && operands_fit(K2X2, c); }
 static int supports_4x2(const kn_convolution *c) { return is_3x3(c) && c->input_bits <= 3 && sums_fit(c, 27) && operands_fit(K4X2, c); }
 
-/* Packed: for each panel its channels and what offsets add to its pixels; the runs of each position; weights [panel][position]. */
+/* Packed: for each panel its channels and what offsets add to its pixels; the runs of each position; weights [panel][position], or as pack_late has them. */
 static size_t runs_at(const plan *p) { return (size_t)p->panels * sizeof(panel); }
 static size_t weights_at(kind k, const plan *p) {
   return kn_aligned(runs_at(p) + (k.code_bytes == 1 ? (size_t)p->panels * positions(k) * p->runs_position * sizeof(uint16_t) : 0));
@@ -48,7 +48,7 @@ static size_t weights_at(kind k, const plan *p) {
 
 static size_t packed_bytes(kind k, const kn_convolution *c) {
   const plan p = plan_of(k, c);
-  return weights_at(k, &p) + (size_t)p.panels * positions(k) * p.weights_position;
+  return weights_at(k, &p) + (size_t)p.panels * p.weights_panel;
 }
 
 static void pack(kind k, const kn_convolution *c, void *packed) {
@@ -57,24 +57,22 @@ static void pack(kind k, const kn_convolution *c, void *packed) {
   memset(packed, 0, packed_bytes(k, c));
   for (int32_t n = 0; n < p.panels; n++) {
     panel *to = (panel *)packed + n;
-    uint8_t *weights = (uint8_t *)packed + weights_at(k, &p) + (size_t)n * positions(k) * p.weights_position;
+    uint8_t *weights = (uint8_t *)packed + weights_at(k, &p) + (size_t)n * p.weights_panel;
     const int32_t count = kn_min(KN_PANEL, c->out_channels - n * KN_PANEL);
     kn_pack_panel(&to->channels, c, n * KN_PANEL, count);
     for (int32_t o = 0; o < count; o++) {
       int32_t offsets[MAX_POSITIONS] = {0}, u[MAX_POSITIONS];
       for (int32_t i = 0; i < c->in_channels; i++) {
+        if (is_late(k)) {
+          pack_late(c, n * KN_PANEL + o, i, o * step + i % step, (int8_t *)weights);
+          continue;
+        }
         transform_weights(k, c, n * KN_PANEL + o, i, u);
         for (int32_t xi = 0; xi < positions(k); xi++) {
-          const int32_t at = i / step * (step * KN_PANEL) + o * step + i % step;
-          uint8_t *position = weights + (size_t)xi * p.weights_position;
-          if (k.code_bytes == 2) {
-            ((int16_t *)position)[at] = (int16_t)u[xi];
-          } else {
-            int32_t below, above;
-            reach(k, xi, top, &below, &above);
-            ((int8_t *)position)[at] = (int8_t)u[xi];
-            offsets[xi] += below * u[xi];
-          }
+          int32_t below, above;
+          reach(k, xi, top, &below, &above);
+          ((int8_t *)weights + (size_t)xi * p.weights_position)[i / step * (step * KN_PANEL) + o * step + i % step] = (int8_t)u[xi];
+          offsets[xi] += below * u[xi];
         }
       }
       pack_offsets(k, offsets, to, o);
@@ -140,9 +138,48 @@ KN_INLINE void transform_codes(kind k, const plan *p, const uint8_t *const *at, 
   }
 }
 
-/* 32-bit sums of `rows` tiles at one position. */
-KN_INLINE void product_exact(int32_t rows, int half, const plan *p, const uint8_t *codes, const uint8_t *weights, __m256i *sums) {
-  kn_loop_exact(rows, half, codes, p->row_bytes, weights, p->steps, sums);
+/* The transform of weights along one side. */
+KN_INLINE void spread(int32_t pixels, const __m256i *g, __m256i *out) {
+  const __m256i even = add(g[0], g[2], 2);
+  out[0] = g[0];
+  out[1] = add(even, g[1], 2);
+  out[2] = sub(even, g[1], 2);
+  if (pixels == 4) {
+    const __m256i wide = add(g[0], four_times(g[2], 2), 2), odd = twice(g[1], 2);
+    out[3] = add(wide, odd, 2);
+    out[4] = sub(wide, odd, 2);
+  }
+  out[pixels + 1] = g[2];
+}
+
+/* Transforms the weights of some steps; half a panel at a time, as it lies there. */
+KN_INLINE void transform_late(kind k, const int8_t *weights, int32_t steps, uint8_t *to) {
+  for (int32_t half = 0; half < 2 * steps; half++, weights += half % 2 ? KN_PANEL : LATE_PACKED - KN_PANEL, to += 32) {
+    __m256i rows[MAX_SIDE][3];
+    KN_UNROLL for (int32_t x = 0; x < 3; x++) {
+      __m256i g[3], out[MAX_SIDE];
+      KN_UNROLL for (int32_t y = 0; y < 3; y++) g[y] = _mm256_cvtepi8_epi16(kn_load_half(weights + (y * 3 + x) * 2 * KN_PANEL));
+      spread(k.out_height, g, out);
+      KN_UNROLL for (int32_t y = 0; y < in_height(k); y++) rows[y][x] = out[y];
+    }
+    KN_UNROLL for (int32_t y = 0; y < in_height(k); y++) {
+      __m256i out[MAX_SIDE];
+      spread(k.out_width, rows[y], out);
+      KN_UNROLL for (int32_t x = 0; x < in_width(k); x++) kn_save(to + (y * in_width(k) + x) * LATE_POSITION, out[x]);
+    }
+  }
+}
+
+/* 32-bit sums of `rows` tiles at one position: those of the first steps, or more of them. */
+KN_INLINE void product_exact(int32_t rows, int half, const plan *p, const uint8_t *codes, const uint8_t *weights, int32_t steps,
+                             int32_t is_first, __m256i *sums) {
+  __m256i part[2 * KN_MAX_ROWS];
+  if (is_first) {
+    kn_loop_exact(rows, half, codes, p->row_bytes, weights, steps, sums);
+    return;
+  }
+  kn_loop_exact(rows, half, codes, p->row_bytes, weights, steps, part);
+  KN_UNROLL for (int32_t i = 0; i < 2 * rows; i++) sums[i] = _mm256_add_epi32(sums[i], part[i]);
 }
 
 KN_INLINE void product_short(int32_t rows, int half, const plan *p, const uint8_t *codes, const uint8_t *weights, const uint16_t *runs,
@@ -219,6 +256,40 @@ KN_INLINE void store_tile(kind k, const kn_convolution *c, const kn_finish *f, c
   }
 }
 
+/* The sums of a panel at all positions: codes of `count` tiles by weights that are transformed, */
+KN_INLINE void multiply(kind k, const plan *p, int32_t count, const uint8_t *codes, const uint8_t *weights, const uint16_t *runs,
+                        __m256i *sums) {
+  for (int32_t xi = 0; xi < positions(k); xi++) {
+    for (int32_t m = 0, rows; m < count; m += rows) {
+      rows = kn_next_rows(count - m);
+      kn_fetch(weights + p->weights_position, p->weights_position, m, m + rows, count);
+      KN_FOR_ROWS(rows, 0, product_short, p, codes + (size_t)m * p->row_bytes, weights, runs, sums + 2 * (size_t)m);
+    }
+    codes += p->codes_position;
+    weights += p->weights_position;
+    runs += p->runs_position;
+    sums += p->sums_position;
+  }
+}
+
+/* or by weights that are not yet. */
+KN_INLINE void multiply_late(kind k, const plan *p, int32_t count, const uint8_t *codes, const int8_t *weights, uint8_t *late,
+                             __m256i *sums) {
+  for (int32_t step = 0, steps; step < p->steps; step += steps) {
+    steps = kn_min(p->late_steps, p->steps - step);
+    transform_late(k, weights, steps, late);
+    weights += (size_t)steps * LATE_PACKED;
+    for (int32_t xi = 0; xi < positions(k); xi++) {
+      kn_fetch(weights, (size_t)steps * LATE_PACKED, xi, xi + 1, positions(k));
+      for (int32_t m = 0, rows; m < count; m += rows) {
+        rows = kn_next_rows(count - m);
+        KN_FOR_ROWS(rows, 0, product_exact, p, codes + (size_t)xi * p->codes_position + (size_t)m * p->row_bytes + 4 * (size_t)step,
+                    late + xi * LATE_POSITION, steps, step == 0, sums + (size_t)xi * p->sums_position + 2 * (size_t)m);
+      }
+    }
+  }
+}
+
 KN_INLINE void run(kind k, const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
   const plan p = plan_of(k, c);
   const kn_finish finish = kn_finish_of(c);
@@ -242,20 +313,12 @@ KN_INLINE void run(kind k, const kn_convolution *c, const void *packed, const ui
 
   for (int32_t n = panel_begin; n < panel_end; n++) {
     const panel *from = (const panel *)packed + n;
-    for (int32_t xi = 0; xi < positions(k); xi++) {
-      const size_t at = (size_t)n * positions(k) + xi;
-      const uint8_t *w = (const uint8_t *)packed + weights_at(k, &p) + at * p.weights_position;
-      const uint16_t *runs = (const uint16_t *)((const uint8_t *)packed + runs_at(&p)) + at * p.runs_position;
-      for (int32_t m = 0, rows; m < count; m += rows) {
-        rows = kn_next_rows(count - m);
-        const uint8_t *v = codes + (size_t)xi * p.codes_position + (size_t)m * p.row_bytes;
-        __m256i *to = sums + (size_t)xi * p.sums_position + 2 * (size_t)m;
-        if (k.code_bytes == 2) {
-          KN_FOR_ROWS(rows, 0, product_exact, &p, v, w, to);
-        } else {
-          KN_FOR_ROWS(rows, 0, product_short, &p, v, w, runs, to);
-        }
-      }
+    const uint8_t *weights = (const uint8_t *)packed + weights_at(k, &p) + (size_t)n * p.weights_panel;
+    if (is_late(k)) {
+      multiply_late(k, &p, count, codes, (const int8_t *)weights, (uint8_t *)scratch + late_at(k, &p), sums);
+    } else {
+      const uint16_t *runs = (const uint16_t *)((const uint8_t *)packed + runs_at(&p)) + (size_t)n * positions(k) * p.runs_position;
+      multiply(k, &p, count, codes, weights, runs, sums);
     }
     for (int32_t t = 0; t < count; t++) {
       __m256i pixels[2 * MAX_PIXELS];

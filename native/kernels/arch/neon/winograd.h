@@ -42,12 +42,12 @@ static inline int supports_4x4(const kn_convolution *c) { return is_3x3(c) && su
 static inline int supports_2x2(const kn_convolution *c) { return is_3x3(c) && c->input_bits <= 6 && sums_fit(c, 29) && operands_fit(K2X2, c); }
 static inline int supports_4x2(const kn_convolution *c) { return is_3x3(c) && c->input_bits <= 3 && sums_fit(c, 27) && operands_fit(K4X2, c); }
 
-/* Packed: panels; weights [panel][position]. */
+/* Packed: panels; weights [panel][position], or as pack_late has them. */
 static inline size_t weights_at(const plan *p) { return kn_aligned((size_t)p->panels * sizeof(panel)); }
 
 static inline size_t packed_bytes(kind k, const kn_convolution *c) {
   const plan p = plan_of(k, c);
-  return weights_at(&p) + (size_t)p.panels * positions(k) * p.weights_position;
+  return weights_at(&p) + (size_t)p.panels * p.weights_panel;
 }
 
 static inline void pack(kind k, const kn_convolution *c, void *packed) {
@@ -56,21 +56,21 @@ static inline void pack(kind k, const kn_convolution *c, void *packed) {
   memset(packed, 0, packed_bytes(k, c));
   for (int32_t n = 0; n < p.panels; n++) {
     panel *to = (panel *)packed + n;
-    uint8_t *weights = (uint8_t *)packed + weights_at(&p) + (size_t)n * positions(k) * p.weights_position;
+    uint8_t *weights = (uint8_t *)packed + weights_at(&p) + (size_t)n * p.weights_panel;
     const int32_t count = kn_min(KN_PANEL, c->out_channels - n * KN_PANEL);
     kn_pack_panel(&to->channels, c, n * KN_PANEL, count);
     for (int32_t o = 0; o < count; o++) {
       int32_t offsets[MAX_POSITIONS] = {0}, u[MAX_POSITIONS];
       for (int32_t i = 0; i < c->in_channels; i++) {
+        if (is_late(k)) {
+          pack_late(c, n * KN_PANEL + o, i, kn_place_16(o, i % step), (int8_t *)weights);
+          continue;
+        }
         transform_weights(k, c, n * KN_PANEL + o, i, u);
         for (int32_t xi = 0; xi < positions(k); xi++) {
-          uint8_t *at = weights + (size_t)xi * p.weights_position + (size_t)(i / step) * KN_STEP_BYTES;
-          if (k.code_bytes == 2) {
-            ((int16_t *)(void *)at)[kn_place_16(o, i % step)] = (int16_t)u[xi];
-          } else {
-            ((int8_t *)at)[kn_place_8(o, i % step)] = (int8_t)u[xi];
-            offsets[xi] += offset_at(k, xi, top) * u[xi];
-          }
+          int8_t *at = (int8_t *)weights + (size_t)xi * p.weights_position + (size_t)(i / step) * KN_STEP_BYTES;
+          at[kn_place_8(o, i % step)] = (int8_t)u[xi];
+          offsets[xi] += offset_at(k, xi, top) * u[xi];
         }
       }
       pack_offsets(k, offsets, to, o);
@@ -133,14 +133,49 @@ KN_INLINE void transform_codes(kind k, const plan *p, const uint8_t *const *at, 
   }
 }
 
-/* Sums of `rows` tiles at one position: [tile][part]. */
-KN_INLINE void product(int32_t rows, kind k, const plan *p, const uint8_t *codes, const uint8_t *weights, uint32_t *out) {
+/* The transform of weights along one side. */
+KN_INLINE void spread(int32_t pixels, const uint8x16_t *g, uint8x16_t *out) {
+  const uint8x16_t even = add(g[0], g[2], 2);
+  out[0] = g[0];
+  out[1] = add(even, g[1], 2);
+  out[2] = sub(even, g[1], 2);
+  if (pixels == 4) {
+    const uint8x16_t wide = add(g[0], times_4(g[2], 2), 2), odd = add(g[1], g[1], 2);
+    out[3] = add(wide, odd, 2);
+    out[4] = sub(wide, odd, 2);
+  }
+  out[pixels + 1] = g[2];
+}
+
+/* Transforms the weights of some steps, eight at a time. */
+KN_INLINE void transform_late(kind k, const int8_t *weights, int32_t steps, uint8_t *to) {
+  for (int32_t part = 0; part < 4 * steps; part++, weights += part % 4 ? 8 : LATE_PACKED - 24, to += 16) {
+    uint8x16_t rows[MAX_SIDE][3];
+    KN_UNROLL for (int32_t x = 0; x < 3; x++) {
+      uint8x16_t g[3], out[MAX_SIDE];
+      KN_UNROLL for (int32_t y = 0; y < 3; y++) g[y] = vreinterpretq_u8_s16(vmovl_s8(vld1_s8(weights + (y * 3 + x) * 2 * KN_PANEL)));
+      spread(k.out_height, g, out);
+      KN_UNROLL for (int32_t y = 0; y < in_height(k); y++) rows[y][x] = out[y];
+    }
+    KN_UNROLL for (int32_t y = 0; y < in_height(k); y++) {
+      uint8x16_t out[MAX_SIDE];
+      spread(k.out_width, rows[y], out);
+      KN_UNROLL for (int32_t x = 0; x < in_width(k); x++) vst1q_u8(to + (y * in_width(k) + x) * LATE_POSITION, out[x]);
+    }
+  }
+}
+
+/* Sums of `rows` tiles at one position, [tile][part]: those of the first steps, or more of them. */
+KN_INLINE void product(int32_t rows, kind k, const plan *p, const uint8_t *codes, const uint8_t *weights, int32_t steps, int32_t is_first,
+                       uint32_t *out) {
   int32x4_t sums[KN_PARTS * KN_MAX_ROWS];
-  KN_UNROLL for (int32_t i = 0; i < KN_PARTS * rows; i++) sums[i] = vdupq_n_s32(0);
+  KN_UNROLL for (int32_t i = 0; i < KN_PARTS * rows; i++) {
+    sums[i] = is_first ? vdupq_n_s32(0) : vreinterpretq_s32_u32(vld1q_u32(out + 4 * i));
+  }
   if (k.code_bytes == 1) {
-    kn_loop_8(rows, KN_PARTS, 0, codes, p->row_bytes, vdupq_n_u8(0), (const int8_t *)weights, p->steps, sums);
+    kn_loop_8(rows, KN_PARTS, 0, codes, p->row_bytes, vdupq_n_u8(0), (const int8_t *)weights, steps, sums);
   } else {
-    kn_loop_16(rows, codes, p->row_bytes, (const int16_t *)(const void *)weights, p->steps, sums);
+    kn_loop_16(rows, codes, p->row_bytes, (const int16_t *)(const void *)weights, steps, sums);
   }
   KN_UNROLL for (int32_t i = 0; i < KN_PARTS * rows; i++) vst1q_u32(out + 4 * i, vreinterpretq_u32_s32(sums[i]));
 }
@@ -205,6 +240,23 @@ KN_INLINE void store_tile(kind k, const kn_convolution *c, const kn_finish *f, c
   }
 }
 
+/* The sums of a panel at all positions: codes of `count` tiles by weights that are transformed, or not yet. */
+KN_INLINE void multiply(kind k, const plan *p, int32_t count, const uint8_t *codes, const uint8_t *weights, uint8_t *late, uint32_t *sums) {
+  for (int32_t step = 0, steps; step < p->steps; step += steps) {
+    steps = is_late(k) ? kn_min(p->late_steps, p->steps - step) : p->steps;
+    if (is_late(k)) transform_late(k, (const int8_t *)weights + (size_t)step * LATE_PACKED, steps, late);
+    for (int32_t xi = 0; xi < positions(k); xi++) {
+      const uint8_t *w = is_late(k) ? late + xi * LATE_POSITION : weights + (size_t)xi * p->weights_position;
+      const uint8_t *v = codes + (size_t)xi * p->codes_position + 4 * (size_t)step;
+      uint32_t *to = sums + (size_t)xi * p->sums_position * (KN_PANEL / 2);
+      for (int32_t m = 0, rows; m < count; m += rows) {
+        rows = kn_next_rows(count - m);
+        KN_FOR_ROWS(rows, product, k, p, v + (size_t)m * p->row_bytes, w, steps, step == 0, to + (size_t)m * KN_PANEL);
+      }
+    }
+  }
+}
+
 KN_INLINE void run(kind k, const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
   const plan p = plan_of(k, c);
   const kn_finish finish = kn_finish_of(c);
@@ -224,14 +276,8 @@ KN_INLINE void run(kind k, const kn_convolution *c, const void *packed, const ui
 
   for (int32_t n = panel_begin; n < panel_end; n++) {
     const panel *from = (const panel *)packed + n;
-    for (int32_t xi = 0; xi < positions(k); xi++) {
-      const uint8_t *w = (const uint8_t *)packed + weights_at(&p) + ((size_t)n * positions(k) + xi) * p.weights_position;
-      for (int32_t m = 0, rows; m < count; m += rows) {
-        rows = kn_next_rows(count - m);
-        const uint8_t *v = codes + (size_t)xi * p.codes_position + (size_t)m * p.row_bytes;
-        KN_FOR_ROWS(rows, product, k, &p, v, w, sums + (size_t)xi * p.sums_position * (KN_PANEL / 2) + (size_t)m * KN_PANEL);
-      }
-    }
+    const uint8_t *weights = (const uint8_t *)packed + weights_at(&p) + (size_t)n * p.weights_panel;
+    multiply(k, &p, count, codes, weights, (uint8_t *)scratch + late_at(k, &p), sums);
     for (int32_t t = 0; t < count; t++) {
       int32x4_t pixels[KN_PARTS * MAX_PIXELS];
       transform_sums(k, &p, from, sums + (size_t)t * KN_PANEL, pixels);
