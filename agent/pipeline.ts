@@ -13,15 +13,7 @@ import type { Budget, LatencyRow, Precision } from '../configs/contracts/plan.js
 import { type Correction, ceilingsOf } from './core/budget.js';
 import { floatTail } from './core/image/build.js';
 import { fastestKernel } from './core/image/precisions.js';
-import {
-  conversionKey,
-  conversionOps,
-  dispatchKey,
-  LatencyTable,
-  runOverheadKey,
-  scaleRows,
-  speedReferenceKey,
-} from './core/latency.js';
+import { LatencyTable, latencyKeys, runOverheadKey, scaleRows, speedReferenceKey } from './core/latency.js';
 import type { Operator } from './core/onnx/model.js';
 import type { Ceilings } from './core/plan/allocate.js';
 import { buildProblem } from './core/plan/build-problem.js';
@@ -30,6 +22,7 @@ import { type LatencyExperience, noExperience } from './core/plan/expected-laten
 import { frontier } from './core/plan/frontier.js';
 import { type Plan, planOf, restrict } from './core/plan/plan.js';
 import type { Problem } from './core/plan/problem.js';
+import { canBeTimed, outputTail } from './core/plan/scope.js';
 import { float, formatPrecision } from './core/precision.js';
 import type { PreparedModel } from './core/prepare.js';
 import type { ArtifactVariant } from './core/quant/affine.js';
@@ -51,7 +44,8 @@ import type {
 import { type ArtifactForm, apply, floatModel } from './steps/apply.js';
 import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
-import { type MeasuredPlan, type PlanOutcome, PlanSearch, type QualityReport } from './steps/plan-search.js';
+import type { QualityReport } from './steps/plan-quality.js';
+import { type MeasuredPlan, type PlanOutcome, PlanSearch } from './steps/plan-search.js';
 import { type Refinement, refine } from './steps/refine.js';
 import type { SampleReader } from './steps/samples.js';
 import { syntheticCount, syntheticSamples } from './steps/synthetic.js';
@@ -336,7 +330,7 @@ export class Pipeline {
 
   #storedRows(identityDigest: string): LatencyRow[] {
     const { store } = this.#ports;
-    return store.latencyRows(identityDigest, [...wantedKeys(this.#job.prepared)]);
+    return store.latencyRows(identityDigest, [...latencyKeys(this.#job.prepared)]);
   }
 
   async #calibrate(): Promise<CalibrationDocument> {
@@ -556,27 +550,6 @@ export class Pipeline {
   }
 }
 
-/** Operators of unknown type or shape are not timed: they run as they are in every plan. */
-function canBeTimed(operator: Operator, prepared: PreparedModel): boolean {
-  const isKnown = (name: string) => prepared.shapes.has(name) && prepared.floatTensors.has(name);
-  const hasSubgraphs = operator.nodes.some((node) => (node.captures?.length ?? 0) > 0);
-  return (
-    [...operator.inputs, ...operator.outputs].every(isKnown) &&
-    !hasSubgraphs &&
-    operator.inputs.length > 0 &&
-    operator.outputs.length > 0 &&
-    isSelfContained(operator, prepared)
-  );
-}
-
-/** Everything a branch of a bundle needs: float inputs of known shape, constants for the rest. */
-function isSelfContained(operator: Operator, prepared: PreparedModel): boolean {
-  const known = new Set([...operator.inputs, ...operator.nodes.flatMap((node) => node.outputs)]);
-  return operator.nodes.every((node) =>
-    node.inputs.every((name) => name === '' || known.has(name) || prepared.model.graph.initializers.has(name)),
-  );
-}
-
 function freeRow(operator: Operator, { energyMeter }: TargetIdentity, clock: Clock): LatencyRow {
   const energyJoules = energyMeter === null ? null : 0;
   const common = { precision: 'float', minimum: 0, median: 0, spread: 0, repeats: 1, throttled: false, energyJoules };
@@ -593,28 +566,4 @@ function atSpeedOf(table: LatencyTable, rows: readonly LatencyRow[]): LatencyRow
 function allPrecisions(allowed: ReadonlyMap<string, readonly Precision[]>): Precision[] {
   const byName = new Map([...allowed.values()].flat().map((precision) => [formatPrecision(precision), precision]));
   return [...byName.values()];
-}
-
-/**
- * Operators without weights between the last weighted ones and the graph outputs. They stay float: they are cheap, and rounding
- * what leaves the model (scores, boxes) to 8 bits is the costliest rounding there is.
- */
-function outputTail(prepared: PreparedModel): Set<Operator> {
-  const tail = new Set<Operator>();
-  const outputs = new Set(prepared.model.graph.outputs.map((output) => output.name));
-  for (const operator of [...prepared.operators].reverse()) {
-    const readers = prepared.operators.filter((reader) =>
-      reader.inputs.some((name) => operator.outputs.includes(name)),
-    );
-    const endsHere = operator.outputs.some((name) => outputs.has(name)) || readers.length > 0;
-    if (operator.weight === null && endsHere && readers.every((reader) => tail.has(reader))) tail.add(operator);
-  }
-  return tail;
-}
-
-function wantedKeys(prepared: PreparedModel): Set<string> {
-  const keys = new Set<string>([runOverheadKey, dispatchKey, speedReferenceKey]);
-  for (const operator of prepared.operators) keys.add(operator.key);
-  for (const dims of prepared.shapes.values()) for (const op of conversionOps) keys.add(conversionKey(op, dims));
-  return keys;
 }

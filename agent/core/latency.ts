@@ -1,5 +1,6 @@
 /** Keys of the latency table on ONNX Runtime, beside the operators' own, and the table as the planner reads it. */
 import type { LatencyRow } from '../../configs/contracts/plan.js';
+import type { PreparedModel } from './prepare.js';
 
 /** Time of one run of a model that does nothing: thread hop, feeds, fetches. */
 export const runOverheadKey = 'run-overhead';
@@ -71,4 +72,12 @@ export class LatencyTable {
   median(operatorKey: string, precision: string, fallback = Number.NaN): number {
     return this.get(operatorKey, precision)?.median ?? fallback;
   }
+}
+
+/** Keys of every row that may say something about a model. */
+export function latencyKeys(prepared: PreparedModel): Set<string> {
+  const keys = new Set<string>([runOverheadKey, dispatchKey, speedReferenceKey]);
+  for (const operator of prepared.operators) keys.add(operator.key);
+  for (const dims of prepared.shapes.values()) for (const op of conversionOps) keys.add(conversionKey(op, dims));
+  return keys;
 }

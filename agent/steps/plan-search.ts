@@ -10,9 +10,10 @@ import type { PreparedModel } from '../core/prepare.js';
 import { canRunInt8 } from '../core/quant/qdq.js';
 import { median } from '../core/statistics.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
-import type { Feeds, Progress, SampleSource, Session } from '../ports.js';
+import type { Feeds, Progress, Session } from '../ports.js';
 import { apply, floatModel } from './apply.js';
-import { assessQuality, type FloatReference, type Quality, scoreAgainst } from './quality.js';
+import { PlanQualities, type QualityReport } from './plan-quality.js';
+import type { Quality } from './quality.js';
 import { type Refinement, refinedRecipe } from './refine.js';
 import type { SampleReader } from './samples.js';
 import { divergencesOf } from './tune.js';
@@ -29,15 +30,6 @@ export interface MeasuredPlan {
   /** How much slower the machine was than when the table was measured, by the speed reference. */
   readonly slowdown: number;
   readonly throttled: boolean;
-}
-
-/** Quality of a plan and of uniform int8 on the same samples; `floatTop1` is null where these have no labels. */
-export interface QualityReport {
-  readonly samples: number;
-  readonly source: 'test' | 'calibration' | 'synthetic';
-  readonly floatTop1: number | null;
-  readonly int8: Quality;
-  readonly plan: Quality;
 }
 
 /**
@@ -107,9 +99,8 @@ export class PlanSearch {
   readonly #int8Latencies: number[] = [];
   /** Artifacts of plans with weights of their own. */
   readonly #refinedBytes = new Map<string, Uint8Array>();
-  readonly #qualities = new Map<string, Quality>();
+  readonly #qualities: PlanQualities;
   readonly #solver = { status: 'optimal', gap: 0, seconds: 0 };
-  #reference: { samples: SampleSource; source: QualityReport['source']; float: FloatReference } | null = null;
 
   constructor(context: SearchContext, progress: (step: keyof StepSeconds) => Progress, timed: Timed) {
     this.#context = context;
@@ -117,6 +108,7 @@ export class PlanSearch {
     this.#timed = timed;
     const { problem } = context.assessed;
     const fixed = (plan: Plan): Fixed => ({ plan, bytes: this.#apply(plan) });
+    this.#qualities = new PlanQualities(context, progress('verify'));
     this.#int8 = uniformPlan(problem, 'W8A8');
     const { prepared, variant } = context.job;
     this.#always =
@@ -195,14 +187,11 @@ export class PlanSearch {
     } finally {
       for (const session of sessions) await session.close();
     }
-    const quality = this.#qualities.get(key);
     this.#refinedBytes.set(key, bytes);
-    this.#qualities.delete(key);
     await this.#measure([plan]);
     const measured = this.#pool.filter((candidate) => candidate.bytes === bytes && this.#holds(candidate)).at(-1);
     if (measured !== undefined && this.#isGoodEnoughQuality(await this.#qualityOf(plan))) return measured;
     this.#refinedBytes.delete(key);
-    if (quality !== undefined) this.#qualities.set(key, quality);
     return chosen;
   }
 
@@ -306,9 +295,10 @@ export class PlanSearch {
     const firstRefined = await this.#firstGoodEnough(refined);
     const wanted = firstRefined === null ? [points[first]!] : [refined[firstRefined]!, points[first]!];
     await this.#measure(wanted);
-    const good = this.#eligible()
-      .filter((candidate) => this.#qualities.has(planKey(candidate.plan)))
-      .filter((candidate) => this.#isGoodEnoughQuality(this.#qualities.get(planKey(candidate.plan))!));
+    const good = this.#eligible().filter(({ plan }) => {
+      const quality = this.#qualities.known(this.#artifactKey(plan));
+      return quality !== null && this.#isGoodEnoughQuality(quality);
+    });
     return best(
       good,
       (candidate) => candidate.latency,
@@ -459,68 +449,13 @@ export class PlanSearch {
   async #quality(measured: MeasuredPlan): Promise<QualityReport> {
     const plan = await this.#qualityOf(measured.plan);
     const int8 = await this.#qualityOf(this.#int8);
-    const { source, float } = this.#reference!;
-    return { samples: float.outputs.length, source, floatTop1: float.top1, int8, plan };
+    return { ...this.#qualities.basis!, int8, plan };
   }
 
-  async #qualityOf(plan: Plan): Promise<Quality> {
-    const known = this.#qualities.get(planKey(plan));
-    if (known !== undefined) return known;
-    return this.#timed('verify', async () => {
-      const { job, signal } = this.#context;
-      const session = await this.#open(this.#apply(plan));
-      try {
-        if (this.#reference === null) return await this.#firstQuality(plan, session);
-        const quality = await scoreAgainst(
-          job.prepared,
-          this.#reference.samples,
-          this.#reference.float,
-          session,
-          signal,
-        );
-        this.#qualities.set(planKey(plan), quality);
-        return quality;
-      } finally {
-        await session.close();
-      }
-    });
-  }
-
-  /** The first evaluation runs the float model and the int8 end along, in one pass over the samples. */
-  async #firstQuality(plan: Plan, session: Session): Promise<Quality> {
-    const { job, signal } = this.#context;
-    const { samples, source } = this.#qualitySource();
-    const float = await this.#open(this.#always[0].bytes);
-    const int8 = await this.#open(this.#always.find((entry) => entry.plan === this.#int8)!.bytes);
-    const isEnd = planKey(plan) === planKey(this.#int8);
-    try {
-      const others = isEnd ? [int8] : [int8, session];
-      const { reference, qualities } = await assessQuality(
-        job.prepared,
-        samples,
-        float,
-        others,
-        signal,
-        this.#progress('verify'),
-      );
-      this.#reference = { samples, source, float: reference };
-      this.#qualities.set(planKey(this.#int8), qualities[0]!);
-      this.#qualities.set(planKey(plan), qualities[others.length - 1]!);
-      return qualities[others.length - 1]!;
-    } finally {
-      await float.close();
-      await int8.close();
-    }
-  }
-
-  #qualitySource(): { samples: SampleSource; source: QualityReport['source'] } {
-    const { job, calibrationSamples } = this.#context;
-    if (job.test !== null) return { samples: job.test, source: 'test' };
-    if (job.calibration !== null) return { samples: job.calibration, source: 'calibration' };
-    return {
-      samples: { ...calibrationSamples, labels: null, read: (index) => calibrationSamples.read(index) },
-      source: 'synthetic',
-    };
+  /** The float model and uniform int8 are run along with the first plan that is asked for. */
+  #qualityOf(plan: Plan): Promise<Quality> {
+    const artifact = (of: Plan) => ({ key: this.#artifactKey(of), bytes: () => this.#apply(of) });
+    return this.#timed('verify', () => this.#qualities.of(artifact(plan), artifact(this.#int8)));
   }
 
   #isGoodEnough(quality: QualityReport): boolean {
@@ -530,7 +465,7 @@ export class PlanSearch {
   #isGoodEnoughQuality(quality: Quality): boolean {
     const { drop } = this.#context.job.budget;
     const agreement = this.#agreementFloor();
-    const floatTop1 = this.#reference?.float.top1 ?? null;
+    const floatTop1 = this.#qualities.basis?.floatTop1 ?? null;
     const isDropOk =
       drop === undefined || (floatTop1 !== null && quality.top1 !== null && floatTop1 - quality.top1 <= drop + 1e-9);
     return isDropOk && (agreement === undefined || quality.agreement >= agreement - 1e-9);
@@ -546,14 +481,14 @@ export class PlanSearch {
     const isNative = this.#context.job.variant === 'native';
     // Who leaves 8 bits out of the candidates has chosen.
     if (!isNative || !asksForSpeedAlone || this.#isForAccuracy() || !this.#isCandidate(this.#int8)) return agreement;
-    const int8 = this.#qualities.get(planKey(this.#int8));
-    return int8 === undefined ? undefined : int8.agreement - tolerableDisagreement;
+    const int8 = this.#qualities.known(this.#artifactKey(this.#int8));
+    return int8 === null ? undefined : int8.agreement - tolerableDisagreement;
   }
 
   /** What the best of the plans that hold the ceilings reaches, where that is not enough. */
   #qualityShortfalls(quality: QualityReport): QualityShortfall[] {
     const { drop, agreement } = this.#context.job.budget;
-    const reached = this.#eligible().flatMap(({ plan }) => this.#qualities.get(planKey(plan)) ?? []);
+    const reached = this.#eligible().flatMap(({ plan }) => this.#qualities.known(this.#artifactKey(plan)) ?? []);
     const qualities = reached.length > 0 ? reached : [quality.plan];
     const shortfalls: QualityShortfall[] = [];
     if (drop !== undefined && quality.floatTop1 !== null) {
@@ -569,6 +504,11 @@ export class PlanSearch {
 
   #open(bytes: Uint8Array): Promise<Session> {
     return this.#context.ports.runtime.open(bytes, { threads: this.#context.job.workThreads });
+  }
+
+  /** Tells a plan's artifacts apart. */
+  #artifactKey(plan: Plan): string {
+    return this.#refinedOf(plan) === null ? planKey(plan) : `${planKey(plan)}, refined`;
   }
 
   #refinedOf(plan: Plan | null): Uint8Array | null {
