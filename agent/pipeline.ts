@@ -66,8 +66,8 @@ const frontierGap = 0.005;
 const calibrationSamples = (macs: number) => (macs <= 450e6 ? 64 : 32);
 /** Samples from which weights of a plan are rounded, and those from which weights of each width are that plans are compared with. */
 const refineSamples = { plan: 256, width: 32 } as const;
-/** Weights of fewer bits are rounded with regard to what they multiply; from here on it makes no difference. */
-const roundsBelow = 7;
+/** From so many bits on, plans are compared with weights that were rounded to nearest: it makes little difference there. */
+const nearestFromBits = 7;
 /** Bits that the engine's candidates have for activations. */
 const engineActivationBits = [8, 6, 4, 2];
 /** Rules that 'auto' tries. */
@@ -438,7 +438,7 @@ export class Pipeline {
     const { precisions, variant } = this.#job;
     if (variant !== 'native') return [];
     const wanted = precisions ?? allPrecisions(this.#possible);
-    return [...new Set(wanted.map(({ weightBits }) => weightBits))].filter((bits) => bits < roundsBelow);
+    return [...new Set(wanted.map(({ weightBits }) => weightBits))].filter((bits) => bits < nearestFromBits);
   }
 
   /** Weights of every width, each from a model that has all its weights at that width: what plans are compared with. */
@@ -463,7 +463,7 @@ export class Pipeline {
     const samples = await this.#calibrationSamples();
     const inputRange = recipe.ranges.get(prepared.card.input.name)!;
     const rule: RangeRule = rangeRule === 'auto' ? 'mse' : rangeRule;
-    const passes = { rule, roundsBelow, aims: true, correctsBiases: true, saturates, samplesMost };
+    const passes = { rule, rounds: true, aims: true, correctsBiases: true, saturates, samplesMost };
     const inputs = [modelSha256, prepared.card, samples.digest, [...precisions], inputRange, passes];
     return this.#memo(contentKey(['refine', versions.refine, ...inputs]), 'refine', () =>
       refine(

@@ -1,6 +1,7 @@
 import type { Precision, Range } from '../../configs/contracts/plan.js';
+import { energies } from '../core/divergence.js';
 import { activationBits, floatTail } from '../core/image/build.js';
-import { productShape } from '../core/image/product-shape.js';
+import { type ProductShape, productShape } from '../core/image/product-shape.js';
 import { leastScales, type RoundedProduct } from '../core/image/products.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Model, Node, Operator, Tensor } from '../core/onnx/model.js';
@@ -41,8 +42,8 @@ export function refinedRecipe(recipe: QuantizationRecipe, { operators, ranges }:
 export interface RefineOptions {
   /** Rule for ranges of 8-bit activations; of fewer bits they are of least squared error. */
   readonly rule: RangeRule;
-  /** Layer-wise rounding below this many bits; each weight to nearest at and above it. */
-  readonly roundsBelow: number;
+  /** Layer-wise rounding; otherwise each weight to nearest. */
+  readonly rounds: boolean;
   /** Aim at the float model's output from what the quantized model really gives the operator. */
   readonly aims: boolean;
   readonly correctsBiases: boolean;
@@ -64,6 +65,14 @@ const scaleFactors = Float32Array.of(0.8, 0.87, 0.94, 1, 1.07, 1.15);
  */
 const damping = 0.05;
 const targetDamping = 0.5;
+/**
+ * From so many bits on, rounding to nearest does little harm, and aiming may do more than it mends: which is better shows on samples that
+ * it was not aimed with.
+ */
+const judgedFromBits = 7;
+const judgingSamplesMost = 16;
+/** What one layer gains a little, the model may lose: MobileNetV2 does, whose 8-bit weights are exact. */
+const mustImproveTo = 0.8;
 /** Largest operand of layer-wise rounding; its matrices of moments take 28 bytes times its square. */
 const innerMost = 4096;
 
@@ -196,15 +205,15 @@ class Walk {
     const weight = model.graph.initializers.get(operator.weight!.name)!;
     const { channelAxis } = operator.weight!;
     const bias = biasOf(this.#prepared, operator, weight.dims[channelAxis]!);
-    const weights = await this.#rounded(operator, weight, bits, bias, input);
-    const values = dequantizeWeights(weights, weight.dims, channelAxis);
-    const rounded = makeTensor(weight.name, 'float32', weight.dims, values);
     const output = operator.outputs[0]!;
     const dims = shapes.get(output)!;
-    const inner = operator.op === 'Conv' ? dims.slice(2).reduce((a, b) => a * b, 1) : 1;
+    const inner = operator.op === 'Conv' ? count(dims.slice(2)) : 1;
     const layout = { channels: bias.length, inner };
+    const weights = await this.#chooseWeights(operator, weight, bits, bias, layout);
+    const rounded = asFloats(weights, weight, channelAxis);
 
-    const pairs = await this.#observedPairs(operator, weight, rounded, count(dims));
+    const observed = Math.min(this.#samples, Math.max(1, Math.floor(observedBytes / (8 * count(dims)))));
+    const pairs = await this.#pairs(operator, weight, rounded, observed);
     for (const pair of pairs) for (const side of [pair.float, pair.rounded]) addBias(side, bias, layout);
     const corrections = this.#options.correctsBiases
       ? guardedCorrections(pairs, layout, operator.clamp)
@@ -224,8 +233,8 @@ class Walk {
     await this.#run(operator, [output], new Map([[output, affine]]), part);
   }
 
-  /** Outputs of both models' products of an operator, without bias and activation function, for some of the samples. */
-  async #observedPairs(operator: Operator, float: Tensor, rounded: Tensor, size: number): Promise<OutputPair[]> {
+  /** Outputs of both models' products of an operator, without bias and activation function, for the first samples. */
+  async #pairs(operator: Operator, float: Tensor, rounded: Tensor, samples: number): Promise<OutputPair[]> {
     const { model, shapes } = this.#prepared;
     const node = operator.nodes[0]!;
     const name = operator.inputs[0]!;
@@ -236,9 +245,8 @@ class Walk {
     const run = async (session: Session, data: Feed['data']) =>
       (await session.run(new Map([[name, { dims: input.dims, data }]]))).get(node.outputs[0]!)!.data as Float32Array;
     try {
-      const observed = Math.min(this.#samples, Math.max(1, Math.floor(observedBytes / (8 * size))));
       const pairs: OutputPair[] = [];
-      for (let sample = 0; sample < observed; sample++) {
+      for (let sample = 0; sample < samples; sample++) {
         const float = await run(sessions[0], input.float[sample]!);
         pairs.push({ float, rounded: await run(sessions[1], input.codes[sample]!) });
       }
@@ -355,26 +363,61 @@ class Walk {
     return unsignedAffine({ minimum: Math.max(range.minimum, low), maximum: Math.min(range.maximum, high) }, bits);
   }
 
-  async #rounded(
+  /** The operator's weights in so many bits: rounded layer-wise, or to nearest where that cannot be or is better. */
+  async #chooseWeights(
     operator: Operator,
     weight: Tensor,
     bits: number,
     bias: Float64Array,
-    input: Streams,
+    layout: ChannelsOf,
+  ): Promise<QuantizedWeights> {
+    const { rounds, saturates } = this.#options;
+    const { channelAxis } = operator.weight!;
+    const { affine } = this.#streams.get(operator.inputs[0]!)!;
+    const least = leastScales(bias, affine.scale);
+    const plain = { ...deployedOptions(operator, weight.dims, bits, saturates), leastScales: least };
+    const nearest = () => quantizeWeights(readFloats(weight), weight.dims, channelAxis, bits, plain);
+    const shape = productShape(this.#prepared, operator);
+    const inner = (shape.inChannels / shape.groups) * shape.kernelHeight * shape.kernelWidth;
+    const isPossible = shape.batch === 1 && inner <= innerMost && !(plain.pairSafe && bits === 8);
+    if (!rounds || !isPossible) return nearest();
+    if (bits < judgedFromBits) return this.#layerWise(operator, weight, bits, least, shape, 0);
+    const judging = Math.min(judgingSamplesMost, Math.floor(this.#samples / 4));
+    if (judging === 0) return nearest();
+    const candidates = [nearest(), await this.#layerWise(operator, weight, bits, least, shape, judging)] as const;
+    const errors: number[] = [];
+    for (const candidate of candidates) {
+      const pairs = await this.#pairs(operator, weight, asFloats(candidate, weight, channelAxis), judging);
+      for (const pair of pairs) for (const side of [pair.float, pair.rounded]) addBias(side, bias, layout);
+      const corrections = guardedCorrections(pairs, layout, operator.clamp);
+      let error = 0;
+      for (const { float, rounded } of pairs) {
+        addBias(rounded, corrections, layout);
+        clampTo(float, operator.clamp);
+        clampTo(rounded, operator.clamp);
+        error += energies(float, rounded).error;
+      }
+      errors.push(error);
+    }
+    return errors[1]! < mustImproveTo * errors[0]! ? candidates[1] : candidates[0];
+  }
+
+  /** Layer-wise rounding, from the samples from `first` on. */
+  async #layerWise(
+    operator: Operator,
+    weight: Tensor,
+    bits: number,
+    least: Float32Array,
+    shape: ProductShape,
+    first: number,
   ): Promise<QuantizedWeights> {
     const { channelAxis } = operator.weight!;
     const values = readFloats(weight);
-    const least = leastScales(bias, input.affine.scale);
-    const shape = productShape(this.#prepared, operator);
-    const inner = (shape.inChannels / shape.groups) * shape.kernelHeight * shape.kernelWidth;
-    if (bits >= this.#options.roundsBelow || shape.batch !== 1 || inner > innerMost) {
-      const plain = deployedOptions(operator, weight.dims, bits, this.#options.saturates);
-      return quantizeWeights(values, weight.dims, channelAxis, bits, { ...plain, leastScales: least });
-    }
+    const input = this.#streams.get(operator.inputs[0]!)!;
     const isConvolution = operator.op === 'Conv';
     const isTransposed = !isConvolution && channelAxis === 1;
     const { inHeight, inWidth, inChannels, outChannels, groups } = shape;
-    const samples = input.codes.length;
+    const samples = input.codes.length - first;
     const positions = Math.min(groups > 1 ? 6000 : 24000, samples * shape.outHeight * shape.outWidth);
     const result = await this.#ports.rounder.round(
       {
@@ -399,10 +442,10 @@ class Walk {
         groups,
         rows: outChannels / groups,
         weights: isTransposed ? transposed(values, inChannels, outChannels) : values,
-        codes: input.codes,
+        codes: input.codes.slice(first),
         scale: input.affine.scale,
         zero: input.affine.zeroPoint,
-        references: this.#options.aims ? input.float : [],
+        references: this.#options.aims ? input.float.slice(first) : [],
         limit: 2 ** (bits - 1) - 1,
         leastScales: least,
         damping,
@@ -446,6 +489,11 @@ function channelWeights({ operators, model, shapes }: PreparedModel, tensor: str
     for (let channel = 0; channel < channels; channel++) values[channel]! += own[channel]! / Math.max(total, 1e-30);
   }
   return { values: values.map((value) => value + 1e-6), inner: count(dims.slice(2)) };
+}
+
+/** The tensor that integer weights stand for. */
+function asFloats(weights: QuantizedWeights, { name, dims }: Tensor, channelAxis: number): Tensor {
+  return makeTensor(name, 'float32', dims, dequantizeWeights(weights, dims, channelAxis));
 }
 
 function biasOf({ model }: PreparedModel, operator: Operator, channels: number): Float64Array {
