@@ -303,7 +303,7 @@ void Losses(const Rows &r, const float *errors, float *loss) {
 }
 
 // The codes of some rows of a group, whose aimed weights are the columns of `target`; `scales` come with those of least squared error.
-void RoundRows(const Layer &layer, const Rows &r, const Matrix &target, Matrix &codes, Matrix &scales) {
+void RoundRows(const Layer &layer, const Rows &r, const Matrix &target, const Matrix &least, Matrix &codes, Matrix &scales) {
   const size_t count = r.size * r.columns;
   const Matrix base = scales;
   Matrix errors(count), tried(count), tried_errors(count), tried_scales(r.columns), loss(r.columns), best(r.columns, INFINITY);
@@ -329,7 +329,7 @@ void RoundRows(const Layer &layer, const Rows &r, const Matrix &target, Matrix &
   Losses(r, tried_errors.data(), loss.data());
   keepBetter();
   for (float factor : layer.factors) {
-    for (size_t i = 0; i < r.columns; i++) tried_scales[i] = base[i] * factor;
+    for (size_t i = 0; i < r.columns; i++) tried_scales[i] = std::max(base[i] * factor, least[i]);
     RoundInTurn(r, target.data(), tried_scales.data(), tried.data(), tried_errors.data(), loss.data());
     keepBetter();
   }
@@ -369,7 +369,7 @@ void RoundGroup(const Layer &layer, size_t group, Pool &&pool, int8_t *codes, fl
   const size_t width = std::min<size_t>(Padded(layer.rows), 64), parts = (layer.rows + width - 1) / width;
   ForAll(pool, parts, [&](size_t part) {
     const size_t first = part * width, rows = std::min(width, layer.rows - first);
-    Matrix target(size * width), part_codes(size * width), part_scales(width, 1.0f);
+    Matrix target(size * width), part_codes(size * width), part_scales(width, 1.0f), least(width);
     for (size_t i = 0; i < rows; i++)
       for (size_t k = 0; k < size; k++) target[k * width + i] = weights[(first + i) * size + order[k]];
     if (is_aimed) {
@@ -379,9 +379,11 @@ void RoundGroup(const Layer &layer, size_t group, Pool &&pool, int8_t *codes, fl
       for (size_t at = 0; at < target.size(); at++) target[at] += shift[at];
     }
     const Rows r{size, stride, width, moments.own, factor, static_cast<float>(layer.limit)};
-    for (size_t i = 0; i < rows; i++)
-      part_scales[i] = LeastErrorScale(&target[i], width, size, r.limit, layer.least_scales[group * layer.rows + first + i]);
-    RoundRows(layer, r, target, part_codes, part_scales);
+    for (size_t i = 0; i < rows; i++) {
+      least[i] = layer.least_scales[group * layer.rows + first + i];
+      part_scales[i] = LeastErrorScale(&target[i], width, size, r.limit, least[i]);
+    }
+    RoundRows(layer, r, target, least, part_codes, part_scales);
     for (size_t i = 0; i < rows; i++) {
       const size_t row = group * layer.rows + first + i;
       scales[row] = part_scales[i];

@@ -39,7 +39,11 @@ const byKey = (list: readonly LatencyRow[]) =>
 t.test('rows and results survive reopening, in a folder that was not there', async (t) => {
   const path = join(t.testdir(), 'new', 'folder', 'quantd.db');
   const first = new SqliteStore(path);
-  const result = { list: [1, 2.5, null], text: 'ü', nested: { yes: true } };
+  const result = {
+    list: [1, 2.5, null],
+    text: 'ü',
+    nested: { yes: true, codes: Int8Array.of(-7, 7), scales: Float32Array.of(0.1) },
+  };
   first.putLatencyRows('machine', identity, rows);
   first.putResult('step', 'plan', result);
   first.close();
