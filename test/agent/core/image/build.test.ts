@@ -272,7 +272,12 @@ async function expectedOutput(
 async function compare(t: Test, source: Model, sampleSeed: number, precision: Precision, steps: number) {
   const { prepared, samples, ranges } = await calibratedNetwork(source, sampleSeed, 3);
   const bits = activationBits(prepared, precisionsOf(prepared, precision));
-  const gridOf = (tensor: string) => unsignedAffine(ranges.get(tensor)!, bits.get(tensor) ?? 8);
+  // What is only moved keeps the grid on which it was computed.
+  const originOf = (tensor: string): string => {
+    const writer = prepared.operators.find((operator) => operator.outputs.includes(tensor));
+    return writer !== undefined && keepsRange(writer) ? originOf(writer.inputs[0]!) : tensor;
+  };
+  const gridOf = (tensor: string) => unsignedAffine(ranges.get(originOf(tensor))!, bits.get(originOf(tensor)) ?? 8);
   const { bytes } = buildImage(prepared, precisionsOf(prepared, precision), {
     rangeOf: (tensor): Range | undefined => ranges.get(tensor),
     pairSafe: false,
