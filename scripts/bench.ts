@@ -14,6 +14,7 @@ import { OrtTarget } from '../agent/adapters/ort-target.js';
 import { openEnergyMeter } from '../agent/adapters/power.js';
 import { SqliteStore } from '../agent/adapters/sqlite-store.js';
 import type { Ports } from '../agent/pipeline.js';
+import { accuracyBench } from './bench/accuracy.js';
 import { engineBench } from './bench/engine.js';
 import { kernelsBench } from './bench/kernels.js';
 import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
@@ -26,6 +27,11 @@ import { servingBench } from './bench/serving.js';
 type Benchmark = (models: readonly BenchModel[], ports: Ports, signal: AbortSignal) => Promise<unknown> | unknown;
 
 const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> = {
+  accuracy: {
+    run: accuracyBench,
+    summary:
+      'quality below 8 bits on our engine: the whole recipe beside rounding to nearest, and without each of its passes',
+  },
   engine: {
     run: engineBench,
     summary: 'our engine at every precision against ONNX Runtime float and int8, whole networks, one thread and two',
