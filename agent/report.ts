@@ -1,8 +1,11 @@
 /** The `--json` documents of the commands. Fields are relied on from outside: add, never rename. */
 import { dispatchKey, type LatencyTable, runOverheadKey } from './core/latency.js';
+import { intAttribute } from './core/onnx/attributes.js';
+import { readFloats } from './core/onnx/tensor.js';
 import { expectedLatency, type LatencyExperience, paretoPoints } from './core/plan/expected-latency.js';
 import { averageBits, type Plan, precisionsOf, tensorBits, uniformPlan } from './core/plan/plan.js';
 import { formatPrecision } from './core/precision.js';
+import { canSaturate } from './core/quant/weights.js';
 import { contentKey, sha256 } from './digest.js';
 import type { Assessed, Job, QuantizeResult } from './pipeline.js';
 import type { ArtifactForm } from './steps/apply.js';
@@ -122,6 +125,9 @@ export function quantizeDocument(
     profiledOperators: result.profiledOperators,
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
     ram: { peakBytes: chosen?.plan.costs.ramBytes ?? null },
+    /** How weights below 8 bits were rounded: for this plan, each width by itself, or each weight to nearest. */
+    rounding: result.form.variant !== 'native' ? 'nearest' : chosen?.isRefined ? 'plan' : 'width',
+    saturation: saturationDocument(job, result.saturates),
     quality: {
       samples: quality?.samples ?? 0,
       source: quality?.source ?? null,
@@ -177,6 +183,20 @@ export function quantizeDocument(
       format: paths.format,
     },
   };
+}
+
+/**
+ * Where ONNX Runtime's 8-bit kernels on x86 without VNNI would sum two products beyond 16 bits and be wrong, if weights had their full range.
+ * Our own engine is exact everywhere; for ONNX Runtime weights are kept small on such machines.
+ */
+function saturationDocument({ prepared }: Job, isThisMachine: boolean) {
+  const { initializers } = prepared.model.graph;
+  const operators = prepared.operators.filter(({ weight, op, nodes }) => {
+    const tensor = weight === null ? undefined : initializers.get(weight.name);
+    if (tensor === undefined || (op === 'Conv' && intAttribute(nodes[0]!, 'group', 1) === tensor.dims[0])) return false;
+    return canSaturate(readFloats(tensor), tensor.dims, weight!.channelAxis);
+  });
+  return { isThisMachine, operatorsAtRisk: operators.map(({ name }) => name) };
 }
 
 /** A ceiling or floor that cannot be met, in the units of the document. */

@@ -22,6 +22,8 @@ import { divergencesOf } from './tune.js';
 export interface MeasuredPlan {
   readonly plan: Plan;
   readonly bytes: Uint8Array;
+  /** With weights, biases and ranges found for this plan. */
+  readonly isRefined: boolean;
   readonly latency: number;
   readonly minimumLatency: number;
   /** Float and uniform int8 of the same interleaved comparison. */
@@ -345,6 +347,7 @@ export class PlanSearch {
       this.#pool.push({
         plan,
         bytes,
+        isRefined: this.#refinedOf(plan) === bytes,
         latency: timing.median,
         minimumLatency: timing.minimum,
         floatLatency: comparison.timings[0]!.median,

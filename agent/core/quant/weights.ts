@@ -17,6 +17,23 @@ export interface QuantizedWeights {
  */
 const largestPairSum = 128;
 
+/** Whether kernels that sum two products in saturating 16 bits can go wrong on an operator at 8 bits; see `largestPairSum`. */
+export function canSaturate(values: Float32Array, dims: readonly number[], axis: number): boolean {
+  const { codes } = quantizeWeights(values, dims, axis, 8, { clip: 'absmax' });
+  const { channels, inner } = channelLayout(dims, axis);
+  const tops = Array.from({ length: channels * 2 }, () => [0, 0]);
+  for (let i = 0; i < codes.length; i++) {
+    const code = codes[i]!;
+    const pair = tops[(Math.floor(i / inner) % channels) * 2 + (code > 0 ? 0 : 1)]!;
+    const magnitude = Math.abs(code);
+    if (magnitude > pair[0]!) {
+      pair[1] = pair[0]!;
+      pair[0] = magnitude;
+    } else if (magnitude > pair[1]!) pair[1] = magnitude;
+  }
+  return tops.some(([first, second]) => first! + second! > largestPairSum);
+}
+
 function pairSafeScale(values: Float64Array, scale: number): number {
   const top = { positive: [0, 0], negative: [0, 0] };
   for (const value of values) {

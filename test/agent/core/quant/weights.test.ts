@@ -4,6 +4,7 @@ import t from 'tap';
 import { makeTensor } from '../../../../agent/core/onnx/tensor.js';
 import { fakeQuantize, roundHalfEven, symmetricAffine, unsignedAffine } from '../../../../agent/core/quant/affine.js';
 import {
+  canSaturate,
   deployedOptions,
   dequantizeWeights,
   quantizeWeights,
@@ -274,3 +275,23 @@ t.test('only ordinary 8-bit kernels are spared, and only widths below 8 bits are
     ['mse', 'mse', 'mse', 'absmax'],
   );
 });
+
+t.test(
+  'weights can saturate where any two of one sign and channel, at full range, sum beyond what two activations leave room for',
+  (t) => {
+    const random = new Random(seed);
+    for (let repeat = 0; repeat < 200; repeat++) {
+      const [channels, inner] = [1 + random.below(3), 1 + random.below(4)];
+      // Two weights of a channel near its largest, or not.
+      const values = random.floats(channels * inner, random.pick([0.1, 1]));
+      const expected = Array.from({ length: channels }, (_, channel) => {
+        const own = [...values.subarray(channel * inner, (channel + 1) * inner)];
+        const scale = Math.fround(Math.max(...own.map(Math.abs)) / 127);
+        const codes = own.map((value) => roundHalfEven(value / scale));
+        return codes.some((a, i) => codes.some((b, j) => i !== j && a * b > 0 && 255 * Math.abs(a + b) > 32767));
+      }).some(Boolean);
+      t.equal(canSaturate(values, [channels, inner], 0), expected);
+    }
+    t.end();
+  },
+);
