@@ -65,7 +65,7 @@ const frontierGap = 0.005;
 /** Samples that calibration looks at: fewer where a pass, and the activations to look at, are large. */
 const calibrationSamples = (macs: number) => (macs <= 450e6 ? 64 : 32);
 /** Samples from which weights of a plan are rounded, and those from which weights of each width are that plans are compared with. */
-const refineSamples = { plan: 256, width: 32 } as const;
+const refineSamples = { plan: 128, width: 32 } as const;
 /** From so many bits on, plans are compared with weights that were rounded to nearest: it makes little difference there. */
 const nearestFromBits = 7;
 /** Bits that the engine's candidates have for activations. */

@@ -1,3 +1,4 @@
+import { contentKey, sha256 } from '../digest.js';
 import type { Job, Ports } from '../pipeline.js';
 import type { Progress, SampleSource, Session } from '../ports.js';
 import { floatModel } from './apply.js';
@@ -23,10 +24,18 @@ export interface Judged {
   readonly bytes: () => Uint8Array;
 }
 
-/** Qualities of artifacts on the best samples there are, each found once; the float model runs once for all of them. */
+/** Version of how quality is found: raising it makes stored qualities unused. */
+const version = 1;
+/** Float outputs are kept for the next plan up to this size; a detector's are run again. */
+const keptBytes = 16 * 2 ** 20;
+
+/**
+ * Qualities of artifacts on the best samples there are. The float model runs once for all of them, and its outputs are stored with
+ * the qualities: another plan for the same model finds both there.
+ */
 export class PlanQualities {
   readonly #job: Job;
-  readonly #runtime: Ports['runtime'];
+  readonly #ports: Pick<Ports, 'runtime' | 'store'>;
   readonly #calibrationSamples: SampleReader;
   readonly #signal: AbortSignal;
   readonly #progress: Progress;
@@ -34,11 +43,16 @@ export class PlanQualities {
   #reference: { samples: SampleSource; source: QualityBasis['source']; float: FloatReference } | null = null;
 
   constructor(
-    context: { job: Job; calibrationSamples: SampleReader; ports: Pick<Ports, 'runtime'>; signal: AbortSignal },
+    context: {
+      job: Job;
+      calibrationSamples: SampleReader;
+      ports: Pick<Ports, 'runtime' | 'store'>;
+      signal: AbortSignal;
+    },
     progress: Progress,
   ) {
     this.#job = context.job;
-    this.#runtime = context.ports.runtime;
+    this.#ports = context.ports;
     this.#calibrationSamples = context.calibrationSamples;
     this.#signal = context.signal;
     this.#progress = progress;
@@ -56,41 +70,67 @@ export class PlanQualities {
     return this.#qualities.get(key) ?? null;
   }
 
-  /** The quality of an artifact. `along` is judged in the same pass, where that is the first. */
+  /** The quality of an artifact. `along` is judged in the same pass, where the float model has to be run. */
   async of(artifact: Judged, along: Judged): Promise<Quality> {
     const known = this.known(artifact.key);
     if (known !== null) return known;
+    this.#reference ??= this.#storedReference();
     if (this.#reference === null) await this.#first(artifact.key === along.key ? [artifact] : [artifact, along]);
-    else {
-      const session = await this.#open(artifact.bytes());
+    else await this.#score(artifact);
+    return this.known(artifact.key)!;
+  }
+
+  async #score({ key, bytes }: Judged): Promise<void> {
+    const { store } = this.#ports;
+    const { samples, float } = this.#reference!;
+    const artifact = bytes();
+    const resultKey = this.#keyOf('quality', samples, sha256(artifact));
+    let quality = store.result(resultKey) as Quality | null;
+    if (quality === null) {
+      const session = await this.#open(artifact);
       try {
-        const { samples, float } = this.#reference;
-        const quality = await scoreAgainst(this.#job.prepared, samples, float, session, this.#signal);
-        this.#qualities.set(artifact.key, quality);
+        quality = await scoreAgainst(this.#job.prepared, samples, float, session, this.#signal);
       } finally {
         await session.close();
       }
+      store.putResult(resultKey, 'quality', quality);
     }
-    return this.known(artifact.key)!;
+    this.#qualities.set(key, quality);
   }
 
   /** The first evaluation runs the float model along. */
   async #first(artifacts: readonly Judged[]): Promise<void> {
     const { prepared } = this.#job;
+    const { store } = this.#ports;
     const { samples, source } = this.#source();
+    const models = artifacts.map(({ bytes }) => bytes());
     const sessions: Session[] = [];
     try {
-      sessions.push(await this.#open(floatModel(prepared)));
-      for (const { bytes } of artifacts) sessions.push(await this.#open(bytes()));
+      for (const model of [floatModel(prepared), ...models]) sessions.push(await this.#open(model));
       const [float, ...others] = sessions;
       const found = await assessQuality(prepared, samples, float!, others, this.#signal, this.#progress);
       this.#reference = { samples, source, float: found.reference };
       artifacts.forEach(({ key }, index) => {
-        this.#qualities.set(key, found.qualities[index]!);
+        const quality = found.qualities[index]!;
+        this.#qualities.set(key, quality);
+        store.putResult(this.#keyOf('quality', samples, sha256(models[index]!)), 'quality', quality);
       });
+      const bytes = found.reference.outputs.reduce((sum, output) => sum + output.byteLength, 0);
+      if (bytes <= keptBytes) store.putResult(this.#keyOf('float-outputs', samples), 'float-outputs', found.reference);
     } finally {
       for (const session of sessions) await session.close();
     }
+  }
+
+  #storedReference() {
+    const { samples, source } = this.#source();
+    const float = this.#ports.store.result(this.#keyOf('float-outputs', samples)) as FloatReference | null;
+    return float === null ? null : { samples, source, float };
+  }
+
+  #keyOf(kind: string, samples: SampleSource, ...more: readonly string[]): string {
+    const { modelSha256, prepared } = this.#job;
+    return contentKey([kind, version, modelSha256, prepared.card, samples.digest, samples.labels, ...more]);
   }
 
   #source(): { samples: SampleSource; source: QualityBasis['source'] } {
@@ -102,6 +142,6 @@ export class PlanQualities {
   }
 
   #open(bytes: Uint8Array): Promise<Session> {
-    return this.#runtime.open(bytes, { threads: this.#job.workThreads });
+    return this.#ports.runtime.open(bytes, { threads: this.#job.workThreads });
   }
 }

@@ -27,7 +27,7 @@ const whole: RefineOptions = {
   correctsBiases: true,
   saturates: false,
   threads,
-  samplesMost: 256,
+  samplesMost: 128,
 };
 /** The recipe with passes left out. */
 const ablations: Readonly<Record<string, RefineOptions>> = {
