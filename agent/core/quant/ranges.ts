@@ -11,6 +11,27 @@ const usefulRanges: Readonly<Record<string, readonly [number, number]>> = {
   Sigmoid: [-8, 8],
 };
 
+/** Share of the operators in front of those whose outputs are given headroom, and how much the last of them gets. */
+const headroom = { from: 0.8, most: 2 };
+
+/**
+ * `range`, as it was found on pictures of nothing, with headroom for what a model was trained to see: that drives its last layers, which
+ * tell classes apart, up to several times as far (on SqueezeNet 2.4 times; without headroom its int8 diverges 2.7 times as much, and
+ * models that would not need it lose next to nothing). It ends where the activation function does.
+ */
+export function withHeadroom({ operators }: Pick<PreparedModel, 'operators'>, tensor: string, range: Range): Range {
+  const index = operators.findIndex(({ outputs }) => outputs.includes(tensor));
+  const depth = index / operators.length;
+  if (depth <= headroom.from) return range;
+  const factor = 1 + ((headroom.most - 1) * (depth - headroom.from)) / (1 - headroom.from);
+  const [low, high] = operators[index]!.clamp ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
+  return {
+    // What was seen beyond the ends is kept as it is: the codes decide what to do about it.
+    minimum: Math.min(range.minimum, Math.max(range.minimum * factor, low)),
+    maximum: Math.max(range.maximum, Math.min(range.maximum * factor, high)),
+  };
+}
+
 /** `range` cut to what the tensor's readers can use. */
 export function usefulRange(prepared: PreparedModel, tensor: string, range: Range): Range {
   const readers = prepared.operators.filter((operator) => operator.inputs.includes(tensor));
