@@ -14,6 +14,7 @@ import { OrtTarget } from '../agent/adapters/ort-target.js';
 import { openEnergyMeter } from '../agent/adapters/power.js';
 import { SqliteStore } from '../agent/adapters/sqlite-store.js';
 import type { Ports } from '../agent/pipeline.js';
+import { dataFreeBench } from './bench/data-free.js';
 import { engineBench } from './bench/engine.js';
 import { kernelsBench } from './bench/kernels.js';
 import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
@@ -26,6 +27,11 @@ import { servingBench } from './bench/serving.js';
 type Benchmark = (models: readonly BenchModel[], ports: Ports, signal: AbortSignal) => Promise<unknown> | unknown;
 
 const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> = {
+  'data-free': {
+    run: dataFreeBench,
+    summary:
+      'uniform int8 calibrated with samples and without any, on both targets, against labels and the float model',
+  },
   engine: {
     run: engineBench,
     summary: 'our engine at every precision against ONNX Runtime float and int8, whole networks, one thread and two',
