@@ -46,7 +46,7 @@ import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import type { QualityReport } from './steps/plan-quality.js';
 import { type MeasuredPlan, type PlanOutcome, PlanSearch } from './steps/plan-search.js';
-import { type Refinement, refine } from './steps/refine.js';
+import { type Refinement, refine, roundsBelow } from './steps/refine.js';
 import type { SampleReader } from './steps/samples.js';
 import {
   findSynthetic,
@@ -72,8 +72,6 @@ const frontierGap = 0.005;
 const calibrationSamples = (macs: number) => (macs <= 450e6 ? 64 : 32);
 /** Samples from which weights of a plan are rounded, and those from which weights of each width are that plans are compared with. */
 const refineSamples = { plan: 256, width: 32 } as const;
-/** Weights of fewer bits are rounded with regard to what they multiply; from here on it makes no difference. */
-const roundsBelow = 7;
 /** Bits that the engine's candidates have for activations. */
 const engineActivationBits = [8, 6, 4, 2];
 /** Rules that 'auto' tries. */

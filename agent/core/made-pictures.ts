@@ -42,8 +42,9 @@ export function drawRecipe({ channels, height, width }: PictureSize, random: () 
     const contrast = (ink - ground) * (0.4 + 0.6 * random());
     return { kind, seed, smoothness, colour, contrast: perChannel(() => contrast), offset: perChannel(() => ground) };
   }
-  const contrast = 0.25 + 1.15 * random();
-  const offset = 0.6 * gaussian();
+  // How loud features are is not known, other than how bright photographs are.
+  const contrast = isFeatures({ channels, height, width }) ? 1.4 * Math.exp(-3 * random()) : 0.25 + 1.15 * random();
+  const offset = 0.6 * gaussian() * (isFeatures({ channels, height, width }) ? contrast : 1);
   return {
     kind,
     seed,
@@ -78,16 +79,17 @@ export function drawPicture(recipe: PictureRecipe, size: PictureSize): Float32Ar
   });
 }
 
+/** Whether an input is features of a signal, by time and band, and no image. */
+function isFeatures({ channels, height, width }: PictureSize): boolean {
+  return channels === 1 && height !== width && Math.min(height, width) >= 4;
+}
+
 function drawKind(channels: number, height: number, width: number, random: () => number): PictureKind {
   const choice = random();
   // Vectors and sequences have no shapes in them.
   if (height < 4 || width < 4) return 'cloud';
-  const isSquare = height === width;
-  if (channels === 1) {
-    if (choice < 0.3) return isSquare ? 'strokes' : 'bands';
-    if (choice < 0.5) return isSquare ? 'collage' : 'bands';
-    return 'cloud';
-  }
+  if (isFeatures({ channels, height, width })) return choice < 0.5 ? 'bands' : 'cloud';
+  if (channels === 1) return choice < 0.3 ? 'strokes' : choice < 0.5 ? 'collage' : 'cloud';
   return choice < 0.5 ? 'cloud' : choice < 0.95 ? 'collage' : 'strokes';
 }
 

@@ -2,7 +2,7 @@ import type { Range } from '../../configs/contracts/plan.js';
 import { encode } from '../core/onnx/codec.js';
 import type { PreparedModel } from '../core/prepare.js';
 import { Observer, type RangeRule } from '../core/quant/observer.js';
-import { usefulRange, withHeadroom } from '../core/quant/ranges.js';
+import { syntheticRange, usefulRange } from '../core/quant/ranges.js';
 import type { Progress, Runtime } from '../ports.js';
 import { readAhead, type SampleReader } from './samples.js';
 
@@ -109,7 +109,7 @@ function rangesOf(
     for (const bits of options.bits) {
       const entries = [...observers].map(([name, observer]) => {
         const seen = observer.range(rule, bits);
-        const range = source === 'prior' ? withHeadroom(prepared, name, seen) : seen;
+        const range = source === 'samples' ? seen : syntheticRange(prepared, name, seen, source === 'batch-norm');
         return [name, usefulRange(prepared, name, range)] as const;
       });
       ranges[rule][bits] = Object.fromEntries(entries);

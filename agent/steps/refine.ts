@@ -37,6 +37,9 @@ export function refinedRecipe(recipe: QuantizationRecipe, { operators, ranges }:
   };
 }
 
+/** Weights of fewer bits are rounded with regard to what they multiply; from here on it makes no difference. */
+export const roundsBelow = 7;
+
 /** The passes; each can be left out, to see what it is worth. */
 export interface RefineOptions {
   /** Rule for ranges of 8-bit activations; of fewer bits they are of least squared error. */

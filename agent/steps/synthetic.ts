@@ -1,4 +1,5 @@
-import { drawPicture, drawRecipe, type PictureRecipe, type PictureSize, varyRecipe } from '../core/made-pictures.js';
+import { inputPrior, inputSize } from '../core/input-prior.js';
+import { drawPicture, drawRecipe, type PictureRecipe, varyRecipe } from '../core/made-pictures.js';
 import { encode } from '../core/onnx/codec.js';
 import type { BatchNormStatistics } from '../core/onnx/fold-affine.js';
 import type { PreparedModel } from '../core/prepare.js';
@@ -68,44 +69,10 @@ function passesOf(prepared: PreparedModel, count: number): number {
   return Math.max(searchPasses.least, Math.min(searchPasses.most, affordable));
 }
 
-function sizeOf(prepared: PreparedModel): PictureSize {
-  const dims = prepared.inputDims;
-  const channels = channelCount(prepared);
-  const size = dims.reduce((a, b) => a * b, 1) / channels;
-  if (dims.length <= 2) return { channels, height: 1, width: size };
-  const spatial = dims.filter((_, axis) => axis > 0 && axis !== prepared.card.input.layout.indexOf('C'));
-  const width = spatial[spatial.length - 1] ?? 1;
-  return { channels, height: size / width, width };
-}
-
-function channelCount(prepared: PreparedModel): number {
-  const axis = prepared.card.input.layout.indexOf('C');
-  return axis >= 0 && prepared.inputDims.length > 2 ? prepared.inputDims[axis]! : 1;
-}
-
-/** What is known of the input before any sample is seen, for one channel. */
-function inputPrior(prepared: PreparedModel, channel: number) {
-  const { scale, zeroPoint = 0, mean = [0], std = [1] } = prepared.card.preprocess;
-  const everything = { least: Number.NEGATIVE_INFINITY, most: Number.POSITIVE_INFINITY };
-  if (scale === undefined && prepared.card.preprocess.mean === undefined)
-    return { mean: 0, deviation: 1, ...everything };
-  const deviation = std[channel] ?? std[0]!;
-  const toInput = (pixel: number) => ((pixel - zeroPoint) * (scale ?? 1) - (mean[channel] ?? mean[0]!)) / deviation;
-  // Other zero points belong to features, of which it is not known where they end.
-  const isPixels = zeroPoint === 0 || Math.abs(zeroPoint - 127.5) <= 0.5;
-  const ends = [toInput(0), toInput(255)];
-  return {
-    // Photographs have a mean near the middle of the pixel range and a deviation of about a quarter of it.
-    mean: toInput(isPixels ? 118 : zeroPoint),
-    deviation: Math.abs(toInput(64) - toInput(0)),
-    ...(isPixels ? { least: Math.min(...ends), most: Math.max(...ends) } : everything),
-  };
-}
-
 function render(prepared: PreparedModel, recipe: PictureRecipe): Float32Array {
   const dims = prepared.inputDims;
   const result = new Float32Array(dims.reduce((a, b) => a * b, 1));
-  const planes = drawPicture(recipe, sizeOf(prepared));
+  const planes = drawPicture(recipe, inputSize(prepared));
   const isInterleaved = prepared.card.input.layout.indexOf('C') === dims.length - 1 && dims.length > 2;
   planes.forEach((plane, channel) => {
     const { mean, deviation, least, most } = inputPrior(prepared, channel);
@@ -137,13 +104,13 @@ async function mostExciting(
   const outputs = [{ name: logits, type: 'float32' as const, shape: null }];
   const session = await runtime.open(encode({ ...model, graph: { ...model.graph, outputs } }), { threads });
   try {
-    const common = Array.from({ length: Math.ceil(count / 2) }, () => drawRecipe(sizeOf(prepared), random));
+    const common = Array.from({ length: Math.ceil(count / 2) }, () => drawRecipe(inputSize(prepared), random));
     let kept: Excitement[] = [];
     const rounds = passesOf(prepared, count);
     for (let round = 0; round < rounds; round++) {
       const next =
         round < rounds / 2
-          ? Array.from({ length: count }, () => drawRecipe(sizeOf(prepared), random))
+          ? Array.from({ length: count }, () => drawRecipe(inputSize(prepared), random))
           : [...kept, ...kept].map(({ recipe }) => varyRecipe(recipe, random));
       const pool = [...kept];
       for (const [index, recipe] of next.entries()) {
@@ -219,7 +186,9 @@ async function fitToStatistics(
     // As many drawn as there are wanted, and as many variations, after a first round of three times as many.
     const rounds = 1 + Math.floor((passes - 3) / 2);
     for (let round = 0; round < rounds; round++) {
-      const drawn = Array.from({ length: round === 0 ? 3 * count : count }, () => drawRecipe(sizeOf(prepared), random));
+      const drawn = Array.from({ length: round === 0 ? 3 * count : count }, () =>
+        drawRecipe(inputSize(prepared), random),
+      );
       const next = [...drawn, ...kept.map(({ recipe }) => varyRecipe(recipe, random))];
       const pool = [...kept];
       for (const [index, recipe] of next.entries()) {

@@ -1,4 +1,5 @@
 import type { Range } from '../../../configs/contracts/plan.js';
+import { knownInputRange } from '../input-prior.js';
 import type { PreparedModel } from '../prepare.js';
 
 /**
@@ -30,6 +31,16 @@ export function withHeadroom({ operators }: Pick<PreparedModel, 'operators'>, te
     minimum: Math.min(range.minimum, Math.max(range.minimum * factor, low)),
     maximum: Math.max(range.maximum, Math.min(range.maximum * factor, high)),
   };
+}
+
+/**
+ * What stands for `range`, which was found on made-up samples. Those do not show how far the input goes, but the card does; and the
+ * grid of codes that samples are of loses nothing of them. Samples that were not fitted to statistics get headroom.
+ */
+export function syntheticRange(prepared: PreparedModel, tensor: string, range: Range, isFitted: boolean): Range {
+  const known = tensor === prepared.card.input.name ? knownInputRange(prepared) : null;
+  if (known !== null) return known;
+  return isFitted ? range : withHeadroom(prepared, tensor, range);
 }
 
 /** `range` cut to what the tensor's readers can use. */

@@ -1,7 +1,7 @@
 /** Headroom of ranges that were found on made-up samples. */
 import t from 'tap';
 import { prepare } from '../../../../agent/core/prepare.js';
-import { withHeadroom } from '../../../../agent/core/quant/ranges.js';
+import { syntheticRange, withHeadroom } from '../../../../agent/core/quant/ranges.js';
 import { imageCard, NetworkBuilder } from '../../../support/networks.js';
 import { announceSeed, Random } from '../../../support/seed.js';
 
@@ -37,4 +37,18 @@ t.test('no headroom is given beyond what the activation function lets through', 
   t.strictSame(of(0, 6), { minimum: 0, maximum: 6 });
   t.equal(of(0, 1).minimum, 0);
   t.ok(of(0, 1).maximum > 1.4);
+});
+
+t.test('the range of the input comes from its card; fitted samples get no headroom, others do', async (t) => {
+  const plain = chain();
+  const seen = { minimum: -0.1, maximum: 0.2 };
+  t.strictSame(syntheticRange(plain, 'x', seen, false), seen, 'the card says nothing');
+  const prepared = { ...plain, card: { ...plain.card, preprocess: { scale: 1 / 255, mean: [0.5], std: [0.25] } } };
+  for (const isFitted of [false, true]) {
+    const { minimum, maximum } = syntheticRange(prepared, 'x', seen, isFitted);
+    t.ok(Math.abs(minimum + 2) < 1e-6 && Math.abs(maximum - 2) < 1e-6, `[${minimum}, ${maximum}]`);
+  }
+  const last = prepared.operators[9]!.outputs[0]!;
+  t.strictSame(syntheticRange(prepared, last, seen, true), seen);
+  t.ok(syntheticRange(prepared, last, seen, false).maximum > 0.25);
 });
