@@ -165,6 +165,9 @@ export function quantizeDocument(
     },
     calibration: {
       source: result.calibration.source,
+      /** Whether no real sample was seen; then all of this is on made-up ones. */
+      isDataFree: result.calibration.source !== 'samples',
+      description: calibrationText(result.calibration),
       samples: result.calibration.samples,
       rule: result.tuning.rule,
       hasBiasCorrection: result.tuning.hasBiasCorrection,
@@ -197,6 +200,14 @@ function saturationDocument({ prepared }: Job, isThisMachine: boolean) {
     return canSaturate(readFloats(tensor), tensor.dims, weight!.channelAxis);
   });
   return { isThisMachine, operatorsAtRisk: operators.map(({ name }) => name) };
+}
+
+/** Where the ranges come from, for people. */
+function calibrationText({ samples, source }: Assessed['calibration']): string {
+  const made = `data-free, ${samples} synthetic samples`;
+  if (source === 'batch-norm') return `${made} fitted to the statistics of BatchNormalization`;
+  if (source === 'prior') return `${made}; the graph has no BatchNormalization to fit them to`;
+  return `${samples} samples of the given set`;
 }
 
 /** A ceiling or floor that cannot be met, in the units of the document. */

@@ -15,6 +15,7 @@ import { openEnergyMeter } from '../agent/adapters/power.js';
 import { SqliteStore } from '../agent/adapters/sqlite-store.js';
 import type { Ports } from '../agent/pipeline.js';
 import { accuracyBench } from './bench/accuracy.js';
+import { dataFreeBench } from './bench/data-free.js';
 import { engineBench } from './bench/engine.js';
 import { kernelsBench } from './bench/kernels.js';
 import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
@@ -31,6 +32,11 @@ const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> 
     run: accuracyBench,
     summary:
       'quality below 8 bits on our engine: the whole recipe beside rounding to nearest, and without each of its passes',
+  },
+  'data-free': {
+    run: dataFreeBench,
+    summary:
+      'uniform int8 calibrated with samples and without any, on both targets, against labels and the float model',
   },
   engine: {
     run: engineBench,

@@ -91,9 +91,9 @@ export function printQuantize(document: QuantizeDocument): void {
   print(
     `\npredicted ${formatMs(latency.predicted)}, measured ${formatMs(latency.measured)}${counter}; ${quality.samples} ${quality.source} samples`,
   );
-  print(
-    `calibration: ${document.calibration.samples} samples (${document.calibration.source}); ${document.seconds.total} s in all`,
-  );
+  print(`calibration: ${document.calibration.description}; ${document.seconds.total} s in all`);
+  if (quality.source === 'synthetic')
+    print('quality is that on synthetic samples: no substitute for real ones, which --data DIR gives');
   if (document.floatOperators.length > 0) {
     print(`kept float: ${[...new Set(document.floatOperators.map((operator) => operator.op))].join(', ')}`);
   }

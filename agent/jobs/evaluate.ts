@@ -10,7 +10,7 @@ import { type PreparedModel, prepare } from '../core/prepare.js';
 import type { Ports, StepProgress } from '../pipeline.js';
 import type { Progress, SampleSource } from '../ports.js';
 import { assessQuality } from '../steps/quality.js';
-import { syntheticCount, syntheticSamples } from '../steps/synthetic.js';
+import { findSynthetic, syntheticCount, syntheticSamples } from '../steps/synthetic.js';
 import { openArtifact } from './artifact.js';
 
 /** What `evaluate` takes: the artifact's file, and the folder of a sample set where there is one. */
@@ -86,7 +86,8 @@ async function samplesFor(
     return test === null ? { samples: calibration!, source: 'calibration' } : { samples: test, source: 'test' };
   }
   const options = { count: syntheticCount, threads: availableParallelism() };
-  const made = await syntheticSamples(prepared, options, ports.runtime, signal, progress);
+  const found = await findSynthetic(prepared, options, ports.runtime, signal, progress);
+  const made = syntheticSamples(prepared, found);
   return { samples: { ...made, labels: null }, source: 'synthetic' };
 }
 

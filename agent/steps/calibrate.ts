@@ -2,7 +2,7 @@ import type { Range } from '../../configs/contracts/plan.js';
 import { encode } from '../core/onnx/codec.js';
 import type { PreparedModel } from '../core/prepare.js';
 import { Observer, type RangeRule } from '../core/quant/observer.js';
-import { usefulRange } from '../core/quant/ranges.js';
+import { syntheticRange, usefulRange } from '../core/quant/ranges.js';
 import type { Progress, Runtime } from '../ports.js';
 import { readAhead, type SampleReader } from './samples.js';
 
@@ -69,7 +69,7 @@ export async function calibrate(
     return {
       samples: count,
       source: samples.source,
-      ranges: rangesOf(prepared, observers, options),
+      ranges: rangesOf(prepared, observers, samples.source, options),
       channelMeans: means.result(),
     };
   } finally {
@@ -100,15 +100,18 @@ function groupByBytes(prepared: PreparedModel, names: readonly string[]): string
 function rangesOf(
   prepared: PreparedModel,
   observers: ReadonlyMap<string, Observer>,
+  source: SampleReader['source'],
   options: { rules: readonly RangeRule[]; bits: readonly number[] },
 ): CalibrationDocument['ranges'] {
   const ranges: Record<string, Record<string, Record<string, Range>>> = {};
   for (const rule of options.rules) {
     ranges[rule] = {};
     for (const bits of options.bits) {
-      const entries = [...observers].map(
-        ([name, observer]) => [name, usefulRange(prepared, name, observer.range(rule, bits))] as const,
-      );
+      const entries = [...observers].map(([name, observer]) => {
+        const seen = observer.range(rule, bits);
+        const range = source === 'samples' ? seen : syntheticRange(prepared, name, seen, source === 'batch-norm');
+        return [name, usefulRange(prepared, name, range)] as const;
+      });
       ranges[rule][bits] = Object.fromEntries(entries);
     }
   }

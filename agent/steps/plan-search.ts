@@ -14,7 +14,7 @@ import type { Feeds, Progress, Session } from '../ports.js';
 import { apply, floatModel } from './apply.js';
 import { PlanQualities, type QualityReport } from './plan-quality.js';
 import type { Quality } from './quality.js';
-import { type Refinement, refinedRecipe } from './refine.js';
+import { judgedFromBits, type Refinement, refinedRecipe } from './refine.js';
 import type { SampleReader } from './samples.js';
 import { divergencesOf } from './tune.js';
 
@@ -175,6 +175,9 @@ export class PlanSearch {
     const { plan } = chosen;
     const key = planKey(plan);
     const precisions = precisionsOf(plan);
+    // Ranges and biases of their own overfit to made-up samples, and only rounding, which there is none of, would be worth that.
+    const roundsNone = [...precisions.values()].every(({ weightBits }) => weightBits >= judgedFromBits);
+    if (job.calibration === null && roundsNone) return chosen;
     const refinement = await this.#timed('apply', () => this.#context.refine(precisions));
     const recipe = refinedRecipe(assessed.recipe, refinement);
     const bytes = apply(job.prepared, precisions, recipe, assessed.form);

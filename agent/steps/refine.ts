@@ -13,7 +13,7 @@ import { type ChannelsOf, guardedCorrections, type OutputPair } from '../core/qu
 import { type ChannelWeights, Observer, type RangeRule } from '../core/quant/observer.js';
 import { type Grids, onCodes, productAlone } from '../core/quant/on-codes.js';
 import { keepsRange } from '../core/quant/qdq.js';
-import { usefulRange } from '../core/quant/ranges.js';
+import { usefulRange, withHeadroom } from '../core/quant/ranges.js';
 import { deployedOptions, dequantizeWeights, type QuantizedWeights, quantizeWeights } from '../core/quant/weights.js';
 import type { Feed, Progress, Rounder, Runtime, Session } from '../ports.js';
 import { readAhead, type SampleReader } from './samples.js';
@@ -69,7 +69,7 @@ const targetDamping = 0.5;
  * From so many bits on, rounding to nearest does little harm, and aiming may do more than it mends: which is better shows on samples that
  * it was not aimed with.
  */
-const judgedFromBits = 7;
+export const judgedFromBits = 7;
 const judgingSamplesMost = 16;
 /** What one layer gains a little, the model may lose: MobileNetV2 does, whose 8-bit weights are exact. */
 const mustImproveTo = 0.8;
@@ -129,6 +129,7 @@ class Walk {
   readonly #operators = new Map<string, RoundedProduct>();
   readonly #ranges = new Map<string, Range>();
   readonly #signal: AbortSignal;
+  #source: SampleReader['source'] = 'samples';
   #samples = 0;
   #index = 0;
 
@@ -154,6 +155,7 @@ class Walk {
   async start(samples: SampleReader, range: Range): Promise<void> {
     const { card, inputDims } = this.#prepared;
     const name = card.input.name;
+    this.#source = samples.source;
     const affine = unsignedAffine(range, 8);
     this.#samples = Math.max(
       1,
@@ -357,7 +359,12 @@ class Walk {
 
   #chooseRange(name: string, observer: Observer, clamp: Operator['clamp']): Affine {
     const bits = this.#bits.get(name) ?? 8;
-    const range = usefulRange(this.#prepared, name, observer.range(bits === 8 ? this.#options.rule : 'mse', bits));
+    const seen = observer.range(bits === 8 ? this.#options.rule : 'mse', bits);
+    const range = usefulRange(
+      this.#prepared,
+      name,
+      this.#source === 'prior' ? withHeadroom(this.#prepared, name, seen) : seen,
+    );
     this.#ranges.set(name, range);
     const [low, high] = clamp ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
     return unsignedAffine({ minimum: Math.max(range.minimum, low), maximum: Math.min(range.maximum, high) }, bits);

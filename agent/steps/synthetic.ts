@@ -1,209 +1,275 @@
+import { inputPrior, inputSize } from '../core/input-prior.js';
+import { drawPicture, drawRecipe, type PictureRecipe, varyRecipe } from '../core/made-pictures.js';
 import { encode } from '../core/onnx/codec.js';
+import type { BatchNormStatistics } from '../core/onnx/fold-affine.js';
 import type { PreparedModel } from '../core/prepare.js';
-import { normal, xorshift32 } from '../core/random.js';
-import type { Progress, Runtime } from '../ports.js';
+import { xorshift32 } from '../core/random.js';
+import type { Feed, Progress, Runtime, Session } from '../ports.js';
+import { isClassifier } from './quality.js';
 import type { SampleReader } from './samples.js';
 
 /** How many synthetic samples stand in for a calibration or test set. */
-export const syntheticCount = 32;
+export const syntheticCount = 64;
+
+/** Raised whenever the same model gets other samples. */
+export const syntheticVersion = 2;
+
+/** Multiplications that looking for samples may take, in passes of the model; and the passes, whatever they take. */
+const searchMacs = 100e9;
+const searchPasses = { least: 3, most: 8 };
+
+/** What synthetic samples are made from; a JSON value. */
+export interface SyntheticDocument {
+  readonly source: 'batch-norm' | 'prior';
+  readonly recipes: readonly PictureRecipe[];
+}
 
 /**
- * Made-up inputs for a device that has no samples. Every candidate is noise with a random spectrum (white to 1/f^2), contrast and
- * offset per channel. Where the graph still had BatchNormalization, each layer's stored mean and deviation say what its input
- * looked like in training: candidates are run, scored by how far their own statistics are from the stored ones (the distance of
- * ZeroQ, arXiv 2001.00281, without its gradient), the best are varied, and the best of all are kept. Without
- * BatchNormalization the prior is all there is: pixels spread over 0..255 put through the card's preprocessing, or standard
- * normal values where the card says nothing.
+ * Made-up inputs for a device that has no samples: pictures of several kinds (see core/made-pictures.ts) put through the card's
+ * preprocessing, or standard normal values where the card says nothing. Which of them are kept is up to the model:
+ *
+ * Where the graph still had BatchNormalization, each layer's stored mean and deviation say what its input looked like in training,
+ * over all samples and places together. Those candidates are kept that together come nearest to that (the distance of ZeroQ,
+ * arXiv 2001.00281, without its gradient), and variations of them are tried. Single samples are not to come near: samples that are
+ * all alike would leave out what is rare.
+ *
+ * Otherwise every second one, from the first, is as it comes, and the others are those that excite the model most. What a model was
+ * trained to see drives its last layers further than pictures of nothing do, and ranges that cut off the strongest activations do more
+ * harm than wide ones.
  */
-export async function syntheticSamples(
+export async function findSynthetic(
   prepared: PreparedModel,
   options: { count: number; threads: number },
   runtime: Runtime,
   signal: AbortSignal,
   progress: Progress,
-): Promise<SampleReader> {
+): Promise<SyntheticDocument> {
+  const hasStatistics = prepared.batchNorms.length > 0;
   const random = xorshift32(20230919);
-  const candidates = Array.from({ length: options.count * 2 }, () => draw(prepared, random));
-  const kept =
-    prepared.batchNorms.length === 0
-      ? candidates.slice(0, options.count)
-      : await select(prepared, candidates, options, random, runtime, signal, progress);
-  const source = prepared.batchNorms.length === 0 ? 'prior' : 'batch-norm';
+  const find = hasStatistics ? fitToStatistics : mostExciting;
+  const recipes = await find(prepared, options, random, runtime, signal, (share) =>
+    progress(share, hasStatistics ? 'fitting synthetic inputs to batch statistics' : 'looking for synthetic inputs'),
+  );
+  return { source: hasStatistics ? 'batch-norm' : 'prior', recipes };
+}
+
+/** The samples of a document. */
+export function syntheticSamples(prepared: PreparedModel, { source, recipes }: SyntheticDocument): SampleReader {
   return {
-    count: kept.length,
+    count: recipes.length,
     source,
-    digest: `synthetic:${source}:${options.count}:1`,
-    read: async (index) => render(prepared, kept[index]!),
+    digest: `synthetic:${source}:${recipes.length}:${syntheticVersion}`,
+    read: async (index) => render(prepared, recipes[index]!),
   };
 }
 
-/** What a synthetic image is drawn from. */
-interface Recipe {
-  readonly seed: number;
-  /** Exponent of the power spectrum, 0 (white) to 2 (cloudy). */
-  readonly smoothness: number;
-  /** Per channel, in units of the input's prior deviation. */
-  readonly contrast: readonly number[];
-  readonly offset: readonly number[];
+/** Passes of the model that a search takes, in multiples of the samples wanted. */
+function passesOf(prepared: PreparedModel, count: number): number {
+  const affordable = Math.floor(searchMacs / Math.max(1, prepared.macs) / count);
+  return Math.max(searchPasses.least, Math.min(searchPasses.most, affordable));
 }
 
-function draw(prepared: PreparedModel, random: () => number): Recipe {
-  const gaussian = normal(random);
-  const channels = channelCount(prepared);
-  const contrast = 0.4 + random();
-  const offset = 0.5 * gaussian();
-  return {
-    seed: Math.floor(random() * 2 ** 31),
-    smoothness: random() * 2,
-    contrast: Array.from({ length: channels }, () => contrast * (0.8 + 0.4 * random())),
-    offset: Array.from({ length: channels }, () => offset + 0.2 * gaussian()),
-  };
-}
-
-function vary(recipe: Recipe, random: () => number): Recipe {
-  const gaussian = normal(random);
-  return {
-    seed: random() < 0.5 ? recipe.seed : Math.floor(random() * 2 ** 31),
-    smoothness: Math.max(0, Math.min(2.5, recipe.smoothness + 0.25 * gaussian())),
-    contrast: recipe.contrast.map((value) => Math.max(0.05, value * Math.exp(0.2 * gaussian()))),
-    offset: recipe.offset.map((value) => value + 0.15 * gaussian()),
-  };
-}
-
-function channelCount(prepared: PreparedModel): number {
-  const axis = prepared.card.input.layout.indexOf('C');
-  return axis >= 0 && prepared.inputDims.length > 2 ? prepared.inputDims[axis]! : 1;
-}
-
-/** Mean and deviation of the input before any sample is seen. */
-function inputPrior(prepared: PreparedModel, channel: number): { mean: number; deviation: number } {
-  const { scale, zeroPoint = 0, mean = [0], std = [1] } = prepared.card.preprocess;
-  if (scale === undefined && prepared.card.preprocess.mean === undefined) return { mean: 0, deviation: 1 };
-  const deviation = std[channel] ?? std[0]!;
-  const toInput = (pixel: number) => ((pixel - zeroPoint) * (scale ?? 1) - (mean[channel] ?? mean[0]!)) / deviation;
-  // Photographs have a mean near the middle of the pixel range and a deviation of about a quarter of it.
-  return { mean: toInput(zeroPoint === 0 ? 118 : zeroPoint), deviation: Math.abs(toInput(64) - toInput(0)) };
-}
-
-function render(prepared: PreparedModel, recipe: Recipe): Float32Array {
+function render(prepared: PreparedModel, recipe: PictureRecipe): Float32Array {
   const dims = prepared.inputDims;
   const result = new Float32Array(dims.reduce((a, b) => a * b, 1));
-  const channels = channelCount(prepared);
-  const size = result.length / channels;
-  const width = dims[dims.length - 1]!;
-  const channelAxis = prepared.card.input.layout.indexOf('C');
-  const isInterleaved = channelAxis === dims.length - 1 && dims.length > 2;
-  for (let channel = 0; channel < channels; channel++) {
-    const { mean, deviation } = inputPrior(prepared, channel);
-    const field = noiseField(
-      size,
-      dims.length > 2 ? width : size,
-      recipe.smoothness,
-      xorshift32(recipe.seed + (channel >> 2)),
-    );
-    for (let i = 0; i < size; i++) {
-      const index = isInterleaved ? i * channels + channel : channel * size + i;
-      result[index] = mean + deviation * (recipe.offset[channel]! + recipe.contrast[channel]! * field[i]!);
-    }
-  }
+  const planes = drawPicture(recipe, inputSize(prepared));
+  const isInterleaved = prepared.card.input.layout.indexOf('C') === dims.length - 1 && dims.length > 2;
+  planes.forEach((plane, channel) => {
+    const { mean, deviation, least, most } = inputPrior(prepared, channel);
+    plane.forEach((value, i) => {
+      const index = isInterleaved ? i * planes.length + channel : channel * plane.length + i;
+      result[index] = Math.min(most, Math.max(least, mean + deviation * value));
+    });
+  });
   return result;
 }
 
-/** Noise of unit variance: white noise summed over octaves of box averaging, coarse ones weighted by the smoothness. */
-function noiseField(size: number, width: number, smoothness: number, random: () => number): Float32Array {
-  const gaussian = normal(random);
-  const height = Math.max(1, Math.floor(size / width));
-  const field = new Float32Array(size);
-  for (let cell = 1; cell <= Math.max(1, Math.min(width, height) / 2); cell *= 2) {
-    const columns = Math.ceil(width / cell) + 1;
-    const grid = Float32Array.from({ length: columns * (Math.ceil(height / cell) + 1) }, gaussian);
-    const weight = cell ** (smoothness / 2);
-    for (let y = 0; y < height; y++) {
-      for (let x = 0; x < width; x++) {
-        const [gx, gy] = [Math.floor(x / cell), Math.floor(y / cell)];
-        const [fx, fy] = [(x % cell) / cell, (y % cell) / cell];
-        const at = (dx: number, dy: number) => grid[(gy + dy) * columns + gx + dx]!;
-        field[y * width + x]! +=
-          weight * ((1 - fy) * ((1 - fx) * at(0, 0) + fx * at(1, 0)) + fy * ((1 - fx) * at(0, 1) + fx * at(1, 1)));
-      }
-    }
-  }
-  let sum = 0;
-  let squares = 0;
-  for (const value of field) {
-    sum += value;
-    squares += value * value;
-  }
-  const mean = sum / size;
-  const deviation = Math.sqrt(Math.max(squares / size - mean * mean, 1e-12));
-  return field.map((value) => (value - mean) / deviation);
+/** A recipe with how far it drives the model's output, and which class it is taken for. */
+interface Excitement {
+  readonly recipe: PictureRecipe;
+  readonly winner: number;
+  readonly strength: number;
 }
 
-/** Runs candidates, keeps those nearest to the stored statistics, varies them, and repeats. */
-async function select(
+/** Half at random, and half those of the most different and strongest outputs that a search by variation finds. */
+async function mostExciting(
   prepared: PreparedModel,
-  candidates: readonly Recipe[],
-  options: { count: number; threads: number },
+  { count, threads }: { count: number; threads: number },
   random: () => number,
   runtime: Runtime,
   signal: AbortSignal,
-  progress: Progress,
-): Promise<Recipe[]> {
-  const tensors = prepared.batchNorms.filter((norm) => prepared.shapes.has(norm.tensor));
-  const outputs = tensors.map((norm) => ({ name: norm.tensor, type: 'float32' as const, shape: null }));
-  const session = await runtime.open(encode({ ...prepared.model, graph: { ...prepared.model.graph, outputs } }), {
-    threads: options.threads,
-  });
+  progress: (share: number) => void,
+): Promise<PictureRecipe[]> {
+  const { logits, model } = prepared;
+  const outputs = [{ name: logits, type: 'float32' as const, shape: null }];
+  const session = await runtime.open(encode({ ...model, graph: { ...model.graph, outputs } }), { threads });
   try {
-    const score = async (recipe: Recipe) => {
-      signal.throwIfAborted();
-      const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data: render(prepared, recipe) }]]);
-      const values = await session.run(feeds);
-      let distance = 0;
-      for (const norm of tensors) {
-        distance += statisticsDistance(values.get(norm.tensor)!.data as Float32Array, norm.beta, norm.gamma);
-      }
-      return { recipe, distance };
-    };
-    const generations = 3;
-    let pool: { recipe: Recipe; distance: number }[] = [];
-    let next = [...candidates];
-    for (let generation = 0; generation < generations; generation++) {
+    const common = Array.from({ length: Math.ceil(count / 2) }, () => drawRecipe(inputSize(prepared), random));
+    let kept: Excitement[] = [];
+    const rounds = passesOf(prepared, count);
+    for (let round = 0; round < rounds; round++) {
+      const next =
+        round < rounds / 2
+          ? Array.from({ length: count }, () => drawRecipe(inputSize(prepared), random))
+          : [...kept, ...kept].map(({ recipe }) => varyRecipe(recipe, random));
+      const pool = [...kept];
       for (const [index, recipe] of next.entries()) {
-        pool.push(await score(recipe));
-        progress(
-          (generation + (index + 1) / next.length) / generations,
-          'fitting synthetic inputs to batch statistics',
-        );
+        signal.throwIfAborted();
+        const feeds = new Map([
+          [prepared.card.input.name, { dims: prepared.inputDims, data: render(prepared, recipe) }],
+        ]);
+        pool.push({ recipe, ...excitement((await session.run(feeds)).get(logits)!.data) });
+        progress((round + (index + 1) / next.length) / rounds);
       }
-      pool = pool.sort((a, b) => a.distance - b.distance).slice(0, options.count);
-      next = pool.map(({ recipe }) => vary(recipe, random));
+      kept = strongest(pool, Math.floor(count / 2), isClassifier(prepared));
     }
-    return pool.map(({ recipe }) => recipe);
+    // In turn, because some steps look at the first few samples only.
+    return common.flatMap((recipe, index) => [recipe, ...kept.slice(index, index + 1).map((found) => found.recipe)]);
   } finally {
     await session.close();
   }
 }
 
-/**
- * Distance between a BatchNormalization output's per-channel mean and deviation and what it had in training, which is its shift
- * (beta) and the magnitude of its scale (gamma), in units of that deviation.
- */
-function statisticsDistance(values: Float32Array, beta: Float32Array, gamma: Float32Array): number {
-  const channels = beta.length;
-  const size = values.length / channels;
-  let distance = 0;
-  for (let channel = 0; channel < channels; channel++) {
-    let sum = 0;
-    let squares = 0;
-    for (let i = channel * size; i < (channel + 1) * size; i++) {
-      sum += values[i]!;
-      squares += values[i]! * values[i]!;
-    }
-    const mean = sum / size;
-    const deviation = Math.sqrt(Math.max(squares / size - mean * mean, 0));
-    const unit = Math.max(Math.abs(gamma[channel]!), 1e-3);
-    distance += ((mean - beta[channel]!) / unit) ** 2 + ((deviation - unit) / unit) ** 2;
+/** The largest output, and how far it is from their mean. */
+function excitement(outputs: Feed['data']): { winner: number; strength: number } {
+  let winner = 0;
+  let sum = 0;
+  for (let i = 0; i < outputs.length; i++) {
+    sum += Number(outputs[i]!);
+    if (outputs[i]! > outputs[winner]!) winner = i;
   }
-  return distance / channels;
+  return { winner, strength: Number(outputs[winner]!) - sum / outputs.length };
+}
+
+/** The strongest of every class first, then the second of every class, and so on; among equals the stronger. */
+function strongest(pool: readonly Excitement[], count: number, hasClasses: boolean): Excitement[] {
+  const seen = new Map<number, number>();
+  const ranked = pool
+    .filter(({ strength }) => Number.isFinite(strength))
+    .sort((a, b) => b.strength - a.strength)
+    .map((candidate) => {
+      const key = hasClasses ? candidate.winner : 0;
+      const place = seen.get(key) ?? 0;
+      seen.set(key, place + 1);
+      return { candidate, place: hasClasses ? place : 0 };
+    });
+  // Sorting is stable: strength decides within a place.
+  return ranked
+    .sort((a, b) => a.place - b.place)
+    .slice(0, count)
+    .map(({ candidate }) => candidate);
+}
+
+/** A recipe with the mean and mean square of every channel of every normalized tensor, one after the other. */
+interface Candidate {
+  readonly recipe: PictureRecipe;
+  readonly means: Float32Array;
+  readonly squares: Float32Array;
+}
+
+/** Draws candidates, keeps the set that is nearest to the stored statistics, varies it, and repeats. */
+async function fitToStatistics(
+  prepared: PreparedModel,
+  { count, threads }: { count: number; threads: number },
+  random: () => number,
+  runtime: Runtime,
+  signal: AbortSignal,
+  progress: (share: number) => void,
+): Promise<PictureRecipe[]> {
+  const norms = prepared.batchNorms.filter((norm) => prepared.shapes.has(norm.tensor));
+  const outputs = norms.map((norm) => ({ name: norm.tensor, type: 'float32' as const, shape: null }));
+  const model = encode({ ...prepared.model, graph: { ...prepared.model.graph, outputs } });
+  const session = await runtime.open(model, { threads });
+  try {
+    let kept: Candidate[] = [];
+    const passes = passesOf(prepared, count);
+    // As many drawn as there are wanted, and as many variations, after a first round of three times as many.
+    const rounds = 1 + Math.floor((passes - 3) / 2);
+    for (let round = 0; round < rounds; round++) {
+      const drawn = Array.from({ length: round === 0 ? 3 * count : count }, () =>
+        drawRecipe(inputSize(prepared), random),
+      );
+      const next = [...drawn, ...kept.map(({ recipe }) => varyRecipe(recipe, random))];
+      const pool = [...kept];
+      for (const [index, recipe] of next.entries()) {
+        signal.throwIfAborted();
+        pool.push(await observe(prepared, session, norms, recipe));
+        progress((round + (index + 1) / next.length) / rounds);
+      }
+      kept = nearestSet(norms, pool, count);
+    }
+    return kept.map(({ recipe }) => recipe);
+  } finally {
+    await session.close();
+  }
+}
+
+async function observe(
+  prepared: PreparedModel,
+  session: Session,
+  norms: readonly BatchNormStatistics[],
+  recipe: PictureRecipe,
+): Promise<Candidate> {
+  const feeds = new Map([[prepared.card.input.name, { dims: prepared.inputDims, data: render(prepared, recipe) }]]);
+  const values = await session.run(feeds);
+  const channels = norms.reduce((sum, { beta }) => sum + beta.length, 0);
+  const means = new Float32Array(channels);
+  const squares = new Float32Array(channels);
+  let at = 0;
+  for (const { tensor, beta } of norms) {
+    const data = values.get(tensor)!.data as Float32Array;
+    const size = data.length / beta.length;
+    for (let channel = 0; channel < beta.length; channel++, at++) {
+      let sum = 0;
+      let square = 0;
+      for (let i = channel * size; i < (channel + 1) * size; i++) {
+        sum += data[i]!;
+        square += data[i]! * data[i]!;
+      }
+      means[at] = sum / size;
+      squares[at] = square / size;
+    }
+  }
+  return { recipe, means, squares };
+}
+
+/**
+ * The candidates that together have means and deviations nearest to the stored ones, each channel in units of its deviation and each
+ * tensor counting alike. One after the other, the candidate is taken that brings those before it nearest.
+ */
+function nearestSet(norms: readonly BatchNormStatistics[], pool: readonly Candidate[], count: number): Candidate[] {
+  const targets = norms.flatMap(({ beta, gamma }) =>
+    Array.from(beta, (mean, channel) => ({
+      mean,
+      unit: Math.max(Math.abs(gamma[channel]!), 1e-3),
+      share: 1 / beta.length,
+    })),
+  );
+  const sums = new Float64Array(targets.length);
+  const squares = new Float64Array(targets.length);
+  const left = new Set(pool);
+  const kept: Candidate[] = [];
+  while (kept.length < count && left.size > 0) {
+    const size = kept.length + 1;
+    let best: Candidate | null = null;
+    let bestDistance = Number.POSITIVE_INFINITY;
+    for (const candidate of left) {
+      let distance = 0;
+      for (let at = 0; at < targets.length && distance < bestDistance; at++) {
+        const { mean: wanted, unit, share } = targets[at]!;
+        const mean = (sums[at]! + candidate.means[at]!) / size;
+        const square = (squares[at]! + candidate.squares[at]!) / size;
+        const deviation = Math.sqrt(Math.max(square - mean * mean, 0));
+        distance += share * (((mean - wanted) / unit) ** 2 + ((deviation - unit) / unit) ** 2);
+      }
+      if (distance < bestDistance || best === null) [best, bestDistance] = [candidate, distance];
+    }
+    left.delete(best!);
+    kept.push(best!);
+    best!.means.forEach((value, at) => {
+      sums[at]! += value;
+      squares[at]! += best!.squares[at]!;
+    });
+  }
+  return kept;
 }
