@@ -249,7 +249,7 @@ export class Pipeline {
           this.#progress('profile'),
         );
         const scaled = atSpeedOf(table, rows);
-        store.putLatencyRows(identityDigest, identity, scaled);
+        store.putLatencyRows(identityDigest, identity, renamed(scaled, runOverheadKey, this.#storedOverheadKey()));
         table.add(scaled);
       }
       for (const operator of prepared.operators)
@@ -329,8 +329,14 @@ export class Pipeline {
   }
 
   #storedRows(identityDigest: string): LatencyRow[] {
-    const { store } = this.#ports;
-    return store.latencyRows(identityDigest, [...latencyKeys(this.#job.prepared)]);
+    const stored = this.#storedOverheadKey();
+    const keys = [...latencyKeys(this.#job.prepared)].map((key) => (key === runOverheadKey ? stored : key));
+    return renamed(this.#ports.store.latencyRows(identityDigest, keys), stored, runOverheadKey);
+  }
+
+  /** The engine's overhead is measured with the model, whose inputs and outputs are part of it: that of another one is not it. */
+  #storedOverheadKey(): string {
+    return this.#job.variant === 'native' ? `${runOverheadKey} ${this.#job.modelSha256}` : runOverheadKey;
   }
 
   async #calibrate(): Promise<CalibrationDocument> {
@@ -554,6 +560,10 @@ function freeRow(operator: Operator, { energyMeter }: TargetIdentity, clock: Clo
   const energyJoules = energyMeter === null ? null : 0;
   const common = { precision: 'float', minimum: 0, median: 0, spread: 0, repeats: 1, throttled: false, energyJoules };
   return { operatorKey: operator.key, ...common, measuredAt: clock.now() };
+}
+
+function renamed(rows: readonly LatencyRow[], from: string, to: string): LatencyRow[] {
+  return rows.map((row) => (row.operatorKey === from ? { ...row, operatorKey: to } : row));
 }
 
 /** New rows at the speed of the machine that the table's are at, where it has some. */
