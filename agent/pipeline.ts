@@ -6,7 +6,8 @@
  * INVARIANTS
  * 1. Nothing is timed outside the target, which holds the host-wide measuring lock.
  * 2. A plan is accepted on measurements alone; predictions only choose what to measure.
- * 3. Of everything measured, the chosen plan is never beaten in its own objective by another that also holds the budget.
+ * 3. Of everything measured, the chosen plan is never beaten in its own objective (speed; or accuracy, which is the estimate, for the
+ *    engine together with one run over calibration samples) by another that also holds the budget.
  */
 import { EdgeError } from '../configs/contracts/errors.js';
 import type { Budget, LatencyRow, Precision } from '../configs/contracts/plan.js';
@@ -55,7 +56,7 @@ import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune 
 const versions = { calibrate: 3, tune: 4, refine: 1, assess: 7 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
-export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.1`;
+export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.2`;
 
 const frontierPoints = 8;
 /** Time to solve for the frontier: a small model shall not wait long for points that are hard to prove. */

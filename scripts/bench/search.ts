@@ -14,13 +14,15 @@ import { median } from '../../agent/core/statistics.js';
 import { type Assessed, type Job, Pipeline, type Ports } from '../../agent/pipeline.js';
 import type { Comparison, Feeds } from '../../agent/ports.js';
 import { apply } from '../../agent/steps/apply.js';
+import { PlanRanking } from '../../agent/steps/plan-ranking.js';
+import type { SampleReader } from '../../agent/steps/samples.js';
 import { table } from '../../agent/terminal.js';
 import { bisectedPlan, exchangedPlan, greedyPlan, randomPlans } from './heuristics.js';
 import { divergenceOf, inMemory, Judge } from './judge.js';
 import { type BenchModel, benchJob } from './models.js';
 
 const baseline = 'W4A8';
-const planner = 'programme';
+const planner = 'planner';
 const random = { plans: 50, timed: 6, seed: 1 } as const;
 /** Random plans have no fewer bits: with 2 bits drawn at random a model is no better than chance. */
 const leastBits = 4;
@@ -32,6 +34,8 @@ const comparisons = 3;
 const tolerance = 0.02;
 /** While plans are chosen, less of it is given away. */
 const choosingTolerance = 0.01;
+/** Divergences nearer than this are those of plans that differ in nothing that matters. */
+const alike = 0.999;
 const quiet = () => {};
 
 /** Held-out samples that plans are judged on. */
@@ -58,7 +62,9 @@ interface Row {
 /** Chooses a plan under a ceiling on predicted latency; null where it finds none. */
 interface Method {
   readonly name: string;
-  readonly choose: (ceiling: number) => Promise<Assignment | null>;
+  readonly choose: (ceiling: number) => Promise<Plan | null>;
+  /** Of plans that were chosen under several ceilings, the one with the least of this counts; estimated sensitivity where absent. */
+  readonly ranksOf?: (plans: readonly Plan[]) => Promise<number[]>;
 }
 
 /** What a method came to; null where it found no plan. */
@@ -78,8 +84,11 @@ interface Trial {
 interface Subject {
   readonly job: Job;
   readonly assessed: Assessed;
+  /** A plan's artifact. */
+  readonly written: (plan: Plan) => Uint8Array;
   readonly uniform: Plan;
   readonly judge: Judge;
+  readonly ranking: PlanRanking;
   readonly ports: Ports;
   readonly signal: AbortSignal;
 }
@@ -106,10 +115,19 @@ export async function searchBench(
 async function openSubject(model: BenchModel, ports: Ports, signal: AbortSignal): Promise<Subject | null> {
   const job: Job = { ...(await benchJob(model)), variant: 'native' };
   if (job.calibration === null || job.test === null) return null;
+  const { calibration } = job;
+  const calibrationSamples: SampleReader = {
+    count: calibration.count,
+    source: 'samples',
+    digest: calibration.digest,
+    read: (index) => calibration.read(index),
+  };
   const assessed = await new Pipeline(job, ports, signal, quiet).assess();
   const test = await inMemory(job.test, judgeSamples(job.prepared));
   const judge = await Judge.open(job.prepared, test, ports.runtime, signal);
-  return { job, assessed, uniform: uniformPlan(assessed.problem, baseline), judge, ports, signal };
+  const written = (plan: Plan) => apply(job.prepared, precisionsOf(plan), assessed.recipe, assessed.form);
+  const ranking = new PlanRanking({ job, calibrationSamples, ports, signal }, written, quiet);
+  return { job, assessed, written, uniform: uniformPlan(assessed.problem, baseline), judge, ranking, ports, signal };
 }
 
 async function compareMethods(model: string, subject: Subject): Promise<Row[]> {
@@ -126,7 +144,7 @@ async function compareMethods(model: string, subject: Subject): Promise<Row[]> {
   );
   const rows: Row[] = [];
   for (const { name, plan, seconds } of chosen) {
-    const quality = await subject.judge.qualityOf(written(subject, plan));
+    const quality = await subject.judge.qualityOf(subject.written(plan));
     const { median: measured, ratio } = timings.get(planKey(plan))!;
     rows.push({
       model,
@@ -145,11 +163,16 @@ async function compareMethods(model: string, subject: Subject): Promise<Row[]> {
   return rows;
 }
 
-function methodsOf({ assessed, uniform, ports, signal }: Subject): Method[] {
+function methodsOf({ assessed, uniform, ranking, ports, signal }: Subject): Method[] {
   const { problem } = assessed;
+  const planFrom = (assignment: Assignment | null) => assignment && planOf(problem, assignment);
   const programme = async (latency: number) => {
     const allocation = await allocate(problem, 'sensitivity', { latency }, ports.solver, {}, signal);
     return allocation.status === 'infeasible' ? null : allocation.assignment;
+  };
+  const verified = async (latency: number) => {
+    const assignment = await programme(latency);
+    return assignment && ranking.bestNear(problem, assignment, { latency }, ports.solver);
   };
   const exchange = async (ceiling: number) => {
     const starts = [greedyPlan(problem, ceiling), uniform.costs.latency <= ceiling ? uniform.assignment : null];
@@ -157,12 +180,13 @@ function methodsOf({ assessed, uniform, ports, signal }: Subject): Method[] {
       start === null ? [] : [planOf(problem, exchangedPlan(problem, start, ceiling))],
     );
     plans.sort((a, b) => a.costs.sensitivity - b.costs.sensitivity);
-    return plans[0]?.assignment ?? null;
+    return plans[0] ?? null;
   };
   return [
-    { name: planner, choose: programme },
-    { name: 'greedy', choose: async (ceiling) => greedyPlan(problem, ceiling) },
-    { name: 'bisection', choose: async (ceiling) => bisectedPlan(problem, ceiling) },
+    { name: planner, choose: verified, ranksOf: (plans) => ranking.of(plans) },
+    { name: 'programme alone', choose: async (ceiling) => planFrom(await programme(ceiling)) },
+    { name: 'greedy', choose: async (ceiling) => planFrom(greedyPlan(problem, ceiling)) },
+    { name: 'bisection', choose: async (ceiling) => planFrom(bisectedPlan(problem, ceiling)) },
     { name: 'exchange', choose: exchange },
   ];
 }
@@ -172,7 +196,7 @@ function methodsOf({ assessed, uniform, ports, signal }: Subject): Method[] {
  * none did. Every plan corrects the ceiling of the method's next. Plans of one round are timed in one comparison.
  */
 async function closedLoop(subject: Subject, methods: readonly Method[]): Promise<Contender[]> {
-  const { uniform, assessed } = subject;
+  const { uniform } = subject;
   const searches = methods.map((method) => ({
     ...method,
     ceiling: uniform.costs.latency,
@@ -183,9 +207,8 @@ async function closedLoop(subject: Subject, methods: readonly Method[]): Promise
     const fresh: { search: (typeof searches)[number]; plan: Plan }[] = [];
     for (const search of searches) {
       const started = performance.now();
-      const assignment = await search.choose(search.ceiling);
+      const plan = await search.choose(search.ceiling);
       search.seconds += (performance.now() - started) / 1000;
-      const plan = assignment && planOf(assessed.problem, assignment);
       const isKnown = search.trials.some((trial) => plan !== null && planKey(trial.plan) === planKey(plan));
       if (plan !== null && !isKnown) fresh.push({ search, plan });
     }
@@ -197,12 +220,19 @@ async function closedLoop(subject: Subject, methods: readonly Method[]): Promise
       search.ceiling = plan.costs.latency / ratio;
     }
   }
-  return searches.map(({ name, trials, seconds }) => {
-    const holding = trials.filter(({ ratio }) => ratio <= 1 + choosingTolerance);
-    holding.sort((a, b) => a.plan.costs.sensitivity - b.plan.costs.sensitivity);
+  const contenders: Contender[] = [];
+  for (const { name, ranksOf = estimates, trials, seconds } of searches) {
+    const holding = trials.filter(({ ratio }) => ratio <= 1 + choosingTolerance).map(({ plan }) => plan);
+    const ranks = await ranksOf(holding);
     trials.sort((a, b) => a.ratio - b.ratio);
-    return { name, plan: (holding[0] ?? trials[0])?.plan ?? null, seconds };
-  });
+    const plan = holding[ranks.indexOf(Math.min(...ranks))] ?? trials[0]?.plan ?? null;
+    contenders.push({ name, plan, seconds });
+  }
+  return contenders;
+}
+
+async function estimates(plans: readonly Plan[]): Promise<number[]> {
+  return plans.map(({ costs }) => costs.sensitivity);
 }
 
 /** By divergence on the very samples that all are judged by. */
@@ -216,7 +246,7 @@ async function bestOfRandom(subject: Subject): Promise<Contender> {
   const drawn: { plan: Plan; divergence: number }[] = [];
   for (const assignment of randomPlans(wide, subject.uniform.costs.latency, random.plans, random.seed)) {
     const plan = planOf(wide, assignment);
-    drawn.push({ plan, divergence: divergenceOf(await subject.judge.qualityOf(written(subject, plan))) });
+    drawn.push({ plan, divergence: divergenceOf(await subject.judge.qualityOf(subject.written(plan))) });
   }
   const seconds = (performance.now() - started) / 1000;
   const nearest = drawn.sort((a, b) => a.divergence - b.divergence).slice(0, random.timed);
@@ -237,7 +267,7 @@ async function timed(
   const distinct = new Map(plans.map((plan) => [planKey(plan), plan]));
   const data = await job.calibration!.read(0);
   const feeds: Feeds = new Map([[job.prepared.card.input.name, { dims: job.prepared.inputDims, data }]]);
-  const models = [...distinct].map(([name, plan]) => ({ name, bytes: written(subject, plan) }));
+  const models = [...distinct].map(([name, plan]) => ({ name, bytes: subject.written(plan) }));
   const found: Comparison[] = [];
   for (let time = 0; time < comparisons; time++) found.push(await ports.target.compare(models, feeds, signal, quiet));
   return new Map(
@@ -246,10 +276,6 @@ async function timed(
       return [name, { median: median(times), ratio: median(found.map(({ ratios }) => ratios[at]!)) }];
     }),
   );
-}
-
-function written({ job, assessed }: Subject, plan: Plan): Uint8Array {
-  return apply(job.prepared, precisionsOf(plan), assessed.recipe, assessed.form);
 }
 
 function tableOf(rows: readonly Row[]): string {
@@ -287,7 +313,7 @@ function verdict(rows: readonly Row[]): string {
     const held = rows.filter((row) => row.model === model && row.ratio <= 1 + tolerance);
     const own = held.find(({ method }) => method === planner);
     if (own === undefined) return [`${model}: the planner's plan takes longer`];
-    const better = held.filter(({ divergence }) => divergence < own.divergence);
+    const better = held.filter(({ divergence }) => divergence < own.divergence * alike);
     const list = better.map(({ method, divergence }) => `${method} ${(divergence / own.divergence).toFixed(3)}`);
     return list.length === 0 ? [] : [`${model}: less KL (as a share of the planner's) by ${list.join(', ')}`];
   });
