@@ -1,5 +1,5 @@
 import type { Ceilings } from '../core/plan/allocate.js';
-import { alternatives } from '../core/plan/alternatives.js';
+import { doubtedOptima, nearestPlans } from '../core/plan/alternatives.js';
 import { type Plan, planKey, planOf } from '../core/plan/plan.js';
 import type { Assignment, Problem } from '../core/plan/problem.js';
 import type { Job, Ports } from '../pipeline.js';
@@ -7,9 +7,9 @@ import type { Progress } from '../ports.js';
 import type { SampleReader } from './samples.js';
 import { PlanVerifier, verifiedSensitivity } from './verification.js';
 
-/** Plans that are run beside the one of least estimated sensitivity. */
-const alternativePlans = 4;
-/** For each alternative. Half a percent of sensitivity does not matter: a plan is only to be a different one. */
+/** Plans that are run beside the best of the optima. */
+const nearPlans = 3;
+/** For each optimum that is run beside the one of least sensitivity: it only has to be another good plan. */
 const solverSeconds = 0.5;
 /** Calibration samples of a pass: as many as take about 10^10 multiplications, within bounds. */
 const verifyingSamples = (macs: number) => Math.min(256, Math.max(8, Math.round(1e10 / Math.max(1, macs))));
@@ -58,15 +58,24 @@ export class PlanRanking {
     return ranks;
   }
 
-  /** The best of a plan and its alternatives under the ceilings. */
+  /**
+   * The best of a plan and its alternatives under the ceilings: first of the optima where narrow choices are less trusted, then of the
+   * plans nearest to the best of those.
+   *
+   * @param assignment the one of least sensitivity under the ceilings
+   */
   async bestNear(problem: Problem, assignment: Assignment, ceilings: Ceilings, solver: Ports['solver']): Promise<Plan> {
     const estimated = planOf(problem, assignment);
     if (!this.verifies) return estimated;
-    const options = { most: alternativePlans, timeLimitSeconds: solverSeconds };
-    const others = await alternatives(problem, assignment, ceilings, solver, options, this.#signal);
-    const plans = [estimated, ...others.map((other) => planOf(problem, other))];
+    const optima = await doubtedOptima(problem, assignment, ceilings, solver, solverSeconds, this.#signal);
+    const best = await this.#best([estimated, ...optima.map((other) => planOf(problem, other))]);
+    const near = nearestPlans(problem, best.assignment, ceilings, nearPlans);
+    return this.#best([best, ...near.map((other) => planOf(problem, other))]);
+  }
+
+  /** Of plans that rank alike, the first. */
+  async #best(plans: readonly Plan[]): Promise<Plan> {
     const ranks = await this.of(plans);
-    // Where plans are alike, the first: the one of least estimated sensitivity.
     return plans[ranks.indexOf(Math.min(...ranks))]!;
   }
 

@@ -11,47 +11,53 @@ import { type Ceilings, exceededBy, limitsOf } from './search.js';
 import { type Option, unitsOf } from './units.js';
 
 /** By how much the sensitivity of narrow choices is raised; by the last, plans do without them wherever they can. */
-const distrust: readonly number[] = [2, 4, 64];
+const doubts: readonly number[] = [2, 4, 64];
+
+/** The same for plans near another one, which is the best of several doubts and says nothing of which was right. */
+const middlingDoubt = 8;
 
 /** Fewer bits than these are narrow. Weights are rounded with regard to what they multiply; activations are not. */
 const narrowBelow = { weightBits: 4, activationBits: 8 } as const;
 
-/** How many, and how long the solver may take for each. */
-export interface AlternativesOptions {
-  most: number;
-  timeLimitSeconds: number;
-}
-
 /**
- * Up to `most` other assignments that hold the ceilings, all different: the best ones where narrow choices are less trusted, then the
- * next best ones that differ from the given one in a unit or two.
+ * The other assignments that are best under the ceilings where narrow choices are less trusted; up to three, all different.
  *
  * @param assignment holds the ceilings, and has the least sensitivity
+ * @param timeLimitSeconds for each
  * @throws EdgeError as `allocate` does
  */
-export async function alternatives(
+export async function doubtedOptima(
   problem: Problem,
   assignment: Assignment,
   ceilings: Ceilings,
   solver: LinearSolver,
-  options: AlternativesOptions,
+  timeLimitSeconds: number,
   signal: AbortSignal,
 ): Promise<Assignment[]> {
   const found = new Map<string, Assignment>();
-  for (const factor of distrust.slice(0, options.most)) {
-    const { timeLimitSeconds } = options;
-    const doubted = doubting(problem, factor);
-    const solving = { timeLimitSeconds, start: assignment };
-    const allocation = await allocate(doubted, 'sensitivity', ceilings, solver, solving, signal);
+  for (const factor of doubts) {
+    const options = { timeLimitSeconds, start: assignment };
+    const allocation = await allocate(doubting(problem, factor), 'sensitivity', ceilings, solver, options, signal);
     // A ceiling on sensitivity is a stricter one there.
     if (allocation.status !== 'infeasible') found.set(allocation.assignment.join(), allocation.assignment);
   }
   found.delete(assignment.join());
-  for (const neighbour of neighbours(problem, assignment, ceilings)) {
-    if (found.size >= options.most) break;
-    found.set(neighbour.join(), neighbour);
-  }
   return [...found.values()];
+}
+
+/**
+ * Up to `most` assignments under the ceilings that differ from a given one in one unit or in two: those of least sensitivity, with narrow
+ * choices less trusted. Sums over units say which to look at (all of it, where the problem has no conversions); `evaluate` says what holds.
+ */
+export function nearestPlans(problem: Problem, assignment: Assignment, ceilings: Ceilings, most: number): Assignment[] {
+  const found: Assignment[] = [];
+  for (const neighbour of neighbours(doubting(problem, middlingDoubt), assignment, ceilings)) {
+    if (found.length >= most) break;
+    // A ceiling on sensitivity is for the estimate as it is.
+    const costs = evaluate(problem, neighbour);
+    if (Number.isFinite(costs.latency) && exceededBy(costs, limitsOf(ceilings)).length === 0) found.push(neighbour);
+  }
+  return found;
 }
 
 function doubting(problem: Problem, factor: number): Problem {
@@ -81,10 +87,7 @@ interface Change {
   readonly latency: number;
 }
 
-/**
- * Assignments that differ in one unit or in two, by rising sensitivity as far as units tell. Conversions between units are not looked at
- * before `evaluate` decides what holds.
- */
+/** Assignments that differ in one unit or in two and may hold a ceiling on latency, by rising sensitivity as far as units tell. */
 function* neighbours(problem: Problem, assignment: Assignment, ceilings: Ceilings): Generator<Assignment> {
   const hasConversions = problem.edges.some(({ conversions }) => conversions.length > 0);
   const ceiling = hasConversions ? Number.POSITIVE_INFINITY : (ceilings.latency ?? Number.POSITIVE_INFINITY);
@@ -100,7 +103,6 @@ function* neighbours(problem: Problem, assignment: Assignment, ceilings: Ceiling
     }
   });
   near.sort((a, b) => a.sensitivity - b.sensitivity);
-  const limits = limitsOf(ceilings);
   for (const { moves } of near) {
     const neighbour = [...assignment];
     for (const { operators, option } of moves) {
@@ -108,8 +110,7 @@ function* neighbours(problem: Problem, assignment: Assignment, ceilings: Ceiling
         neighbour[operator] = option.choices[position]!;
       });
     }
-    const costs = evaluate(problem, neighbour);
-    if (Number.isFinite(costs.latency) && exceededBy(costs, limits).length === 0) yield neighbour;
+    yield neighbour;
   }
 }
 

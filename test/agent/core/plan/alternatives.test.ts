@@ -2,7 +2,7 @@
 import t from 'tap';
 import { HighsSolver } from '../../../../agent/adapters/highs-solver.js';
 import { allocate } from '../../../../agent/core/plan/allocate.js';
-import { alternatives } from '../../../../agent/core/plan/alternatives.js';
+import { doubtedOptima, nearestPlans } from '../../../../agent/core/plan/alternatives.js';
 import { type Assignment, evaluate, type Problem } from '../../../../agent/core/plan/problem.js';
 import { announceSeed, Random } from '../../../support/seed.js';
 import { everyAssignment, randomProblem } from './problems.js';
@@ -11,7 +11,8 @@ const seed = announceSeed();
 const solver = new HighsSolver();
 t.teardown(() => solver.close());
 const signal = new AbortController().signal;
-const options = { most: 4, timeLimitSeconds: 5 };
+const seconds = 5;
+const most = 4;
 const precisions = ['W8A8', 'W4A8', 'W4A4', 'W2A2'];
 
 /** The precisions of the engine on a random problem; without conversions for every other. */
@@ -50,59 +51,64 @@ async function* cases(count: number) {
     const holding = all.filter(isHeld);
     const best = await allocate(problem, 'sensitivity', ceilings, solver, {}, signal);
     if (best.status === 'infeasible') continue;
-    const found = await alternatives(problem, best.assignment, ceilings, solver, options, signal);
-    yield { index, problem, ceilings, holding, best, found };
+    const optima = await doubtedOptima(problem, best.assignment, ceilings, solver, seconds, signal);
+    const near = nearestPlans(problem, best.assignment, ceilings, most);
+    yield { index, problem, ceilings, holding, best, optima, near };
   }
 }
 
+/** What an assignment's sensitivity is where narrow choices count several times. */
+function doubted(problem: Problem, assignment: Assignment, factor: number): number {
+  return assignment.reduce((sum, choice, operator) => {
+    const { precision, costs } = problem.operators[operator]!.choices[choice]!;
+    const isNarrow = precision === 'W4A4' || precision === 'W2A2';
+    return sum + (isNarrow ? (factor - 1) * costs.sensitivity : 0);
+  }, evaluate(problem, assignment).sensitivity);
+}
+
+const isAbout = (value: number, wanted: number) => Math.abs(value - wanted) <= wanted * 1e-5 + 1e-12;
+
 t.test('alternatives hold the ceilings, are assignments, all different and none the given one', async (t) => {
-  for await (const { index, holding, best, found } of cases(80)) {
-    const keys = found.map((assignment) => assignment.join());
-    if (new Set([...keys, best.assignment.join()]).size !== found.length + 1) t.fail(`${index}: ${keys.join(' ')}`);
-    for (const key of keys) {
-      if (!holding.some(({ assignment }) => assignment.join() === key)) t.fail(`${index}: ${key} holds nothing`);
+  for await (const { index, holding, best, optima, near } of cases(80)) {
+    for (const found of [optima, near]) {
+      const keys = found.map((assignment) => assignment.join());
+      if (new Set([...keys, best.assignment.join()]).size !== found.length + 1) t.fail(`${index}: ${keys.join(' ')}`);
+      for (const key of keys) {
+        if (!holding.some(({ assignment }) => assignment.join() === key)) t.fail(`${index}: ${key} holds nothing`);
+      }
     }
-    if (found.length > options.most) t.fail(`${index}: ${found.length} of them`);
+    if (near.length > most || optima.length > 3) t.fail(`${index}: ${near.length} and ${optima.length}`);
   }
 });
 
-t.test('the first is the best there is where narrow choices count twice', async (t) => {
+t.test('optima: for every doubt, the best there is where narrow choices count 2, 4 and 64 times', async (t) => {
   let seen = 0;
-  for await (const { index, problem, holding, best, found } of cases(80)) {
-    const isNarrow = (operator: number, choice: number) => {
-      const { precision } = problem.operators[operator]!.choices[choice]!;
-      return precision === 'W4A4' || precision === 'W2A2';
-    };
-    const doubted = ({ assignment, costs }: { assignment: Assignment; costs: { sensitivity: number } }) =>
-      assignment.reduce((sum, choice, operator) => {
-        const { sensitivity } = problem.operators[operator]!.choices[choice]!.costs;
-        return sum + (isNarrow(operator, choice) ? sensitivity : 0);
-      }, costs.sensitivity);
-    const least = Math.min(...holding.map(doubted));
-    if (!(doubted(best) > least * (1 + 1e-5) + 1e-12)) continue;
-    seen++;
-    const costs = evaluate(problem, found[0]!);
-    const value = doubted({ assignment: found[0]!, costs });
-    if (value > least * (1 + 1e-5) + 1e-12) t.fail(`${index}: ${value}, not ${least}`);
+  for await (const { index, problem, holding, best, optima } of cases(80)) {
+    for (const factor of [2, 4, 64]) {
+      const least = Math.min(...holding.map(({ assignment }) => doubted(problem, assignment, factor)));
+      const reached = [best.assignment, ...optima].map((assignment) => doubted(problem, assignment, factor));
+      if (!isAbout(Math.min(...reached), least)) t.fail(`${index}: ${Math.min(...reached)}, not ${least}`);
+    }
+    seen += optima.length;
   }
-  t.ok(seen > 0, `${seen} problems in which that is another plan`);
+  t.ok(seen > 10, `${seen} other plans`);
 });
 
-t.test('without conversions: the next best plan that differs in a unit or two is among them', async (t) => {
-  for await (const { index, problem, holding, best, found } of cases(80)) {
+t.test('nearest: without conversions, the least sensitive that differ in a unit or two, in order', async (t) => {
+  for await (const { index, problem, holding, best, near } of cases(80)) {
     if (problem.edges.length > 0) continue;
-    const near = holding.filter(({ assignment }) => {
-      const units = distance(problem, assignment, best.assignment);
-      return units === 1 || units === 2;
-    });
-    if (near.length === 0 || found.length === 0) continue;
-    const gainful = near.sort((a, b) => a.costs.sensitivity - b.costs.sensitivity)[0]!;
-    const reached = Math.min(...found.map((assignment) => evaluate(problem, assignment).sensitivity));
-    if (reached > gainful.costs.sensitivity + 1e-9) t.fail(`${index}: ${reached}, not ${gainful.costs.sensitivity}`);
+    const wanted = holding
+      .filter(({ assignment }) => [1, 2].includes(distance(problem, assignment, best.assignment)))
+      .map(({ assignment }) => doubted(problem, assignment, 8))
+      .sort((a, b) => a - b)
+      .slice(0, most);
+    const values = near.map((assignment) => doubted(problem, assignment, 8));
+    const isAsWanted = values.length === wanted.length && values.every((value, at) => isAbout(value, wanted[at]!));
+    if (!isAsWanted) t.fail(`${index}: ${values}, not ${wanted}`);
   }
 });
 
-t.test('a plan without narrow choices has its neighbours for alternatives', async (t) => {
+t.test('a plan without narrow choices is its own optimum, whatever they are worth', async (t) => {
   const choice = (precision: string, sensitivity: number, latency: number) => ({
     precision,
     format: 'u8',
@@ -117,27 +123,19 @@ t.test('a plan without narrow choices has its neighbours for alternatives', asyn
     ties: [],
     fixed: { latency: 0, bytes: 0, ramBytes: 0 },
   };
-  const found = await alternatives(problem, [1, 1, 0], { latency: 20 }, solver, options, signal);
-  t.strictSame(found.slice(0, 3), [
+  t.strictSame(await doubtedOptima(problem, [1, 1, 0], { latency: 20 }, solver, seconds, signal), []);
+  const near = [
     [1, 0, 1],
     [0, 1, 1],
     [1, 1, 1],
-  ]);
-  const two = await alternatives(problem, [1, 1, 0], { latency: 20 }, solver, { ...options, most: 2 }, signal);
-  t.strictSame(two, found.slice(0, 2));
+  ];
+  t.strictSame(nearestPlans(problem, [1, 1, 0], { latency: 20 }, 3), near);
+  t.strictSame(nearestPlans(problem, [1, 1, 0], { latency: 20 }, 2), near.slice(0, 2));
+  t.strictSame(nearestPlans(problem, [1, 1, 0], { latency: 20, sensitivity: 4 }, 3), near.slice(0, 1));
 });
 
 t.test('an abort ends it', async (t) => {
-  const aborted = AbortSignal.abort();
   const problem = problemOf(0);
-  await t.rejects(
-    alternatives(
-      problem,
-      problem.operators.map(() => 0),
-      {},
-      solver,
-      options,
-      aborted,
-    ),
-  );
+  const first = problem.operators.map(() => 0);
+  await t.rejects(doubtedOptima(problem, first, {}, solver, seconds, AbortSignal.abort()));
 });
