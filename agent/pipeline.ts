@@ -6,7 +6,8 @@
  * INVARIANTS
  * 1. Nothing is timed outside the target, which holds the host-wide measuring lock.
  * 2. A plan is accepted on measurements alone; predictions only choose what to measure.
- * 3. Of everything measured, the chosen plan is never beaten in its own objective by another that also holds the budget.
+ * 3. Of everything measured, the chosen plan is never beaten in its own objective (speed; or accuracy, which is the estimate, for the
+ *    engine together with one run over calibration samples) by another that also holds the budget.
  */
 import { EdgeError } from '../configs/contracts/errors.js';
 import type { Budget, LatencyRow, Precision } from '../configs/contracts/plan.js';
@@ -61,7 +62,7 @@ import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune 
 const versions = { calibrate: 3, tune: 4, refine: 1, assess: 7 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
-export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.${syntheticVersion}`;
+export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.${syntheticVersion}.2`;
 
 const frontierPoints = 8;
 /** Time to solve for the frontier: a small model shall not wait long for points that are hard to prove. */
@@ -259,7 +260,7 @@ export class Pipeline {
           this.#progress('profile'),
         );
         const scaled = atSpeedOf(table, rows);
-        store.putLatencyRows(identityDigest, identity, scaled);
+        store.putLatencyRows(identityDigest, identity, renamed(scaled, runOverheadKey, this.#storedOverheadKey()));
         table.add(scaled);
       }
       for (const operator of prepared.operators)
@@ -339,8 +340,14 @@ export class Pipeline {
   }
 
   #storedRows(identityDigest: string): LatencyRow[] {
-    const { store } = this.#ports;
-    return store.latencyRows(identityDigest, [...latencyKeys(this.#job.prepared)]);
+    const stored = this.#storedOverheadKey();
+    const keys = [...latencyKeys(this.#job.prepared)].map((key) => (key === runOverheadKey ? stored : key));
+    return renamed(this.#ports.store.latencyRows(identityDigest, keys), stored, runOverheadKey);
+  }
+
+  /** The engine's overhead is measured with the model, whose inputs and outputs are part of it: that of another one is not it. */
+  #storedOverheadKey(): string {
+    return this.#job.variant === 'native' ? `${runOverheadKey} ${this.#job.modelSha256}` : runOverheadKey;
   }
 
   async #calibrate(): Promise<CalibrationDocument> {
@@ -574,6 +581,10 @@ function freeRow(operator: Operator, { energyMeter }: TargetIdentity, clock: Clo
   const energyJoules = energyMeter === null ? null : 0;
   const common = { precision: 'float', minimum: 0, median: 0, spread: 0, repeats: 1, throttled: false, energyJoules };
   return { operatorKey: operator.key, ...common, measuredAt: clock.now() };
+}
+
+function renamed(rows: readonly LatencyRow[], from: string, to: string): LatencyRow[] {
+  return rows.map((row) => (row.operatorKey === from ? { ...row, operatorKey: to } : row));
 }
 
 /** New rows at the speed of the machine that the table's are at, where it has some. */

@@ -22,6 +22,7 @@ import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
 import { plansBench } from './bench/plans.js';
 import { predictionBench } from './bench/prediction.js';
 import { rankingBench } from './bench/ranking.js';
+import { searchBench } from './bench/search.js';
 import { sensitivityBench } from './bench/sensitivity.js';
 import { servingBench } from './bench/serving.js';
 
@@ -49,6 +50,10 @@ const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> 
   prediction: {
     run: predictionBench,
     summary: 'predicted against measured latency of three plans a model, before feedback',
+  },
+  search: {
+    run: searchBench,
+    summary: 'ways to choose a plan on the same tables, by measured KL at equal measured latency on our engine',
   },
   sensitivity: {
     run: sensitivityBench,

@@ -13,6 +13,7 @@ import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
 import type { Feeds, Progress, Session } from '../ports.js';
 import { apply, floatModel } from './apply.js';
 import { PlanQualities, type QualityReport } from './plan-quality.js';
+import { PlanRanking } from './plan-ranking.js';
 import type { Quality } from './quality.js';
 import { judgedFromBits, type Refinement, refinedRecipe } from './refine.js';
 import type { SampleReader } from './samples.js';
@@ -80,8 +81,8 @@ const tolerableDisagreement = 0.01;
 
 /**
  * The closed loop: solve, apply, measure, feed the error back, until the measured budget holds. With a ceiling on latency, size,
- * memory or energy the objective is accuracy; without one it is speed (subject to a ceiling on sensitivity and a quality floor,
- * where they are asked for).
+ * memory or energy the objective is accuracy, as `PlanRanking` expects it; without one it is speed (subject to a ceiling on
+ * sensitivity and a quality floor, where they are asked for).
  */
 export class PlanSearch {
   readonly #context: SearchContext;
@@ -102,6 +103,8 @@ export class PlanSearch {
   /** Artifacts of plans with weights of their own. */
   readonly #refinedBytes = new Map<string, Uint8Array>();
   readonly #qualities: PlanQualities;
+  /** What decides between plans under ceilings. */
+  readonly #ranking: PlanRanking;
   readonly #solver = { status: 'optimal', gap: 0, seconds: 0 };
 
   constructor(context: SearchContext, progress: (step: keyof StepSeconds) => Progress, timed: Timed) {
@@ -111,6 +114,7 @@ export class PlanSearch {
     const { problem } = context.assessed;
     const fixed = (plan: Plan): Fixed => ({ plan, bytes: this.#apply(plan) });
     this.#qualities = new PlanQualities(context, progress('verify'));
+    this.#ranking = new PlanRanking(context, (plan) => this.#applyAssessed(plan), progress('plan'));
     this.#int8 = uniformPlan(problem, 'W8A8');
     const { prepared, variant } = context.job;
     this.#always =
@@ -208,7 +212,7 @@ export class PlanSearch {
   }
 
   /**
-   * Least sensitivity under the ceilings. Every measurement corrects the ceilings of the next round, in both directions: a miss
+   * The best rank under the ceilings: of the plan of least sensitivity, and of its alternatives where plans are run. Every measurement corrects the ceilings of the next round, in both directions: a miss
    * lowers them, room to spare raises them. Ends when a round brings no new plan, or none that is better.
    */
   async #mostAccurateUnderCeilings(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
@@ -231,28 +235,34 @@ export class PlanSearch {
       } else {
         this.#solver.status = allocation.status;
         this.#solver.gap = allocation.gap;
-        plan = planOf(assessed.candidates, allocation.assignment);
+        plan = await this.#timed('plan', () =>
+          this.#ranking.bestNear(assessed.candidates, allocation.assignment, ceilings, ports.solver),
+        );
       }
-      if (plan === undefined || this.#alreadyMeasured(plan) || !this.#improves(plan)) break;
+      if (plan === undefined || this.#alreadyMeasured(plan) || !(await this.#improves(plan))) break;
       await this.#measure([plan]);
     }
-    const chosen = this.#mostAccurateEligible();
+    const chosen = await this.#mostAccurateEligible();
     if (chosen !== null) return { chosen, shortfalls: [] };
     return { chosen, shortfalls: shortfalls.length === 0 ? this.#missedCeilings() : this.#inMeasuredUnits(shortfalls) };
   }
 
-  #mostAccurateEligible(): MeasuredPlan | null {
+  async #mostAccurateEligible(): Promise<MeasuredPlan | null> {
+    const eligible = this.#eligible();
+    const ranks = await this.#ranking.of(eligible.map(({ plan }) => plan));
     return best(
-      this.#eligible(),
-      (candidate) => candidate.plan.costs.sensitivity,
+      eligible,
+      (candidate) => ranks[eligible.indexOf(candidate)]!,
       (candidate) => candidate.latency,
     );
   }
 
   /** Whether a plan would be chosen over what is there already, if it held. */
-  #improves(plan: Plan): boolean {
-    const chosen = this.#mostAccurateEligible();
-    return chosen === null || plan.costs.sensitivity < chosen.plan.costs.sensitivity;
+  async #improves(plan: Plan): Promise<boolean> {
+    const chosen = await this.#mostAccurateEligible();
+    if (chosen === null) return true;
+    const [rank, least] = await this.#ranking.of([plan, chosen.plan]);
+    return rank! < least!;
   }
 
   /** The fastest plan under the ceiling on sensitivity, if there is one, by measurement against both uniform ends. */
@@ -522,9 +532,11 @@ export class PlanSearch {
   }
 
   #apply(plan: Plan): Uint8Array {
+    return this.#refinedOf(plan) ?? this.#applyAssessed(plan);
+  }
+
+  #applyAssessed(plan: Plan): Uint8Array {
     const { job, assessed } = this.#context;
-    const refined = this.#refinedOf(plan);
-    if (refined !== null) return refined;
     return apply(job.prepared, precisionsOf(plan), assessed.recipe, assessed.form);
   }
 }

@@ -18,15 +18,16 @@ import { SensitivityTable } from '../../agent/core/sensitivity/table.js';
 import { kendall, median, quantile, spearman } from '../../agent/core/statistics.js';
 import type { Ports } from '../../agent/pipeline.js';
 import type { SampleSource } from '../../agent/ports.js';
-import { apply, floatModel } from '../../agent/steps/apply.js';
+import { apply } from '../../agent/steps/apply.js';
 import { assess, defaultSampleCounts } from '../../agent/steps/assess.js';
 import { calibrate } from '../../agent/steps/calibrate.js';
-import { assessQuality, type FloatReference, type Quality, scoreAgainst } from '../../agent/steps/quality.js';
+import type { Quality } from '../../agent/steps/quality.js';
 import type { SampleReader } from '../../agent/steps/samples.js';
 import { type QuantizationRecipe, recipeOf, tune } from '../../agent/steps/tune.js';
 import { PlanVerifier, verifiedSensitivity } from '../../agent/steps/verification.js';
 import { table } from '../../agent/terminal.js';
 import { averageBitsOf, drawEqualPlans, type PlanPrecisions } from './equal-plans.js';
+import { divergenceOf, inMemory, Judge } from './judge.js';
 import { type BenchModel, openBenchModel } from './models.js';
 
 const planCount = 50;
@@ -90,8 +91,12 @@ export async function sensitivityBench(
       continue;
     }
     const images = plans.map((plan) => apply(prepared, plan, subject.recipe, form));
-    const truth = await trueQuality(subject, images, ports, signal);
-    const divergences = truth.plans.map(divergenceOf);
+    const judge = await Judge.open(prepared, subject.test, ports.runtime, signal);
+    const qualities: Quality[] = [];
+    for (const image of images) qualities.push(await judge.qualityOf(image));
+    const { top1, outputs } = judge.reference;
+    const truth = { float: { top1 }, samples: outputs.length, plans: qualities };
+    const divergences = qualities.map(divergenceOf);
     truths.push({ model: model.name, operators: weighted, average, seed, ...truth, divergences });
     print(describe(model.name, weighted, average, truth, divergences));
     const predictions = await predict(subject, plans, images, ports, signal);
@@ -134,46 +139,6 @@ async function openSubject(model: BenchModel, ports: Ports, signal: AbortSignal)
   const options = { rules, int8, threads, ...form };
   const tuning = await tune(prepared, calibration, observed, options, ports.runtime, signal, quiet);
   return { prepared, calibration, test, recipe: recipeOf(prepared, observed, tuning, form) };
-}
-
-/** The first samples of a source, read and decoded once. */
-async function inMemory(source: SampleSource, most: number): Promise<SampleSource & SampleReader> {
-  const count = Math.min(source.count, most);
-  const data: Float32Array[] = [];
-  for (let index = 0; index < count; index++) data.push(await source.read(index));
-  return {
-    count,
-    source: 'samples',
-    digest: source.digest,
-    labels: source.labels?.slice(0, count) ?? null,
-    read: async (index) => data[index]!,
-  };
-}
-
-/** Quality of every image over the test samples, by the engine's own arithmetic. */
-async function trueQuality(
-  { prepared, test }: Subject,
-  images: readonly Uint8Array[],
-  { runtime }: Ports,
-  signal: AbortSignal,
-): Promise<{ float: Pick<FloatReference, 'top1'>; samples: number; plans: Quality[] }> {
-  const float = await runtime.open(floatModel(prepared), { threads });
-  try {
-    const { reference } = await assessQuality(prepared, test, float, [], signal, quiet);
-    const plans: Quality[] = [];
-    for (const image of images) {
-      const session = await runtime.open(image, { threads });
-      plans.push(await scoreAgainst(prepared, test, reference, session, signal).finally(() => session.close()));
-    }
-    return { float: { top1: reference.top1 }, samples: reference.outputs.length, plans };
-  } finally {
-    await float.close();
-  }
-}
-
-/** KL at temperature 1 in nats; of what is no classifier the energy of the error over that of the output. */
-function divergenceOf({ kl, sqnrDb }: Quality): number {
-  return kl ?? (sqnrDb === null ? 0 : 10 ** (-sqnrDb / 10));
 }
 
 async function predict(
@@ -269,7 +234,7 @@ function describe(
   model: string,
   operators: number,
   average: { weights: number; activations: number },
-  { float, samples, plans }: Awaited<ReturnType<typeof trueQuality>>,
+  { float, samples, plans }: { float: { top1: number | null }; samples: number; plans: readonly Quality[] },
   divergences: readonly number[],
 ): string {
   const spread = (values: readonly number[]) =>

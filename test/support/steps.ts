@@ -1,5 +1,5 @@
 /** What the steps take from the world, for tests: samples in memory, a clock, a runtime that counts its sessions. */
-import { OrtRuntime } from '../../agent/adapters/ort-runtime.js';
+import { HostRuntime } from '../../agent/adapters/host-runtime.js';
 import type { Clock, Runtime, SampleSource, Session } from '../../agent/ports.js';
 
 export const never = new AbortController().signal;
@@ -21,9 +21,9 @@ export function samplesOf(data: readonly Float32Array[], labels: readonly number
   };
 }
 
-/** ONNX Runtime, with a count of the sessions opened and closed. */
+/** Both runtimes of the host, with a count of the sessions opened and closed. */
 export class CountingRuntime implements Runtime {
-  readonly #runtime = new OrtRuntime();
+  readonly #runtime = new HostRuntime();
   opened = 0;
   closed = 0;
 

@@ -1,0 +1,220 @@
+/** Plans for the engine under a ceiling: ranked by what they estimate and by what they do on calibration samples. */
+import { createHash } from 'node:crypto';
+import t from 'tap';
+import { HighsSolver } from '../../../agent/adapters/highs-solver.js';
+import { nativeRounder } from '../../../agent/adapters/native-rounder.js';
+import { SqliteStore } from '../../../agent/adapters/sqlite-store.js';
+import { enginePrecisions } from '../../../agent/core/image/precisions.js';
+import { runOverheadKey, speedReferenceKey } from '../../../agent/core/latency.js';
+import type { Operator } from '../../../agent/core/onnx/model.js';
+import { type Plan, planKey, planOf, precisionsOf } from '../../../agent/core/plan/plan.js';
+import { formatPrecision } from '../../../agent/core/precision.js';
+import { type PreparedModel, prepare } from '../../../agent/core/prepare.js';
+import { type Assessed, type Job, Pipeline } from '../../../agent/pipeline.js';
+import type { Comparison, Target, TargetIdentity } from '../../../agent/ports.js';
+import { apply } from '../../../agent/steps/apply.js';
+import { PlanRanking } from '../../../agent/steps/plan-ranking.js';
+import { PlanVerifier, verifiedSensitivity } from '../../../agent/steps/verification.js';
+import type { Budget, LatencyRow, Precision } from '../../../configs/contracts/plan.js';
+import { imageCard, NetworkBuilder } from '../../support/networks.js';
+import { announceSeed, Random } from '../../support/seed.js';
+import { CountingRuntime, clock, never, quiet, samplesOf } from '../../support/steps.js';
+import { everyAssignment } from '../core/plan/problems.js';
+
+const seed = announceSeed();
+const solver = new HighsSolver();
+t.teardown(() => solver.close());
+const dims = [1, 3, 8, 8];
+const random = new Random(seed + 1);
+const data = Array.from({ length: 24 }, () => random.floats(192, 2));
+const calibration = samplesOf(data);
+
+const digestOf = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
+/** Digests of the artifacts that were timed. */
+const timed = new Set<string>();
+
+/** An operator takes as long as its precision has bits; a whole model as long as the file that was written is large. */
+class PretendEngine implements Target {
+  readonly kind = 'native';
+  readonly counter = 'nanoseconds';
+
+  constructor(readonly overhead: number) {}
+
+  async identity(): Promise<TargetIdentity> {
+    const unknown = { governor: 'unknown', powerMode: 'unknown', energyMeter: null, runtime: '', features: [] };
+    return { ...unknown, kind: 'native', processor: 'pretend', architecture: 'none', cores: 1, threads: 1 };
+  }
+
+  async saturates(): Promise<boolean> {
+    return false;
+  }
+
+  precisionsOf(prepared: PreparedModel, operator: Operator): readonly Precision[] {
+    return enginePrecisions(prepared, operator);
+  }
+
+  async measure(
+    _prepared: PreparedModel,
+    operators: readonly Operator[],
+    precisions: readonly Precision[],
+  ): Promise<LatencyRow[]> {
+    const row = (operatorKey: string, precision: string, median: number): LatencyRow => {
+      const rest = { spread: 0, repeats: 1, throttled: false, energyJoules: null, measuredAt: clock.now() };
+      return { operatorKey, precision, minimum: median, median, ...rest };
+    };
+    const rows = operators.flatMap(({ key, parameters }) =>
+      precisions.map((precision) => {
+        const { weightBits, activationBits } = precision;
+        return row(key, formatPrecision(precision), 100 + parameters * (weightBits + activationBits));
+      }),
+    );
+    return [...rows, row(runOverheadKey, 'float', this.overhead), row(speedReferenceKey, 'float', 500)];
+  }
+
+  async compare(models: readonly { name: string; bytes: Uint8Array }[]): Promise<Comparison> {
+    const timings = models.map(({ name, bytes }) => {
+      timed.add(digestOf(bytes));
+      return { name, minimum: bytes.length, median: bytes.length, samples: 9 };
+    });
+    const ratios = timings.map(({ median }) => median / timings[0]!.median);
+    return { timings, ratios, referenceLatency: 500, throttled: false };
+  }
+}
+
+function network(of: number): PreparedModel {
+  const builder = new NetworkBuilder(new Random(of), dims);
+  const first = builder.same('Relu', builder.conv('x', { out: 16 }));
+  const second = builder.same('Relu', builder.conv(first, { out: 24, stride: 2 }));
+  return prepare(builder.build([builder.gemm(builder.pooled(second), 6)]), imageCard('classification', dims));
+}
+
+const prepared = network(seed);
+const store = new SqliteStore(':memory:');
+const runtime = new CountingRuntime();
+
+function pipelineFor(budget: Budget, changes: Partial<Job> = {}, signal = never, overhead = 50): Pipeline {
+  const job: Job = {
+    prepared,
+    modelSha256: 'network',
+    calibration,
+    test: null,
+    budget,
+    precisions: null,
+    estimator: 'logits',
+    workThreads: 1,
+    variant: 'native',
+    rangeRule: 'minmax',
+    ...changes,
+  };
+  const ports = {
+    runtime,
+    target: new PretendEngine(overhead),
+    solver,
+    rounder: nativeRounder,
+    store,
+    clock,
+  };
+  return new Pipeline(job, ports, signal, quiet);
+}
+
+const assessed = await pipelineFor({}).assess();
+const written = (plan: Plan, { recipe, form }: Assessed = assessed) =>
+  apply(prepared, precisionsOf(plan), recipe, form);
+
+/** What every plan is ranked by, found another way. */
+const verifier = await PlanVerifier.open(prepared, calibration, { most: 256, threads: 1 }, runtime, never);
+const every: { plan: Plan; size: number; digest: string; rank: number }[] = [];
+for (const { assignment } of everyAssignment(assessed.problem)) {
+  const plan = planOf(assessed.problem, assignment);
+  const bytes = written(plan);
+  const rank = verifiedSensitivity(plan.costs.sensitivity, await verifier.divergence(bytes, never));
+  every.push({ plan, size: bytes.length, digest: digestOf(bytes), rank });
+}
+const rankOf = (plan: Plan) => every.find((one) => planKey(one.plan) === planKey(plan))!.rank;
+const sizes = every.map(({ size }) => size);
+const [smallest, largest] = [Math.min(...sizes), Math.max(...sizes)];
+
+function rankingFor(variant: Job['variant'], signal = never): PlanRanking {
+  const job: Job = { ...jobOf(variant), prepared };
+  const context = {
+    job,
+    calibrationSamples: { ...calibration, source: 'samples' as const },
+    ports: { runtime },
+    signal,
+  };
+  return new PlanRanking(context, written, () => {});
+}
+
+function jobOf(variant: Job['variant']): Omit<Job, 'prepared'> {
+  const rest = { budget: {}, precisions: null, estimator: 'logits', workThreads: 1, rangeRule: 'minmax' as const };
+  return { modelSha256: 'network', calibration, test: null, variant, ...rest };
+}
+
+for (const share of [0.2, 0.5]) {
+  const ceiling = smallest + share * (largest - smallest);
+  t.test(
+    `latency at ${share} of what there is: held, and nothing that was timed and holds it ranks better`,
+    async (t) => {
+      timed.clear();
+      const { chosen, feasible } = await pipelineFor({ latencyMs: ceiling / 1e6 }).quantize();
+      t.equal(feasible, true);
+      t.ok(chosen!.latency <= ceiling, `${chosen!.latency} of ${ceiling}`);
+      const rivals = every.filter(({ size, digest }) => size <= ceiling && timed.has(digest));
+      t.ok(rivals.length > 0);
+      for (const { rank } of rivals) t.ok(rankOf(chosen!.plan) <= rank * (1 + 1e-9));
+    },
+  );
+}
+
+t.test(
+  'of a plan and its alternatives the one that ranks best, by estimate and a run over calibration samples',
+  async (t) => {
+    const ranking = rankingFor('native');
+    const { problem } = assessed;
+    for (const { plan } of every.filter((_, index) => index % 29 === 0)) {
+      const ceilings = { latency: plan.costs.latency };
+      const holding = every.filter(({ plan: other }) => other.costs.latency <= ceilings.latency);
+      const estimated = holding.sort((a, b) => a.plan.costs.sensitivity - b.plan.costs.sensitivity)[0]!;
+      const best = await ranking.bestNear(problem, estimated.plan.assignment, ceilings, solver);
+      t.ok(best.costs.latency <= ceilings.latency);
+      t.ok(rankOf(best) <= estimated.rank * (1 + 1e-9));
+      t.strictSame(await ranking.of([best]), [rankOf(best)]);
+    }
+  },
+);
+
+t.test('elsewhere plans are not run, and the estimate is all', async (t) => {
+  const ranking = rankingFor('ort');
+  const opened = runtime.opened;
+  const plans = every.slice(0, 5).map(({ plan }) => plan);
+  t.strictSame(
+    await ranking.of(plans),
+    plans.map(({ costs }) => costs.sensitivity),
+  );
+  const { assignment } = plans[0]!;
+  const best = await ranking.bestNear(assessed.problem, assignment, {}, solver);
+  t.strictSame(best.assignment, assignment);
+  t.equal(runtime.opened, opened);
+});
+
+t.test('a plan is run once, however often it is asked for; an abort ends it and closes every session', async (t) => {
+  const abort = new AbortController();
+  const ranking = rankingFor('native', abort.signal);
+  const plans = every.slice(0, 2).map(({ plan }) => plan);
+  await ranking.of(plans);
+  const opened = runtime.opened;
+  await ranking.of([...plans, ...plans]);
+  t.equal(runtime.opened, opened);
+  abort.abort(new Error('enough'));
+  await t.rejects(ranking.of([every[3]!.plan]), { message: 'enough' });
+  t.equal(runtime.closed, runtime.opened);
+});
+
+t.test("the overhead of one model's runs is not another's", async (t) => {
+  const other = { prepared: network(seed + 7), modelSha256: 'another network' };
+  const first = await pipelineFor({}, other, never, 99_000).assess();
+  t.equal(first.problem.fixed.latency, 99_000);
+  const again = await pipelineFor({}, {}, never, 1).assess();
+  t.equal(again.profiledOperators, 0);
+  t.equal(again.problem.fixed.latency, 50);
+});
