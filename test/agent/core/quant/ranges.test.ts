@@ -58,4 +58,11 @@ t.test('the input and the first half of the operators are early', async (t) => {
   t.ok(isEarly(prepared, 'x'));
   const early = prepared.operators.map(({ outputs }) => isEarly(prepared, outputs[0]!));
   t.strictSame(early, [true, true, true, true, true, false, false, false, false, false]);
+  const operators = prepared.operators.map((operator, at) =>
+    at === 1 ? { ...operator, clamp: [0, 6] as const } : operator,
+  );
+  t.ok(
+    operators.every(({ outputs }) => isEarly({ operators }, outputs[0]!)),
+    'all of a model that bounds its activations',
+  );
 });
