@@ -59,7 +59,7 @@ import {
 import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune } from './steps/tune.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 3, tune: 4, refine: 1, assess: 7 } as const;
+const versions = { calibrate: 4, tune: 5, refine: 1, assess: 7 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
 export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.${syntheticVersion}.2`;
@@ -78,7 +78,7 @@ const engineActivationBits = [8, 6, 4, 2];
 /** Rules that 'auto' tries. */
 const candidateRules: readonly RangeRule[] = ['mse', 'percentile', 'minmax'];
 /**
- * The rule for synthetic samples: which one suits them best says little about real ones. A percentile cuts off what only real samples
+ * The rule for synthetic samples, but for early tensors (see `isEarly`): which one suits them best says little about real ones. A percentile cuts off what only real samples
  * show much of (SqueezeNet: KL 0.25 instead of 0.11), and the extremes of some synthetic ones are far out (MobileNetV2: 0.024
  * instead of 0.014).
  */
@@ -354,7 +354,8 @@ export class Pipeline {
     const { prepared, modelSha256, workThreads } = this.#job;
     const samples = await this.#calibrationSamples();
     const bits = this.#job.variant === 'native' ? engineActivationBits : [8, 4];
-    const options = { rules: this.#rules(), bits, most: calibrationSamples(prepared.macs) };
+    const cutsEarly = this.#job.calibration === null && this.#job.rangeRule === 'auto';
+    const options = { rules: this.#rules(), bits, most: calibrationSamples(prepared.macs), cutsEarly };
     const key = contentKey(['calibrate', versions.calibrate, modelSha256, prepared.card, samples.digest, options]);
     return this.#memo(key, 'calibrate', () =>
       calibrate(

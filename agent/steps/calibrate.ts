@@ -2,7 +2,7 @@ import type { Range } from '../../configs/contracts/plan.js';
 import { encode } from '../core/onnx/codec.js';
 import type { PreparedModel } from '../core/prepare.js';
 import { Observer, type RangeRule } from '../core/quant/observer.js';
-import { syntheticRange, usefulRange } from '../core/quant/ranges.js';
+import { isEarly, syntheticRange, usefulRange } from '../core/quant/ranges.js';
 import type { Progress, Runtime } from '../ports.js';
 import { readAhead, type SampleReader } from './samples.js';
 
@@ -37,7 +37,14 @@ export function activationTensors(prepared: PreparedModel): string[] {
 export async function calibrate(
   prepared: PreparedModel,
   samples: SampleReader,
-  options: { rules: readonly RangeRule[]; bits: readonly number[]; threads: number; most: number },
+  options: {
+    rules: readonly RangeRule[];
+    bits: readonly number[];
+    threads: number;
+    most: number;
+    /** Of made-up samples, cut off extremes of 8-bit tensors early in the model; see `isEarly`. */
+    cutsEarly?: boolean;
+  },
   runtime: Runtime,
   signal: AbortSignal,
   progress: Progress,
@@ -101,14 +108,15 @@ function rangesOf(
   prepared: PreparedModel,
   observers: ReadonlyMap<string, Observer>,
   source: SampleReader['source'],
-  options: { rules: readonly RangeRule[]; bits: readonly number[] },
+  options: { rules: readonly RangeRule[]; bits: readonly number[]; cutsEarly?: boolean },
 ): CalibrationDocument['ranges'] {
   const ranges: Record<string, Record<string, Record<string, Range>>> = {};
   for (const rule of options.rules) {
     ranges[rule] = {};
     for (const bits of options.bits) {
       const entries = [...observers].map(([name, observer]) => {
-        const seen = observer.range(rule, bits);
+        const isCut = options.cutsEarly === true && source === 'prior' && bits === 8 && isEarly(prepared, name);
+        const seen = observer.range(isCut ? 'percentile' : rule, bits);
         const range = source === 'samples' ? seen : syntheticRange(prepared, name, seen, source === 'batch-norm');
         return [name, usefulRange(prepared, name, range)] as const;
       });

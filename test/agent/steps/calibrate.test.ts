@@ -3,6 +3,7 @@ import t from 'tap';
 import { makeTensor } from '../../../agent/core/onnx/tensor.js';
 import { prepare } from '../../../agent/core/prepare.js';
 import { rangeRules } from '../../../agent/core/quant/observer.js';
+import { isEarly } from '../../../agent/core/quant/ranges.js';
 import { activationTensors, calibrate } from '../../../agent/steps/calibrate.js';
 import type { Range } from '../../../configs/contracts/plan.js';
 import { calibratedNetwork, imageCard, type Network, NetworkBuilder, randomNetwork } from '../../support/networks.js';
@@ -163,3 +164,27 @@ t.test('integer tensors, and those without a shape, are not watched', async (t) 
   t.notOk(some in ranges.minmax!['8']!);
   t.ok(image in ranges.minmax!['8']!);
 });
+
+t.test(
+  'extremes of early tensors are cut off for made-up samples alone, and only where that is asked for',
+  async (t) => {
+    const network = await calibratedNetwork(randomNetwork(seed, 4), seed);
+    const rangesOf = async (
+      source: 'samples' | 'prior',
+      rules: readonly ('mse' | 'percentile')[],
+      cutsEarly: boolean,
+    ) => {
+      const samples = { ...samplesOf(network.samples), source };
+      const asked = { ...options, rules, cutsEarly };
+      return (await calibrate(network.prepared, samples, asked, new CountingRuntime(), never, quiet)).ranges;
+    };
+    const { mse, percentile } = await rangesOf('prior', ['mse', 'percentile'], false);
+    const { mse: cut } = await rangesOf('prior', ['mse'], true);
+    for (const name of activationTensors(network.prepared)) {
+      const expected = (isEarly(network.prepared, name) ? percentile! : mse!)['8']![name];
+      t.strictSame(cut!['8']![name], expected, `seed ${seed}, ${name}`);
+      t.strictSame(cut!['4']![name], mse!['4']![name]);
+    }
+    t.strictSame(await rangesOf('samples', ['mse'], true), await rangesOf('samples', ['mse'], false));
+  },
+);

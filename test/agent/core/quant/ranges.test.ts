@@ -1,7 +1,7 @@
 /** Headroom of ranges that were found on made-up samples. */
 import t from 'tap';
 import { prepare } from '../../../../agent/core/prepare.js';
-import { syntheticRange, withHeadroom } from '../../../../agent/core/quant/ranges.js';
+import { isEarly, syntheticRange, withHeadroom } from '../../../../agent/core/quant/ranges.js';
 import { imageCard, NetworkBuilder } from '../../../support/networks.js';
 import { announceSeed, Random } from '../../../support/seed.js';
 
@@ -51,4 +51,18 @@ t.test('the range of the input comes from its card; fitted samples get no headro
   const last = prepared.operators[9]!.outputs[0]!;
   t.strictSame(syntheticRange(prepared, last, seen, true), seen);
   t.ok(syntheticRange(prepared, last, seen, false).maximum > 0.25);
+});
+
+t.test('the input and the first half of the operators are early', async (t) => {
+  const prepared = chain();
+  t.ok(isEarly(prepared, 'x'));
+  const early = prepared.operators.map(({ outputs }) => isEarly(prepared, outputs[0]!));
+  t.strictSame(early, [true, true, true, true, true, false, false, false, false, false]);
+  const operators = prepared.operators.map((operator, at) =>
+    at === 1 ? { ...operator, clamp: [0, 6] as const } : operator,
+  );
+  t.ok(
+    operators.every(({ outputs }) => isEarly({ operators }, outputs[0]!)),
+    'all of a model that bounds its activations',
+  );
 });
