@@ -14,7 +14,7 @@ import type { Budget, LatencyRow, Precision } from '../configs/contracts/plan.js
 import { type Correction, ceilingsOf } from './core/budget.js';
 import { floatTail } from './core/image/build.js';
 import { fastestKernel } from './core/image/precisions.js';
-import { LatencyTable, latencyKeys, runOverheadKey, scaleRows, speedReferenceKey } from './core/latency.js';
+import { atSpeedOf, LatencyTable, latencyKeys, runOverheadKey } from './core/latency.js';
 import type { Operator } from './core/onnx/model.js';
 import type { Ceilings } from './core/plan/allocate.js';
 import { buildProblem } from './core/plan/build-problem.js';
@@ -78,9 +78,9 @@ const engineActivationBits = [8, 6, 4, 2];
 /** Rules that 'auto' tries. */
 const candidateRules: readonly RangeRule[] = ['mse', 'percentile', 'minmax'];
 /**
- * The rule for synthetic samples, but for early tensors (see `isEarly`): which one suits them best says little about real ones. A percentile cuts off what only real samples
- * show much of (SqueezeNet: KL 0.25 instead of 0.11), and the extremes of some synthetic ones are far out (MobileNetV2: 0.024
- * instead of 0.014).
+ * The rule for synthetic samples, but for early tensors (see `isEarly`): which one suits them best says little about real ones. A
+ * percentile cuts off what only real samples show much of (SqueezeNet: KL 0.25 instead of 0.11), and the extremes of some synthetic
+ * ones are far out (MobileNetV2: 0.024 instead of 0.014).
  */
 const syntheticRule: RangeRule = 'mse';
 
@@ -586,13 +586,6 @@ function freeRow(operator: Operator, { energyMeter }: TargetIdentity, clock: Clo
 
 function renamed(rows: readonly LatencyRow[], from: string, to: string): LatencyRow[] {
   return rows.map((row) => (row.operatorKey === from ? { ...row, operatorKey: to } : row));
-}
-
-/** New rows at the speed of the machine that the table's are at, where it has some. */
-function atSpeedOf(table: LatencyTable, rows: readonly LatencyRow[]): LatencyRow[] {
-  const now = rows.find((row) => row.operatorKey === speedReferenceKey)?.median ?? Number.NaN;
-  const then = table.median(speedReferenceKey, 'float');
-  return Number.isNaN(then) || Number.isNaN(now) ? [...rows] : scaleRows(rows, then / now);
 }
 
 function allPrecisions(allowed: ReadonlyMap<string, readonly Precision[]>): Precision[] {

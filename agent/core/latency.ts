@@ -81,3 +81,10 @@ export function latencyKeys(prepared: PreparedModel): Set<string> {
   for (const dims of prepared.shapes.values()) for (const op of conversionOps) keys.add(conversionKey(op, dims));
   return keys;
 }
+
+/** New rows at the speed of the machine that the table's are at, where it has some. */
+export function atSpeedOf(table: LatencyTable, rows: readonly LatencyRow[]): LatencyRow[] {
+  const now = rows.find((row) => row.operatorKey === speedReferenceKey)?.median ?? Number.NaN;
+  const then = table.median(speedReferenceKey, 'float');
+  return Number.isNaN(then) || Number.isNaN(now) ? [...rows] : scaleRows(rows, then / now);
+}

@@ -202,7 +202,6 @@ class Walk {
   /** An operator with a weight: rounded, its bias corrected, its output's range found. */
   async #product(operator: Operator): Promise<void> {
     const { model, shapes } = this.#prepared;
-    const input = this.#streams.get(operator.inputs[0]!)!;
     const bits = this.#precisions.get(operator.name)?.weightBits ?? 8;
     const weight = model.graph.initializers.get(operator.weight!.name)!;
     const { channelAxis } = operator.weight!;
