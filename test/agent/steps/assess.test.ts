@@ -357,6 +357,7 @@ t.test(
       );
       const document = await assessed(network, findEstimator('exact'), { channelMeans });
       const plain = await assessed(network, findEstimator('exact'));
+      let differing = 0;
       for (const operator of prepared.operators.filter(({ weight }) => weight !== null)) {
         const corrected = (bits: number) => biasCorrection(prepared, operator, bits, channelMeans, true)!;
         const site = whole.weightSite(operator, true, corrected);
@@ -365,8 +366,10 @@ t.test(
           const actual = document.weights[operator.name]![String(bits)]!;
           t.ok(isNear(actual, value), `${name}, ${operator.name} at ${bits} bits: ${actual}, expected ${value}`);
         }
-        t.ok(!isNear(document.weights[operator.name]!['4']!, plain.weights[operator.name]!['4']!));
+        if (!isNear(document.weights[operator.name]!['4']!, plain.weights[operator.name]!['4']!)) differing++;
       }
+      // A correction may do nothing to one operator (all its channels behind a Relu that is shut), not to all.
+      t.ok(differing > 0, name);
       for (const [tensor, row] of Object.entries(plain.activations))
         t.ok(isNear(document.activations[tensor]!['8']!, row['8']!), `${name}, ${tensor}`);
     }
