@@ -13,12 +13,16 @@ import { type Codes, count, type Values } from './values.js';
 
 const largestMultiplier = 2 ** 15 - 1;
 const largestSumShift = 22;
+/** Steps of an output that one of its operands' may be worth: more than its codes have. */
+const finestShare = 2 ** 12;
 
 /** Add or Sub of two activations: multipliers of 16 bits that share one shift. */
 export function buildSum(values: Values, operator: Operator): void {
   const output = operator.outputs[0]!;
   const { first, second, sizes, isSwapped } = pairOf(values, operator);
-  const codes = values.newCodes(first.dims, first.order, values.affineOf(output, operator.clamp));
+  const coarsest = Math.max(first.affine.scale, second.affine.scale);
+  const affine = values.affineOf(output, operator.clamp, coarsest / finestShare);
+  const codes = values.newCodes(first.dims, first.order, affine);
   const negative = operator.op === 'Sub';
   const ratios = [first.affine.scale / codes.affine.scale, second.affine.scale / codes.affine.scale] as const;
   const largest = Math.max(...ratios);
@@ -42,12 +46,13 @@ export function buildSum(values: Values, operator: Operator): void {
 export function buildMultiply(values: Values, operator: Operator): void {
   const output = operator.outputs[0]!;
   const { first, second, sizes } = pairOf(values, operator);
-  const codes = values.newCodes(first.dims, first.order, values.affineOf(output, operator.clamp));
+  const scale = first.affine.scale * second.affine.scale;
+  const codes = values.newCodes(first.dims, first.order, values.affineOf(output, operator.clamp, scale / finestShare));
   values.emit('multiply', [first.id, second.id], codes.id, {
     ...sizes,
     firstZero: first.affine.zeroPoint,
     secondZero: second.affine.zeroPoint,
-    ...wideMultiplier(operator, (first.affine.scale * second.affine.scale) / codes.affine.scale),
+    ...wideMultiplier(operator, scale / codes.affine.scale),
     ...values.clampFields(codes.affine, operator.clamp),
   });
   values.define(output, codes);

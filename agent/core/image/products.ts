@@ -41,6 +41,8 @@ interface Product {
 }
 
 const largestShift = 15;
+/** Steps of the output that one of the accumulator may be worth: more than its codes have. */
+const finestShare = 2 ** 12;
 
 /** FNV-1a, by which images name kernels. */
 export function kernelHash(name: string): number {
@@ -77,7 +79,8 @@ export function buildProduct(values: Values, operator: Operator, options: Produc
     );
     return;
   }
-  const codes = values.newCodes(dims, order, values.affineOf(output, operator.clamp));
+  const finest = Math.max(...accumulatorScales) / finestShare;
+  const codes = values.newCodes(dims, order, values.affineOf(output, operator.clamp, finest));
   const ratios = accumulatorScales.map((scale) => scale / codes.affine.scale);
   const isNarrow = fitsNarrow(quantized, product, bias32, ratios, codes.affine.codeMaximum);
   const requantization = ratios.map((ratio) =>

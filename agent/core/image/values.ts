@@ -53,8 +53,11 @@ export class Values {
     return dims;
   }
 
-  /** The grid of a tensor's codes, cut to what a fused Relu or Clip lets through. */
-  affineOf(name: string, clamp: readonly [number, number] | null = null): Affine {
+  /**
+   * The grid of a tensor's codes, cut to what a fused Relu or Clip lets through. Its steps are as coarse as `leastScale` where they would be
+   * finer: of an operator whose output hardly moved (a channel that is off, a difference of equals), codes cannot tell more.
+   */
+  affineOf(name: string, clamp: readonly [number, number] | null = null, leastScale = 0): Affine {
     const bits = this.#grids.bitsOf(name);
     const range = this.#grids.rangeOf(name, bits);
     if (range === undefined) {
@@ -63,13 +66,13 @@ export class Values {
         hint: 'Calibrate again.',
       });
     }
-    return unsignedAffine(
-      {
-        minimum: clamp === null ? range.minimum : Math.max(range.minimum, clamp[0]),
-        maximum: clamp === null ? range.maximum : Math.min(range.maximum, clamp[1]),
-      },
-      bits,
-    );
+    const minimum = clamp === null ? range.minimum : Math.max(range.minimum, clamp[0]);
+    const maximum = clamp === null ? range.maximum : Math.min(range.maximum, clamp[1]);
+    const affine = unsignedAffine({ minimum, maximum }, bits);
+    if (affine.scale >= leastScale) return affine;
+    const extent = leastScale * affine.codeMaximum;
+    const low = Math.min(minimum, 0);
+    return unsignedAffine({ minimum: low, maximum: low + extent }, bits);
   }
 
   /** A new tensor of codes in the arena. */

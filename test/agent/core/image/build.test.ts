@@ -335,6 +335,26 @@ for (const [name, { input = image, build, steps = 1 }] of Object.entries({ ...co
   });
 }
 
+t.test('an output that hardly moves, or not at all, is no reason to refuse a model', async (t) => {
+  const builder = new NetworkBuilder(new Random(seed), image());
+  const off = builder.clip(builder.conv('x', { out: 4 }), 0, 0);
+  const nothing = builder.emit('Sub', ['x', 'x'], shapeOf(builder));
+  const still = builder.emit('Mul', [nothing, nothing], shapeOf(builder));
+  const outputs = [builder.conv(off, { out: 3 }), builder.conv(still, { out: 2 })];
+  const { prepared, samples, ranges } = await calibratedNetwork(builder.build(outputs), seed, 2);
+  const { bytes } = buildImage(prepared, new Map(), {
+    rangeOf: (tensor) => ranges.get(tensor),
+    pairSafe: false,
+    biasCorrection: () => null,
+  });
+  const model = new EngineModel(bytes, { threads: 1 });
+  try {
+    for (const output of await model.run([samples[0]!])) t.ok(output.every(Number.isFinite));
+  } finally {
+    model.close();
+  }
+});
+
 t.test('products of fewer bits are as exact', async (t) => {
   for (const [weightBits, bits] of [
     [4, 8],
