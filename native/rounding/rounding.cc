@@ -394,12 +394,6 @@ void RoundGroup(const Layer &layer, size_t group, Pool &&pool, int8_t *codes, fl
 
 }  // namespace
 
-size_t RoundLayerBytes(const Layer &layer) {
-  const size_t size = layer.window.Inner();
-  // H, C, two factors with their transposes; a copy while one is made.
-  return 7 * size * Padded(size) * sizeof(float);
-}
-
 void RoundLayer(const Layer &layer, ThreadPool &pool, int8_t *codes, float *scales) {
   if (layer.groups == 1) return RoundGroup(layer, 0, pool, codes, scales);
   ForAll(pool, layer.groups, [&](size_t group) { RoundGroup(layer, group, Serial{}, codes, scales); });

@@ -50,9 +50,8 @@ struct Layer {
   size_t positions;
 };
 
-// Bytes that RoundLayer takes at its largest, beside the layer itself.
-size_t RoundLayerBytes(const Layer &layer);
-
+// Takes up to 28 bytes times the square of a group's operand, beside the layer itself.
+//
 // Fills `codes` (laid out as the weights) and one scale for each output channel.
 //
 // Minimises the squared error of the operator's output, || W x - Q x' ||^2 over the positions, x of the float model and x' of the quantized one,

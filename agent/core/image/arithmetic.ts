@@ -6,15 +6,13 @@ import { normalizeAxis } from '../onnx/shape-rules.js';
 import { readInts } from '../onnx/tensor.js';
 import { tableOf, unaryFunction } from './functions.js';
 import { around } from './moves.js';
-import { wideMultiplier } from './products.js';
+import { finestShare, wideMultiplier } from './products.js';
 import { channelsLast, type Order, plainOrder } from './storage.js';
 import { unsupported } from './unsupported.js';
 import { type Codes, count, type Values } from './values.js';
 
 const largestMultiplier = 2 ** 15 - 1;
 const largestSumShift = 22;
-/** Steps of an output that one of its operands' may be worth: more than its codes have. */
-const finestShare = 2 ** 12;
 
 /** Add or Sub of two activations: multipliers of 16 bits that share one shift. */
 export function buildSum(values: Values, operator: Operator): void {

@@ -41,8 +41,8 @@ interface Product {
 }
 
 const largestShift = 15;
-/** Steps of the output that one of the accumulator may be worth: more than its codes have. */
-const finestShare = 2 ** 12;
+/** Steps of an output that one step of what it is computed from may be worth: more than its codes have. */
+export const finestShare = 2 ** 12;
 
 /** FNV-1a, by which images name kernels. */
 export function kernelHash(name: string): number {
