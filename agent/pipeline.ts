@@ -10,11 +10,12 @@
  *    engine together with one run over calibration samples) by another that also holds the budget.
  */
 import { EdgeError } from '../configs/contracts/errors.js';
-import type { Budget, LatencyRow, Precision } from '../configs/contracts/plan.js';
+import type { Budget, Precision } from '../configs/contracts/plan.js';
 import { type Correction, ceilingsOf } from './core/budget.js';
 import { floatTail } from './core/image/build.js';
 import { fastestKernel } from './core/image/precisions.js';
-import { atSpeedOf, LatencyTable, latencyKeys, runOverheadKey } from './core/latency.js';
+import type { LatencyTable } from './core/latency.js';
+import { FloatModelNeeded } from './core/master.js';
 import type { Operator } from './core/onnx/model.js';
 import type { Ceilings } from './core/plan/allocate.js';
 import { buildProblem } from './core/plan/build-problem.js';
@@ -47,6 +48,7 @@ import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import type { QualityReport } from './steps/plan-quality.js';
 import { type MeasuredPlan, type PlanOutcome, PlanSearch } from './steps/plan-search.js';
+import { distinctPrecisions, type Profile, profile } from './steps/profile.js';
 import { judgedFromBits, type Refinement, refine } from './steps/refine.js';
 import type { SampleReader } from './steps/samples.js';
 import {
@@ -57,12 +59,13 @@ import {
   syntheticVersion,
 } from './steps/synthetic.js';
 import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune } from './steps/tune.js';
+import { nearestWeights, type WidthWeights } from './steps/width-weights.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 4, tune: 5, refine: 1, assess: 7 } as const;
+const versions = { calibrate: 4, tune: 5, refine: 1, nearest: 1, assess: 7, frontier: 1 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
-export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.${syntheticVersion}.2`;
+export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.${syntheticVersion}.3`;
 
 const frontierPoints = 8;
 /** Time to solve for the frontier: a small model shall not wait long for points that are hard to prove. */
@@ -97,6 +100,8 @@ export interface Ports {
 /** What is to be done, with everything read from disk already. */
 export interface Job {
   readonly prepared: PreparedModel;
+  /** Made from a master (see `core/master.ts`): whatever needs the float weights has to be in the store. Absent: from the float model. */
+  readonly isMaster?: boolean;
   readonly modelSha256: string;
   readonly calibration: SampleSource | null;
   readonly test: SampleSource | null;
@@ -143,11 +148,7 @@ export interface QuantizeResult extends Assessed {
 }
 
 /** Everything in front of planning: measured costs and estimated sensitivities, as a planning problem. */
-export interface Assessed {
-  readonly identity: TargetIdentity;
-  readonly table: LatencyTable;
-  /** Distinct operators that were timed for this run; 0 where everything was stored. */
-  readonly profiledOperators: number;
+export interface Assessed extends Profile {
   readonly calibration: CalibrationDocument;
   readonly tuning: TuningDocument;
   readonly recipe: QuantizationRecipe;
@@ -195,7 +196,7 @@ export class Pipeline {
     const tuning = await this.#timed('calibrate', () => this.#tune(calibration, saturates));
     const { variant } = this.#job;
     const plain = recipeOf(prepared, calibration, tuning, { variant, saturates });
-    const rounded = await this.#timed('calibrate', () => this.#roundedByWidth(plain, saturates));
+    const rounded = await this.#timed('calibrate', () => this.#weightsByWidth(plain, saturates));
     const recipe = { ...plain, rounded };
     const sensitivity = await this.#timed('assess', () => this.#assess(calibration, tuning, recipe, saturates));
     const kernelOf = (operator: Operator, precision: Precision) => fastestKernel(table, operator, precision);
@@ -234,43 +235,15 @@ export class Pipeline {
   }
 
   /** Latency rows of every distinct operator at every precision it may get; measured where the store has none. */
-  async profile(): Promise<Pick<Assessed, 'identity' | 'table' | 'profiledOperators'>> {
-    return this.#timed('profile', async () => {
-      const { prepared } = this.#job;
-      const { target, store } = this.#ports;
-      const identity = await target.identity();
-      const identityDigest = contentKey(identity);
-      const distinct = new Map<string, Operator>();
-      for (const operator of prepared.operators) {
-        if (this.#precisionsOf(operator).length > 0 && this.#canBeTimed(operator)) distinct.set(operator.key, operator);
-      }
-      const table = new LatencyTable(this.#storedRows(identityDigest));
-      const missing = [...distinct.values()].filter(
-        (operator) =>
-          !this.#precisionsOf(operator).every(
-            (precision) => table.get(operator.key, formatPrecision(precision)) !== undefined,
-          ),
-      );
-      if (missing.length > 0 || table.get(runOverheadKey, 'float') === undefined) {
-        const rows = await target.measure(
-          prepared,
-          missing,
-          allPrecisions(this.#possible),
-          this.#signal,
-          this.#progress('profile'),
-        );
-        const scaled = atSpeedOf(table, rows);
-        store.putLatencyRows(identityDigest, identity, renamed(scaled, runOverheadKey, this.#storedOverheadKey()));
-        table.add(scaled);
-      }
-      for (const operator of prepared.operators)
-        if (!distinct.has(operator.key)) table.add([freeRow(operator, identity, this.#ports.clock)]);
-      return { identity, table, profiledOperators: missing.length };
-    });
+  async profile(): Promise<Profile> {
+    const precisionsOf = (operator: Operator) => (this.#canBeTimed(operator) ? this.#precisionsOf(operator) : []);
+    return this.#timed('profile', () =>
+      profile(this.#job, precisionsOf, this.#ports, this.#signal, this.#progress('profile')),
+    );
   }
 
   /** The Pareto set under the budget's ceilings other than latency. */
-  async frontier(assessed: Assessed): Promise<Plan[]> {
+  async frontier({ candidates }: Assessed): Promise<Plan[]> {
     return this.#timed('plan', async () => {
       const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, [], 1);
       this.#progress('plan')(0, 'solving for the frontier');
@@ -278,16 +251,17 @@ export class Pipeline {
         const options = {
           points: frontierPoints,
           ceilings: kept,
-          timeLimitSeconds: frontierSeconds(assessed.candidates.operators.length),
+          timeLimitSeconds: frontierSeconds(candidates.operators.length),
           relativeGap: frontierGap,
         };
-        return frontier(assessed.candidates, this.#ports.solver, options, this.#signal);
+        const key = contentKey(['frontier', versions.frontier, candidates, options]);
+        return this.#memo(key, 'frontier', () => frontier(candidates, this.#ports.solver, options, this.#signal));
       };
       const held = await solve(ceilings);
       // Where nothing holds the other ceilings, the frontier without them is what there is to choose from.
       const points = held.length > 0 ? held : await solve({});
       this.#progress('plan')(1, `${points.length} points on the frontier`);
-      return points.map(({ assignment }) => planOf(assessed.candidates, assignment));
+      return points.map(({ assignment }) => planOf(candidates, assignment));
     });
   }
 
@@ -296,15 +270,15 @@ export class Pipeline {
     const assessed = await this.assess();
     const points = await this.frontier(assessed);
     const samples = await this.#calibrationSamples();
-    const priorRatio = this.experience(assessed.identity).ratio;
+    const experience = this.experience(assessed.identity);
     const search = new PlanSearch(
       {
         job: this.#job,
         assessed,
         frontier: points,
         calibrationSamples: samples,
-        priorRatio,
-        refine: (precisions) => this.#refine(precisions, assessed.recipe, assessed.saturates, refineSamples.plan),
+        experience,
+        refine: (precisions, isWorthIt) => this.#refinedPlan(precisions, assessed, isWorthIt),
         ports: this.#ports,
         signal: this.#signal,
       },
@@ -318,7 +292,10 @@ export class Pipeline {
 
   /** What the last run here has learnt about predictions for this model. */
   experience(identity: TargetIdentity): LatencyExperience {
-    return (this.#ports.store.result(this.#experienceKey(identity)) as LatencyExperience | null) ?? noExperience;
+    return {
+      ...noExperience,
+      ...(this.#ports.store.result(this.#experienceKey(identity)) as LatencyExperience | null),
+    };
   }
 
   #experienceKey(identity: TargetIdentity): string {
@@ -337,17 +314,6 @@ export class Pipeline {
         hint: 'Leave energy out of the budget, or run as root if the machine has RAPL counters. `quantd doctor` shows the meter.',
       },
     );
-  }
-
-  #storedRows(identityDigest: string): LatencyRow[] {
-    const stored = this.#storedOverheadKey();
-    const keys = [...latencyKeys(this.#job.prepared)].map((key) => (key === runOverheadKey ? stored : key));
-    return renamed(this.#ports.store.latencyRows(identityDigest, keys), stored, runOverheadKey);
-  }
-
-  /** The engine's overhead is measured with the model, whose inputs and outputs are part of it: that of another one is not it. */
-  #storedOverheadKey(): string {
-    return this.#job.variant === 'native' ? `${runOverheadKey} ${this.#job.modelSha256}` : runOverheadKey;
   }
 
   async #calibrate(): Promise<CalibrationDocument> {
@@ -418,7 +384,7 @@ export class Pipeline {
       prepared.card,
       samples.digest,
       tuning.rule,
-      variant === 'native' ? this.#roundedWidths() : [],
+      this.#weightWidths().filter((bits) => bits < judgedFromBits),
       versions.refine,
       tuning.hasBiasCorrection,
       estimator,
@@ -451,50 +417,81 @@ export class Pipeline {
     );
   }
 
-  /** Widths of weights that are rounded with regard to what they multiply. */
-  #roundedWidths(): Precision['weightBits'][] {
+  /** Widths of weights that plans may have. */
+  #weightWidths(): Precision['weightBits'][] {
     const { precisions, variant } = this.#job;
     if (variant !== 'native') return [];
-    const wanted = precisions ?? allPrecisions(this.#possible);
-    return [...new Set(wanted.map(({ weightBits }) => weightBits))].filter((bits) => bits < judgedFromBits);
+    // Uniform int8 is compared with in any case.
+    const wanted = precisions ?? distinctPrecisions([...this.#possible.values()].flat());
+    return [...new Set([8 as const, ...wanted.map(({ weightBits }) => weightBits)])].filter((bits) => bits <= 8);
   }
 
-  /** Weights of every width, each from a model that has all its weights at that width: what plans are compared with. */
-  async #roundedByWidth(recipe: QuantizationRecipe, saturates: boolean): Promise<QuantizationRecipe['rounded']> {
-    const byWidth = new Map<number, Refinement>();
-    for (const weightBits of this.#roundedWidths()) {
-      const precision: Precision = { weightBits, activationBits: 8 };
-      const precisions = new Map(this.#job.prepared.operators.map(({ name }) => [name, precision]));
-      byWidth.set(weightBits, await this.#refine(precisions, recipe, saturates, refineSamples.width));
+  /**
+   * Weights of every width, which plans are compared with: those that are rounded with regard to what they multiply are each from a
+   * model that has all its weights at that width.
+   */
+  async #weightsByWidth(recipe: QuantizationRecipe, saturates: boolean): Promise<QuantizationRecipe['rounded']> {
+    const byWidth = new Map<number, WidthWeights>();
+    for (const weightBits of this.#weightWidths()) {
+      byWidth.set(
+        weightBits,
+        weightBits < judgedFromBits
+          ? await this.#refinedWeights(weightBits, recipe, saturates)
+          : await this.#nearestWeights(weightBits, recipe, saturates),
+      );
     }
-    return (operator, weightBits) => byWidth.get(weightBits)?.operators[operator] ?? null;
+    return (operator, weightBits) => byWidth.get(weightBits)?.[operator] ?? null;
   }
 
-  /** The model at given precisions, quantized layer by layer; see `refine`. */
-  async #refine(
+  async #refinedWeights(weightBits: Precision['weightBits'], recipe: QuantizationRecipe, saturates: boolean) {
+    const precision: Precision = { weightBits, activationBits: 8 };
+    const precisions = new Map(this.#job.prepared.operators.map(({ name }) => [name, precision]));
+    const refinement = await this.#refinementOf(precisions, recipe, saturates, refineSamples.width);
+    return (await refinement.find()).operators;
+  }
+
+  async #nearestWeights(weightBits: Precision['weightBits'], recipe: QuantizationRecipe, saturates: boolean) {
+    const { prepared, modelSha256 } = this.#job;
+    const samples = await this.#calibrationSamples();
+    const { rangesByBits, channelMeans } = recipe;
+    const given = [modelSha256, prepared.card, samples.digest, weightBits, rangesByBits['8'], channelMeans, saturates];
+    return this.#memo(contentKey(['nearest', versions.nearest, ...given]), 'nearest', async () =>
+      nearestWeights(prepared, weightBits, recipe, saturates),
+    );
+  }
+
+  /** The model at the precisions of a plan, where that was done before or is found to be worth it now; else null. */
+  async #refinedPlan(
+    precisions: ReadonlyMap<string, Precision>,
+    { recipe, saturates }: Assessed,
+    isWorthIt: () => Promise<boolean>,
+  ): Promise<Refinement | null> {
+    const wanted = await this.#refinementOf(precisions, recipe, saturates, refineSamples.plan);
+    const isThere = this.#ports.store.result(wanted.key) !== null;
+    return isThere || (await isWorthIt()) ? wanted.find() : null;
+  }
+
+  /** The model at given precisions, quantized layer by layer (see `refine`), and the key under which it is stored. */
+  async #refinementOf(
     precisions: ReadonlyMap<string, Precision>,
     recipe: QuantizationRecipe,
     saturates: boolean,
     samplesMost: number,
-  ): Promise<Refinement> {
+  ): Promise<{ key: string; find: () => Promise<Refinement> }> {
     const { prepared, modelSha256, workThreads, rangeRule } = this.#job;
     const samples = await this.#calibrationSamples();
     const inputRange = recipe.ranges.get(prepared.card.input.name)!;
     const rule: RangeRule = rangeRule === 'auto' ? 'mse' : rangeRule;
     const passes = { rule, rounds: true, aims: true, correctsBiases: true, saturates, samplesMost };
     const inputs = [modelSha256, prepared.card, samples.digest, [...precisions], inputRange, passes];
-    return this.#memo(contentKey(['refine', versions.refine, ...inputs]), 'refine', () =>
-      refine(
-        prepared,
-        precisions,
-        samples,
-        inputRange,
-        { ...passes, threads: workThreads },
-        this.#ports,
-        this.#signal,
-        this.#progress('calibrate'),
-      ),
-    );
+    const key = contentKey(['refine', versions.refine, ...inputs]);
+    const options = { ...passes, threads: workThreads };
+    const progress = this.#progress('calibrate');
+    const find = () =>
+      this.#memo(key, 'refine', () =>
+        refine(prepared, precisions, samples, inputRange, options, this.#ports, this.#signal, progress),
+      );
+    return { key, find };
   }
 
   #rules(): readonly RangeRule[] {
@@ -536,6 +533,7 @@ export class Pipeline {
   async #memo<T>(key: string, kind: string, work: () => Promise<T>): Promise<T> {
     const known = this.#ports.store.result(key);
     if (known !== null) return known as T;
+    if (this.#job.isMaster && kind !== 'frontier') throw new FloatModelNeeded(kind);
     const result = await work();
     this.#ports.store.putResult(key, kind, result);
     return result;
@@ -576,19 +574,4 @@ export class Pipeline {
       this.#seconds[step] += Number(this.#ports.clock.nanoseconds() - started) / 1e9;
     }
   }
-}
-
-function freeRow(operator: Operator, { energyMeter }: TargetIdentity, clock: Clock): LatencyRow {
-  const energyJoules = energyMeter === null ? null : 0;
-  const common = { precision: 'float', minimum: 0, median: 0, spread: 0, repeats: 1, throttled: false, energyJoules };
-  return { operatorKey: operator.key, ...common, measuredAt: clock.now() };
-}
-
-function renamed(rows: readonly LatencyRow[], from: string, to: string): LatencyRow[] {
-  return rows.map((row) => (row.operatorKey === from ? { ...row, operatorKey: to } : row));
-}
-
-function allPrecisions(allowed: ReadonlyMap<string, readonly Precision[]>): Precision[] {
-  const byName = new Map([...allowed.values()].flat().map((precision) => [formatPrecision(precision), precision]));
-  return [...byName.values()];
 }

@@ -227,6 +227,7 @@ function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: 
       if (release.card !== null) await write(card, release.card);
       const options = {
         model,
+        modelSha256: release.model.sha256,
         out,
         target: kind,
         budget,

@@ -4,7 +4,11 @@ import type { Comparison, Feeds, Progress } from '../ports.js';
 import { openTimed, type TimedModel } from './host-runtime.js';
 import { SpeedReference } from './speed-reference.js';
 
-const rounds = { warmUp: 4, least: 15, most: 300, seconds: 2.5 };
+const rounds = { warmUp: 4, least: 15, most: 300 };
+/** Nothing is timed for longer; and for no less, however steady it is, for a machine's speed changes within a second. */
+const seconds = { least: 0.8, most: 2.5 };
+/** A median is settled when its 95 % confidence interval is no wider than this part of it. */
+const settledWidth = 0.02;
 
 /** Opens models (ONNX or images) and times them against each other on the same inputs. */
 export async function compareArtifacts(
@@ -70,7 +74,8 @@ async function timeInTurn(
   for (let round = 0; round < rounds.warmUp + most; round++) {
     if (round === rounds.warmUp) started = performance.now();
     const elapsed = (performance.now() - started) / 1000;
-    if (round >= rounds.warmUp + rounds.least && elapsed > rounds.seconds) break;
+    const isEnough = elapsed > seconds.most || (elapsed > seconds.least && times.every(isSettled));
+    if (round >= rounds.warmUp + rounds.least && isEnough) break;
     for (let turn = 0; turn < models.length; turn++) {
       signal.throwIfAborted();
       const index = (turn + round) % models.length;
@@ -80,7 +85,16 @@ async function timeInTurn(
       if (round >= rounds.warmUp) times[index]!.push(nanoseconds);
     }
     await reference.sample();
-    progress(Math.min(1, elapsed / rounds.seconds), 'timing whole models');
+    progress(Math.min(1, elapsed / seconds.most), 'timing whole models');
   }
   return times;
+}
+
+/** Whether more rounds would hardly move the median: by the order statistics around it (binomial, normal approximation). */
+function isSettled(times: readonly number[]): boolean {
+  const sorted = [...times].sort((a, b) => a - b);
+  const reach = 0.98 * Math.sqrt(sorted.length);
+  const at = (rank: number) => sorted[Math.max(0, Math.min(sorted.length - 1, Math.round(rank)))]!;
+  const middle = (sorted.length - 1) / 2;
+  return at(middle + reach) - at(middle - reach) <= settledWidth * at(middle);
 }

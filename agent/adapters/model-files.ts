@@ -36,6 +36,13 @@ export async function readModel(path: string, options: { maxBytes?: number } = {
   }
 }
 
+/** Hexadecimal digest of a file: that of a model without external data. Throws EdgeError `model/unreadable`. */
+export async function fileDigest(path: string): Promise<string> {
+  return createHash('sha256')
+    .update(await readWhole(path, defaultModelBytes))
+    .digest('hex');
+}
+
 /**
  * Writes a model as one ONNX file: a reader sees the old file or the whole new one, also after a power cut. Throws
  * `store/unwritable`.

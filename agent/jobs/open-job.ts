@@ -4,20 +4,28 @@ import { ModelCard } from '../../configs/contracts/card.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Budget, Precision } from '../../configs/contracts/plan.js';
 import { validate } from '../../configs/contracts/validate.js';
-import { readModel } from '../adapters/model-files.js';
+import { fileDigest, readModel } from '../adapters/model-files.js';
 import { openSampleSet } from '../adapters/samples.js';
 import { buildImage } from '../core/image/build.js';
 import { engineCandidates } from '../core/image/precisions.js';
+import { type Master, masterOf, preparedFrom } from '../core/master.js';
 import { formatPrecision, parsePrecisions } from '../core/precision.js';
 import { type PreparedModel, prepare } from '../core/prepare.js';
-import type { QdqVariant } from '../core/quant/affine.js';
+import type { ArtifactVariant, QdqVariant } from '../core/quant/affine.js';
 import { findEstimator } from '../core/sensitivity/registry.js';
 import { isTargetName, type TargetName, targetNames } from '../core/target-name.js';
+import { contentKey } from '../digest.js';
 import type { Job } from '../pipeline.js';
+import type { Store } from '../ports.js';
+
+/** Version of how masters are stored. */
+const masterVersion = 1;
 
 /** What the job commands take; precisions as typed on the command line. */
 export interface JobOptions {
   readonly model: string;
+  /** Digest of the model, where it is known. */
+  readonly modelSha256?: string;
   readonly card?: string;
   readonly data?: string;
   readonly target: string;
@@ -30,8 +38,50 @@ export interface JobOptions {
   readonly state: string;
 }
 
+/** A job, and whether its calibration samples were taken from the test set. */
+export type OpenJob = Job & { readonly calibrationFromTest: boolean };
+
 /** Reads and checks everything a job needs from disk, before anything long begins. */
-export async function openJob(options: JobOptions): Promise<Job & { calibrationFromTest: boolean }> {
+export async function openJob(options: JobOptions): Promise<OpenJob> {
+  checkOptions(options);
+  const { model, sha256 } = await readModel(options.model);
+  const prepared = prepare(model, await readCard(options));
+  if (variantOf(options) === 'native') checkEngine(prepared);
+  return jobOf(options, prepared, sha256);
+}
+
+/**
+ * The same from the master of the model, without reading the model itself; null where the store has none for the engine. What such a
+ * job turns out to lack it says by throwing FloatModelNeeded.
+ */
+export async function openJobFromMaster(options: JobOptions, store: Store): Promise<OpenJob | null> {
+  if (variantOf(options) !== 'native') return null;
+  checkOptions(options);
+  const sha256 = options.modelSha256 ?? (await fileDigest(options.model));
+  const master = store.result(masterKey(sha256, await readCard(options))) as Master | null;
+  if (master === null) return null;
+  return { ...(await jobOf(options, preparedFrom(master), sha256)), isMaster: true };
+}
+
+/** Keeps the master of a job's model for `openJobFromMaster`. */
+export async function keepMaster(
+  options: JobOptions,
+  { prepared, modelSha256, variant }: Job,
+  store: Store,
+): Promise<void> {
+  const key = masterKey(modelSha256, await readCard(options));
+  if (variant === 'native' && store.result(key) === null) store.putResult(key, 'master', masterOf(prepared));
+}
+
+function masterKey(modelSha256: string, card: ModelCard | null): string {
+  return contentKey(['master', masterVersion, modelSha256, card]);
+}
+
+function variantOf({ target, variant }: JobOptions): ArtifactVariant {
+  return target === 'native' ? 'native' : variant;
+}
+
+function checkOptions(options: JobOptions): void {
   if (!isTargetName(options.target)) {
     throw new EdgeError('target/unknown', `target "${options.target}" is not available`, {
       subject: options.target,
@@ -44,13 +94,15 @@ export async function openJob(options: JobOptions): Promise<Job & { calibrationF
     });
   }
   findEstimator(options.estimator);
+  checkPrecisions(precisionsOf(options), options.target);
+}
+
+function precisionsOf({ precisions }: JobOptions): readonly Precision[] | null {
+  return precisions === undefined ? null : parsePrecisions(precisions);
+}
+
+async function jobOf(options: JobOptions, prepared: PreparedModel, modelSha256: string): Promise<OpenJob> {
   const { budget } = options;
-  const precisions = options.precisions === undefined ? null : parsePrecisions(options.precisions);
-  checkPrecisions(precisions, options.target);
-  const { model, sha256 } = await readModel(options.model);
-  const prepared = prepare(model, await readCard(options));
-  const variant = options.target === 'native' ? 'native' : options.variant;
-  if (variant === 'native') checkEngine(prepared);
   const set = options.data === undefined ? null : await openSampleSet(options.data, prepared.card, prepared.inputDims);
   if (budget.drop !== undefined && (set?.test?.labels ?? null) === null) {
     throw new EdgeError('budget/invalid', 'a largest drop of top-1 needs labelled test samples', {
@@ -60,15 +112,15 @@ export async function openJob(options: JobOptions): Promise<Job & { calibrationF
   }
   return {
     prepared,
-    modelSha256: sha256,
+    modelSha256,
     calibration: set?.calibration ?? null,
     test: set?.test ?? null,
     calibrationFromTest: set?.calibrationFromTest ?? false,
     budget,
-    precisions,
+    precisions: precisionsOf(options),
     estimator: options.estimator,
     workThreads: availableParallelism(),
-    variant,
+    variant: variantOf(options),
     rangeRule: options.range,
   };
 }

@@ -1,3 +1,4 @@
+import { FloatModelNeeded } from '../core/master.js';
 import { contentKey, sha256 } from '../digest.js';
 import type { Job, Ports } from '../pipeline.js';
 import type { Progress, SampleSource, Session } from '../ports.js';
@@ -100,7 +101,8 @@ export class PlanQualities {
 
   /** The first evaluation runs the float model along. */
   async #first(artifacts: readonly Judged[]): Promise<void> {
-    const { prepared } = this.#job;
+    const { prepared, isMaster } = this.#job;
+    if (isMaster) throw new FloatModelNeeded('judging quality');
     const { store } = this.#ports;
     const { samples, source } = this.#source();
     const models = artifacts.map(({ bytes }) => bytes());

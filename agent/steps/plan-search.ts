@@ -10,14 +10,13 @@ import type { PreparedModel } from '../core/prepare.js';
 import { canRunInt8 } from '../core/quant/qdq.js';
 import { median } from '../core/statistics.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
-import type { Feeds, Progress, Session } from '../ports.js';
+import type { Feeds, Progress } from '../ports.js';
 import { apply, floatModel } from './apply.js';
 import { PlanQualities, type QualityReport } from './plan-quality.js';
 import { PlanRanking } from './plan-ranking.js';
 import type { Quality } from './quality.js';
 import { judgedFromBits, type Refinement, refinedRecipe } from './refine.js';
 import type { SampleReader } from './samples.js';
-import { divergencesOf } from './tune.js';
 
 /** A plan with its artifact and what the device said about it. Latencies are in the target's counter. */
 export interface MeasuredPlan {
@@ -65,10 +64,13 @@ export interface SearchContext {
   readonly assessed: Assessed;
   readonly frontier: readonly Plan[];
   readonly calibrationSamples: SampleReader;
-  /** The model at given precisions, quantized layer by layer. */
-  readonly refine: (precisions: ReadonlyMap<string, Precision>) => Promise<Refinement>;
-  /** `latencyRatio` of this model's earlier runs here; 1 where there were none. */
-  readonly priorRatio: number;
+  /** The model at given precisions, quantized layer by layer; null where that was not done before and is not worth it. */
+  readonly refine: (
+    precisions: ReadonlyMap<string, Precision>,
+    isWorthIt: () => Promise<boolean>,
+  ) => Promise<Refinement | null>;
+  /** From this model's earlier runs here. */
+  readonly experience: LatencyExperience;
   readonly ports: Ports;
   readonly signal: AbortSignal;
 }
@@ -129,7 +131,9 @@ export class PlanSearch {
 
   async run(): Promise<PlanOutcome> {
     // A ceiling relative to ONNX Runtime's int8 means nothing to the engine's own tables before both were timed.
-    if (this.#always[1].plan === null && this.#context.job.budget.latencyRatio !== undefined) await this.#measure([]);
+    const { job, experience } = this.#context;
+    const isRelative = this.#always[1].plan === null && job.budget.latencyRatio !== undefined;
+    if (isRelative && experience.int8Ratio === null) await this.#measure([]);
     const found = this.#isForAccuracy() ? await this.#mostAccurateUnderCeilings() : await this.#fastest();
     if (found.chosen === null) return this.#outcome(null, null, found.shortfalls);
     const quality = await this.#quality(found.chosen);
@@ -152,8 +156,9 @@ export class PlanSearch {
       chosen,
       rounds: this.#rounds,
       experience: {
-        ratio: latencyRatio(this.#corrections, this.#context.priorRatio),
+        ratio: latencyRatio(this.#corrections, this.#context.experience.ratio),
         points: this.#measuredFrontier(),
+        int8Ratio: this.#int8Ratio(),
       },
       solver: this.#solver,
       quality,
@@ -171,10 +176,11 @@ export class PlanSearch {
 
   /**
    * The plan with weights, biases and ranges of its own instead of those that each width has by itself; as it is, where that does not bring
-   * it nearer to the float model, or takes it beyond the budget.
+   * it nearer to the float model, or takes it beyond the budget. That takes longer than everything else about a plan: a model that has
+   * been quantized here before gets it only where there is something to win (`PlanRanking.isNearFloat`), and a first one always.
    */
   async #refined(chosen: MeasuredPlan): Promise<MeasuredPlan> {
-    const { job, assessed, calibrationSamples, signal } = this.#context;
+    const { job, assessed, experience } = this.#context;
     if (job.variant !== 'native') return chosen;
     const { plan } = chosen;
     const key = planKey(plan);
@@ -182,20 +188,13 @@ export class PlanSearch {
     // Ranges and biases of their own overfit to made-up samples, and only rounding, which there is none of, would be worth that.
     const roundsNone = [...precisions.values()].every(({ weightBits }) => weightBits >= judgedFromBits);
     if (job.calibration === null && roundsNone) return chosen;
-    const refinement = await this.#timed('apply', () => this.#context.refine(precisions));
-    const recipe = refinedRecipe(assessed.recipe, refinement);
-    const bytes = apply(job.prepared, precisions, recipe, assessed.form);
-    const sessions: Session[] = [];
-    try {
-      for (const model of [this.#always[0].bytes, chosen.bytes, bytes]) sessions.push(await this.#open(model));
-      const [float, ...others] = sessions;
-      const [before, after] = await this.#timed('verify', () =>
-        divergencesOf(job.prepared, calibrationSamples, float!, others, signal, () => {}),
-      );
-      if (after! >= before!) return chosen;
-    } finally {
-      for (const session of sessions) await session.close();
-    }
+    const isFirst = experience.int8Ratio === null;
+    const refinement = await this.#timed('apply', () =>
+      this.#context.refine(precisions, async () => isFirst || !(await this.#ranking.isNearFloat(plan))),
+    );
+    if (refinement === null) return chosen;
+    const bytes = apply(job.prepared, precisions, refinedRecipe(assessed.recipe, refinement), assessed.form);
+    if (!(await this.#timed('verify', () => this.#ranking.isNearer(bytes, plan)))) return chosen;
     this.#refinedBytes.set(key, bytes);
     await this.#measure([plan]);
     const measured = this.#pool.filter((candidate) => candidate.bytes === bytes && this.#holds(candidate)).at(-1);
@@ -216,11 +215,11 @@ export class PlanSearch {
    * lowers them, room to spare raises them. Ends when a round brings no new plan, or none that is better.
    */
   async #mostAccurateUnderCeilings(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
-    const { job, assessed, ports, signal, priorRatio } = this.#context;
+    const { job, assessed, ports, signal, experience } = this.#context;
     const rounds = job.budget.rounds ?? defaultRounds;
     let shortfalls: readonly Shortfall[] = [];
     for (let round = 0; round < rounds; round++) {
-      const prior = job.budget.latencyRatio === undefined ? priorRatio : 1;
+      const prior = job.budget.latencyRatio === undefined ? experience.ratio : 1;
       const ceilings = ceilingsOf(job.budget, this.#int8Prediction(), this.#comparable, prior);
       this.#progress('plan')(round / rounds, `solving, round ${round + 1}`);
       const allocation = await this.#timed('plan', () =>
@@ -392,10 +391,14 @@ export class PlanSearch {
 
   /** What ONNX Runtime's int8 takes, in the units of the tables: as they predict it, or by how it measured against the engine's. */
   #int8Prediction(): number {
-    const { latency } = this.#int8.costs;
-    if (this.#always[1].plan !== null || this.#int8Latencies.length === 0) return latency;
+    return this.#int8.costs.latency * (this.#int8Ratio() ?? 1);
+  }
+
+  #int8Ratio(): number | null {
+    if (this.#always[1].plan !== null) return 1;
+    if (this.#int8Latencies.length === 0) return this.#context.experience.int8Ratio;
     const own = this.#pool.filter(({ plan }) => planKey(plan) === planKey(this.#int8)).map((entry) => entry.latency);
-    return (latency * median(this.#int8Latencies)) / median(own);
+    return median(this.#int8Latencies) / median(own);
   }
 
   #holds(candidate: MeasuredPlan): boolean {
@@ -432,7 +435,7 @@ export class PlanSearch {
 
   /** Latencies of the solver are predictions under corrected ceilings: told as asked for, and as they can be expected to measure. */
   #inMeasuredUnits(shortfalls: readonly Shortfall[]): Shortfall[] {
-    const ratio = latencyRatio(this.#corrections, this.#context.priorRatio);
+    const ratio = latencyRatio(this.#corrections, this.#context.experience.ratio);
     const asked = latencyCeiling(this.#context.job.budget, this.#int8Prediction() * ratio);
     return shortfalls.map((shortfall) => {
       if (shortfall.metric !== 'latency' || asked === null) return shortfall;
@@ -516,10 +519,6 @@ export class PlanSearch {
       if (most < agreement) shortfalls.push({ metric: 'agreement', ceiling: agreement, minimum: most, alone: false });
     }
     return shortfalls;
-  }
-
-  #open(bytes: Uint8Array): Promise<Session> {
-    return this.#context.ports.runtime.open(bytes, { threads: this.#context.job.workThreads });
   }
 
   /** Tells a plan's artifacts apart. */

@@ -17,13 +17,22 @@ export function verifiedSensitivity(estimated: number, measured: number): number
   return Math.cbrt(estimated * measured ** 2);
 }
 
+/** Means over samples. Where the output is no softmax, both are the normalised squared distance. */
+export interface Divergence {
+  /** KL of softened probabilities: for ranking plans. */
+  readonly softened: number;
+  /** KL as quality is judged by it. */
+  readonly exact: number;
+}
+
 /** Runs whole plans on calibration samples, against float outputs that are computed once. */
 export class PlanVerifier {
   readonly #prepared: PreparedModel;
   readonly #runtime: Runtime;
   readonly #threads: number;
   readonly #feeds: readonly Feeds[];
-  readonly #references: readonly Float32Array[];
+  /** What the float model answers to each sample. */
+  readonly references: readonly Float32Array[];
 
   private constructor(
     prepared: PreparedModel,
@@ -36,20 +45,29 @@ export class PlanVerifier {
     this.#runtime = runtime;
     this.#threads = threads;
     this.#feeds = feeds;
-    this.#references = references;
+    this.references = references;
   }
 
-  /** Runs the float model over the first `most` samples, and keeps inputs and outputs. */
+  /**
+   * Reads the last `most` samples, and keeps them with what the float model answers. Weights are rounded and ranges chosen with regard to
+   * the first ones, on which plans look better than they are (SqueezeNet: by a half).
+   *
+   * @param known those answers (`references`), where they were computed before; null: the float model is run
+   */
   static async open(
     prepared: PreparedModel,
     samples: SampleReader,
     options: { readonly most: number; readonly threads: number },
     runtime: Runtime,
     signal: AbortSignal,
+    known: readonly Float32Array[] | null = null,
   ): Promise<PlanVerifier> {
     const feeds: Feeds[] = [];
-    for await (const data of readAhead(samples, Math.min(samples.count, options.most)))
+    const count = Math.min(samples.count, options.most);
+    const last = { read: (index: number) => samples.read(samples.count - count + index) };
+    for await (const data of readAhead(last, count))
       feeds.push(new Map([[prepared.card.input.name, { dims: prepared.inputDims, data }]]));
+    if (known !== null) return new PlanVerifier(prepared, runtime, options.threads, feeds, known);
     const session = await runtime.open(floatModel(prepared), options);
     try {
       const references: Float32Array[] = [];
@@ -68,22 +86,22 @@ export class PlanVerifier {
     return this.#feeds.length;
   }
 
-  /**
-   * Mean divergence of an artifact from float over the samples: softened KL, or the normalised squared distance where the output is no
-   * softmax.
-   */
-  async divergence(artifact: Uint8Array, signal: AbortSignal): Promise<number> {
+  /** How far an artifact is from float over the samples. */
+  async divergence(artifact: Uint8Array, signal: AbortSignal): Promise<Divergence> {
     const isSoftmax = isClassifier(this.#prepared);
-    const divergenceOf = (reference: Float32Array, output: Float32Array) =>
-      isSoftmax ? klDivergence(reference, output, temperature) : normalizedSquaredDistance(reference, output);
     const session = await this.#runtime.open(artifact, { threads: this.#threads });
     try {
-      let sum = 0;
+      let [softened, exact] = [0, 0];
       for (const [index, feed] of this.#feeds.entries()) {
         signal.throwIfAborted();
-        sum += divergenceOf(this.#references[index]!, await outputOf(this.#prepared, session, feed));
+        const reference = this.references[index]!;
+        const output = await outputOf(this.#prepared, session, feed);
+        const distance = isSoftmax ? klDivergence(reference, output) : normalizedSquaredDistance(reference, output);
+        exact += distance;
+        softened += isSoftmax ? klDivergence(reference, output, temperature) : distance;
       }
-      return sum / Math.max(1, this.#feeds.length);
+      const count = Math.max(1, this.#feeds.length);
+      return { softened: softened / count, exact: exact / count };
     } finally {
       await session.close();
     }

@@ -150,11 +150,12 @@ export function buildImage(
     const asFloats = tail.has(operator) || readers.every((reader) => tail.has(reader));
     if (operator.weight !== null) {
       const precision = precisions.get(operator.name) ?? byDefault;
+      const rounded = options.roundedOf?.(operator, precision) ?? null;
       buildProduct(values, operator, {
         precision,
         pairSafe: options.pairSafe,
-        biasCorrection: options.biasCorrection(operator, precision.weightBits),
-        rounded: options.roundedOf?.(operator, precision) ?? null,
+        biasCorrection: rounded === null ? options.biasCorrection(operator, precision.weightBits) : null,
+        rounded,
         kernel: options.kernelOf?.(operator.name) ?? null,
         asFloats,
       });

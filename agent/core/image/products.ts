@@ -3,19 +3,25 @@ import { EdgeError } from '../../../configs/contracts/errors.js';
 import type { Precision } from '../../../configs/contracts/plan.js';
 import type { Operator } from '../onnx/model.js';
 import { readFloats } from '../onnx/tensor.js';
+import type { PreparedModel } from '../prepare.js';
 import { deployedOptions, type QuantizedWeights, quantizeWeights } from '../quant/weights.js';
 import { type ProductShape, productShape } from './product-shape.js';
 import { channelsLast, plainOrder } from './storage.js';
 import { unsupported } from './unsupported.js';
 import { bytesOf, type Codes, count, type Values } from './values.js';
 
-/** How weights are to be written. */
-export interface ProductOptions {
-  readonly precision: Precision;
+/** How weights are rounded to nearest. */
+export interface NearestOptions {
+  readonly weightBits: number;
   /** Weights small enough for sums of two products in 16 bits; see `deployedOptions`. */
   readonly pairSafe: boolean;
   /** Added to the float bias, one value per output channel. */
   readonly biasCorrection: Float32Array | null;
+}
+
+/** How a product is to be written. */
+export interface ProductOptions extends Omit<NearestOptions, 'weightBits'> {
+  readonly precision: Precision;
   /** Weights and bias that were rounded before; null: they are rounded here, each to nearest, with the correction. */
   readonly rounded: RoundedProduct | null;
   /** Kernel to run it with, by name without variant; null: whichever the engine prefers. */
@@ -55,16 +61,21 @@ export function kernelHash(name: string): number {
 export function buildProduct(values: Values, operator: Operator, options: ProductOptions): void {
   const output = operator.outputs[0]!;
   const product = productOf(values, operator);
-  const { weights: quantized, bias } = constantsOf(values, operator, product, options);
   const { input } = product;
+  const { weightBits } = options.precision;
+  const { weights: quantized, bias } =
+    options.rounded ?? nearestProduct(values.prepared, operator, input.affine.scale, { ...options, weightBits });
+  const stored = storedWeights(quantized, product, weightBits);
   const order =
     operator.op === 'Conv' ? channelsLast(values.dimsOf(output).length) : plainOrder(values.dimsOf(output).length);
   const dims = values.dimsOf(output);
   const accumulatorScales = Array.from(quantized.scales, (scale) => scale * input.affine.scale);
-  const bias32 = accumulatorBias(operator, quantized, product, bias);
+  const bias32 = accumulatorBias(operator, quantized, stored, product, bias);
   const constants = {
     ...product.shape,
-    ...storedWeights(values, quantized, product, options.precision.weightBits),
+    weights: values.writer.data(stored.bytes),
+    weightBits,
+    storageBits: stored.storageBits,
     bias: values.writer.data(bytesOf(bias32)),
     inputZero: input.affine.zeroPoint,
     kernel: options.kernel === null ? 0 : kernelHash(options.kernel),
@@ -82,7 +93,7 @@ export function buildProduct(values: Values, operator: Operator, options: Produc
   const finest = Math.max(...accumulatorScales) / finestShare;
   const codes = values.newCodes(dims, order, values.affineOf(output, operator.clamp, finest));
   const ratios = accumulatorScales.map((scale) => scale / codes.affine.scale);
-  const isNarrow = fitsNarrow(quantized, product, bias32, ratios, codes.affine.codeMaximum);
+  const isNarrow = fitsNarrow(stored, product, bias32, ratios, codes.affine.codeMaximum);
   const requantization = ratios.map((ratio) =>
     isNarrow ? { multiplier: Math.round(ratio * 2 ** 15), shift: 0 } : wideMultiplier(operator, ratio),
   );
@@ -104,22 +115,19 @@ const narrowError = 0.1;
  * the codes, and every multiplier has enough of its 15 bits to hit the right code.
  */
 function fitsNarrow(
-  { codes }: QuantizedWeights,
-  { input, weightIndex, weightsPerChannel }: Product,
+  { below, above }: StoredWeights,
+  { input }: Product,
   bias: Int32Array,
   ratios: readonly number[],
   codeMaximum: number,
 ): boolean {
+  const { codeMaximum: inputMaximum } = input.affine;
   return ratios.every((ratio, channel) => {
     const multiplier = Math.round(ratio * 2 ** 15);
     const isPrecise = codeMaximum * Math.abs(ratio * 2 ** 15 - multiplier) <= narrowError * ratio * 2 ** 15;
     if (multiplier > 2 ** 15 - 1 || !isPrecise) return false;
-    let [low, high] = [bias[channel]!, bias[channel]!];
-    for (let k = 0; k < weightsPerChannel; k++) {
-      const product = codes[weightIndex(channel, k)]! * input.affine.codeMaximum;
-      if (product > 0) high += product;
-      else low += product;
-    }
+    const low = bias[channel]! + below[channel]! * inputMaximum;
+    const high = bias[channel]! + above[channel]! * inputMaximum;
     return low >= -(2 ** 15) && high < 2 ** 15;
   });
 }
@@ -159,15 +167,14 @@ function productOf(values: Values, operator: Operator): Product {
   };
 }
 
-/** Weights as codes, and the float bias: as they were rounded before, or rounded here, each to nearest. */
-function constantsOf(
-  values: Values,
+/** Weights as codes, each rounded to nearest, and the float bias with its correction. */
+export function nearestProduct(
+  { model }: Pick<PreparedModel, 'model'>,
   operator: Operator,
-  { input }: Product,
-  { precision, pairSafe, biasCorrection, rounded }: ProductOptions,
+  inputScale: number,
+  { weightBits, pairSafe, biasCorrection }: NearestOptions,
 ): RoundedProduct {
-  if (rounded !== null) return rounded;
-  const { initializers } = values.prepared.model.graph;
+  const { initializers } = model.graph;
   const { name, channelAxis } = operator.weight!;
   const tensor = initializers.get(name)!;
   const floats = operator.bias === null ? null : readFloats(initializers.get(operator.bias)!);
@@ -175,9 +182,9 @@ function constantsOf(
     const own = floats === null ? 0 : floats[floats.length === 1 ? 0 : channel]!;
     return own + (biasCorrection?.[channel] ?? 0);
   });
-  const weights = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, precision.weightBits, {
-    ...deployedOptions(operator, tensor.dims, precision.weightBits, pairSafe),
-    leastScales: leastScales(bias, input.affine.scale),
+  const weights = quantizeWeights(readFloats(tensor), tensor.dims, channelAxis, weightBits, {
+    ...deployedOptions(operator, tensor.dims, weightBits, pairSafe),
+    leastScales: leastScales(bias, inputScale),
   });
   return { weights, bias };
 }
@@ -190,14 +197,13 @@ export function leastScales(bias: Float64Array, inputScale: number): Float32Arra
 /** The bias in accumulator units, with the part of the sum that the input's zero point makes taken out. */
 function accumulatorBias(
   operator: Operator,
-  quantized: QuantizedWeights,
-  product: Product,
+  { scales }: QuantizedWeights,
+  { below, above }: StoredWeights,
+  { input }: Product,
   bias: Float64Array,
 ): Int32Array {
-  const { input, weightIndex, weightsPerChannel } = product;
-  return Int32Array.from(quantized.scales, (scale, channel) => {
-    let sum = 0;
-    for (let k = 0; k < weightsPerChannel; k++) sum += quantized.codes[weightIndex(channel, k)]!;
+  return Int32Array.from(scales, (scale, channel) => {
+    const sum = below[channel]! + above[channel]!;
     const code = Math.round(bias[channel]! / (scale * input.affine.scale)) - input.affine.zeroPoint * sum;
     if (Math.abs(code) < 2 ** 31) return code;
     throw new EdgeError('model/unsupported', `the bias of ${operator.name} does not fit 32 bits`, {
@@ -206,23 +212,39 @@ function accumulatorBias(
   });
 }
 
-/** Weights in the engine's order, in the fewest of 2, 4 or 8 bits that hold them. */
-function storedWeights(
-  values: Values,
-  { codes, scales }: QuantizedWeights,
-  { weightIndex, weightsPerChannel }: Product,
-  weightBits: number,
-): { weights: number; weightBits: number; storageBits: number } {
+/** Weights as they are in an image, and what their codes sum up to. */
+interface StoredWeights {
+  /** In the engine's order, in the fewest of 2, 4 or 8 bits that hold them. */
+  readonly bytes: Uint8Array;
+  readonly storageBits: number;
+  /** Sums of the codes below zero, and of those above, by output channel. */
+  readonly below: Int32Array;
+  readonly above: Int32Array;
+}
+
+/** A search for a plan builds one image after the other from the same few weights. */
+const storedBefore = new WeakMap<QuantizedWeights, StoredWeights>();
+
+function storedWeights(weights: QuantizedWeights, product: Product, weightBits: number): StoredWeights {
+  const known = storedBefore.get(weights);
+  if (known !== undefined) return known;
+  const { codes, scales } = weights;
+  const { weightIndex, weightsPerChannel } = product;
   const storageBits = weightBits <= 2 ? 2 : weightBits <= 4 ? 4 : 8;
   const rowBytes = Math.ceil((weightsPerChannel * storageBits) / 8);
   const bytes = new Uint8Array(rowBytes * scales.length);
+  const [below, above] = [new Int32Array(scales.length), new Int32Array(scales.length)];
   const mask = 2 ** storageBits - 1;
   const perByte = 8 / storageBits;
   for (let channel = 0; channel < scales.length; channel++) {
     for (let k = 0; k < weightsPerChannel; k++) {
-      const code = codes[weightIndex(channel, k)]! & mask;
-      bytes[channel * rowBytes + Math.floor(k / perByte)]! |= code << ((k % perByte) * storageBits);
+      const code = codes[weightIndex(channel, k)]!;
+      bytes[channel * rowBytes + Math.floor(k / perByte)]! |= (code & mask) << ((k % perByte) * storageBits);
+      if (code < 0) below[channel]! += code;
+      else above[channel]! += code;
     }
   }
-  return { weights: values.writer.data(bytes), weightBits, storageBits };
+  const stored = { bytes, storageBits, below, above };
+  storedBefore.set(weights, stored);
+  return stored;
 }

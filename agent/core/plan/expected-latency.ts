@@ -12,10 +12,12 @@ export interface LatencyExperience {
   readonly ratio: number;
   /** Plans of the frontier that were measured. */
   readonly points: readonly MeasuredPoint[];
+  /** What ONNX Runtime's int8 took, as a share of what the target's own uniform int8 did; null: not measured yet. */
+  readonly int8Ratio: number | null;
 }
 
 /** Before anything was measured, predictions are taken as they are. */
-export const noExperience: LatencyExperience = { ratio: 1, points: [] };
+export const noExperience: LatencyExperience = { ratio: 1, points: [], int8Ratio: null };
 
 /**
  * Expected latency of a frontier plan with this prediction. How far a prediction is off changes slowly along the frontier, whose

@@ -127,7 +127,7 @@ const every: { plan: Plan; size: number; digest: string; rank: number }[] = [];
 for (const { assignment } of everyAssignment(assessed.problem)) {
   const plan = planOf(assessed.problem, assignment);
   const bytes = written(plan);
-  const rank = verifiedSensitivity(plan.costs.sensitivity, await verifier.divergence(bytes, never));
+  const rank = verifiedSensitivity(plan.costs.sensitivity, (await verifier.divergence(bytes, never)).softened);
   every.push({ plan, size: bytes.length, digest: digestOf(bytes), rank });
 }
 const rankOf = (plan: Plan) => every.find((one) => planKey(one.plan) === planKey(plan))!.rank;
@@ -139,7 +139,7 @@ function rankingFor(variant: Job['variant'], signal = never): PlanRanking {
   const context = {
     job,
     calibrationSamples: { ...calibration, source: 'samples' as const },
-    ports: { runtime },
+    ports: { runtime, store: new SqliteStore(':memory:') },
     signal,
   };
   return new PlanRanking(context, written, () => {});
