@@ -1,19 +1,26 @@
 import { FloatModelNeeded } from '../core/master.js';
-import type { Ceilings } from '../core/plan/allocate.js';
-import { doubtedOptima, nearestPlans } from '../core/plan/alternatives.js';
+import { allocate, type Ceilings } from '../core/plan/allocate.js';
+import { doubtedOptima } from '../core/plan/alternatives.js';
+import { correctedBy } from '../core/plan/corrected.js';
 import { type Plan, planKey, planOf } from '../core/plan/plan.js';
 import type { Assignment, Problem } from '../core/plan/problem.js';
+import { exceededBy, limitsOf } from '../core/plan/search.js';
 import { contentKey } from '../digest.js';
 import type { Job, Ports } from '../pipeline.js';
 import type { Progress } from '../ports.js';
 import { isClassifier } from './quality.js';
 import type { SampleReader } from './samples.js';
-import { type Divergence, PlanVerifier, verifiedSensitivity } from './verification.js';
+import { type Divergence, PlanVerifier } from './verification.js';
 
-/** Plans that are run beside the best of the optima. */
-const nearPlans = 3;
-/** For each optimum that is run beside the one of least sensitivity: it only has to be another good plan. */
-const solverSeconds = 0.5;
+/** For each optimum that is solved for before a plan is chosen: it only has to be another good plan. */
+const solverLimits = { timeLimitSeconds: 0.5, relativeGap: 1e-3 } as const;
+/** Multiplications for all the plans that are run for one ceiling, and how many plans that may be. */
+const searchMacs = 1.2e11;
+const searchedPlans = { least: 8, most: 24 } as const;
+/** Plans that are worth timing: how many, and by how much they may diverge more than the best. */
+const fewPlans = { most: 4, withinOfBest: 1.3 } as const;
+/** A plan is not worth a run if it is expected to diverge by as much, as a share of the best. */
+const hopeless = 1.2;
 /**
  * A plan is near to float below this mean divergence: KL in nats of a classifier, else the normalised squared distance. Weights rounded
  * for a plan itself, instead of for a width, took the KL of 23 plans down to a half at best: what is given up is half of this at most.
@@ -25,8 +32,8 @@ const version = 2;
 const verifyingSamples = (macs: number) => Math.min(256, Math.max(8, Math.round(1e10 / Math.max(1, macs))));
 
 /**
- * How far plans are expected to be from float. Where they can be run as they are written (for the engine), every plan that is to be
- * compared is run once on calibration samples, and its estimate is only half of what it is ranked by; elsewhere the estimate is all.
+ * How far plans are from float. Where they can be run as they are written (for the engine), every plan that is to be compared is run once
+ * on calibration samples, and what is learnt from each about the estimates says which is run next; elsewhere the estimate is all.
  */
 export class PlanRanking {
   readonly #job: Job;
@@ -35,7 +42,7 @@ export class PlanRanking {
   readonly #signal: AbortSignal;
   readonly #bytesOf: (plan: Plan) => Uint8Array;
   readonly #progress: Progress;
-  readonly #divergences = new Map<string, Divergence>();
+  readonly #divergences = new Map<string, { readonly plan: Plan; readonly divergence: Divergence }>();
   #verifier: PlanVerifier | null = null;
 
   /** @param bytesOf a plan as it is written before weights of its own are found for it */
@@ -68,30 +75,69 @@ export class PlanRanking {
     const ranks: number[] = [];
     for (const [index, plan] of plans.entries()) {
       this.#progress(index / plans.length, 'running plans on calibration samples');
-      ranks.push(verifiedSensitivity(plan.costs.sensitivity, (await this.#divergenceOf(plan)).softened));
+      ranks.push((await this.#divergenceOf(plan)).logits);
     }
     return ranks;
   }
 
   /**
-   * The best of a plan and its alternatives under the ceilings: first of the optima where narrow choices are less trusted, then of the
-   * plans nearest to the best of those.
+   * The best few under the ceilings of all plans that were run, best first: among them the one of least sensitivity, those for which narrow
+   * choices are less trusted, and then, again and again, the one of least sensitivity by what has been learnt so far. A few, for how long
+   * a plan takes is not known to the percent before it is timed.
    *
    * @param assignment the one of least sensitivity under the ceilings
    */
-  async bestNear(problem: Problem, assignment: Assignment, ceilings: Ceilings, solver: Ports['solver']): Promise<Plan> {
+  async bestNear(
+    problem: Problem,
+    assignment: Assignment,
+    ceilings: Ceilings,
+    solver: Ports['solver'],
+  ): Promise<Plan[]> {
     const estimated = planOf(problem, assignment);
-    if (!this.verifies) return estimated;
-    const optima = await doubtedOptima(problem, assignment, ceilings, solver, solverSeconds, this.#signal);
-    const best = await this.#best([estimated, ...optima.map((other) => planOf(problem, other))]);
-    const near = nearestPlans(problem, best.assignment, ceilings, nearPlans);
-    return this.#best([best, ...near.map((other) => planOf(problem, other))]);
+    if (!this.verifies) return [estimated];
+    const most = this.#searchedPlans();
+    let ran = 0;
+    const run = async (plan: Plan) => {
+      this.#progress(Math.min(1, ran++ / most), 'running plans on calibration samples');
+      await this.#divergenceOf(plan);
+    };
+    await run(estimated);
+    const { timeLimitSeconds } = solverLimits;
+    for (const other of await doubtedOptima(problem, assignment, ceilings, solver, timeLimitSeconds, this.#signal))
+      await run(planOf(problem, other));
+    // A ceiling on sensitivity is for the estimate as it is.
+    const { sensitivity: _, ...kept } = ceilings;
+    const holds = ({ costs }: Plan) => exceededBy(costs, limitsOf(ceilings)).length === 0;
+    while (ran < most) {
+      const known = [...this.#divergences.values()].filter(({ plan }) => plan.problem === problem);
+      const observations = known.map(({ plan, divergence }) => ({
+        assignment: plan.assignment,
+        divergence: divergence.logits,
+      }));
+      const excluded = known.filter(({ plan }) => holds(plan)).map(({ plan }) => plan.assignment);
+      const corrected = correctedBy(problem, observations);
+      const limits = { ...solverLimits, excluded };
+      const next = await allocate(corrected, 'sensitivity', kept, solver, limits, this.#signal);
+      if (next.status === 'infeasible') break;
+      const plan = planOf(problem, next.assignment);
+      const least = Math.min(...known.filter(({ plan: other }) => holds(other)).map((one) => one.divergence.logits));
+      const isHopeless = next.costs.sensitivity > hopeless * least;
+      if (isHopeless || this.#divergences.has(planKey(plan)) || !holds(plan)) break;
+      await run(plan);
+    }
+    const held = [...this.#divergences.values()].filter(({ plan }) => plan.problem === problem && holds(plan));
+    held.sort((a, b) => a.divergence.logits - b.divergence.logits);
+    const enough = fewPlans.withinOfBest * (held[0]?.divergence.logits ?? 0);
+    const few = held.filter(({ divergence }) => divergence.logits <= enough).slice(0, fewPlans.most);
+    return few.length === 0 ? [estimated] : few.map(({ plan }) => plan);
   }
 
-  /** Of plans that rank alike, the first. */
-  async #best(plans: readonly Plan[]): Promise<Plan> {
-    const ranks = await this.of(plans);
-    return plans[ranks.indexOf(Math.min(...ranks))]!;
+  /** Fewer of large models, and of those with few samples no more than can be told apart. */
+  #searchedPlans(): number {
+    const { macs } = this.#job.prepared;
+    const samples = Math.min(this.#calibrationSamples.count, verifyingSamples(macs));
+    const affordable = Math.round(searchMacs / Math.max(1, samples * macs));
+    return Math.min(searchedPlans.most, Math.max(searchedPlans.least, affordable));
   }
 
   /** Whether a plan is so near to the float model, on calibration samples, that weights of its own could hardly win anything. */
@@ -109,10 +155,10 @@ export class PlanRanking {
   async #divergenceOf(plan: Plan): Promise<Divergence> {
     const key = planKey(plan);
     const known = this.#divergences.get(key);
-    if (known !== undefined) return known;
+    if (known !== undefined) return known.divergence;
     const verifier = await this.#verifierOf();
     const divergence = await verifier.divergence(this.#bytesOf(plan), this.#signal);
-    this.#divergences.set(key, divergence);
+    this.#divergences.set(key, { plan, divergence });
     return divergence;
   }
 

@@ -226,20 +226,22 @@ export class PlanSearch {
         allocate(assessed.candidates, 'sensitivity', ceilings, ports.solver, {}, signal),
       );
       this.#solver.seconds += allocation.seconds;
-      let plan: Plan | undefined;
+      let plans: readonly Plan[];
       if (allocation.status === 'infeasible') {
         shortfalls = allocation.infeasible;
         // The tables may be a few percent off: the fastest plan is worth a measurement before giving up.
-        plan = this.#context.frontier[0];
+        plans = this.#context.frontier.slice(0, 1);
       } else {
         this.#solver.status = allocation.status;
         this.#solver.gap = allocation.gap;
-        plan = await this.#timed('plan', () =>
+        plans = await this.#timed('plan', () =>
           this.#ranking.bestNear(assessed.candidates, allocation.assignment, ceilings, ports.solver),
         );
       }
-      if (plan === undefined || this.#alreadyMeasured(plan) || !(await this.#improves(plan))) break;
-      await this.#measure([plan]);
+      const fresh: Plan[] = [];
+      for (const plan of plans) if (!this.#alreadyMeasured(plan) && (await this.#improves(plan))) fresh.push(plan);
+      if (fresh.length === 0) break;
+      await this.#measure(fresh);
     }
     const chosen = await this.#mostAccurateEligible();
     if (chosen !== null) return { chosen, shortfalls: [] };

@@ -1,26 +1,18 @@
-import { klDivergence, normalizedSquaredDistance } from '../core/divergence.js';
+import { klDivergence, logitVariance, normalizedSquaredDistance } from '../core/divergence.js';
 import type { PreparedModel } from '../core/prepare.js';
 import type { Feeds, Runtime, Session } from '../ports.js';
 import { floatModel } from './apply.js';
 import { asLogits, comparedOutput, isClassifier } from './quality.js';
 import { readAhead, type SampleReader } from './samples.js';
 
-/** Softmaxes are softened, or a few samples near a decision border would decide. */
-const temperature = 4;
-
-/**
- * What to expect of a plan that has been run on calibration samples: its estimated sensitivity and the measured divergence as a
- * geometric mean, in which the measurement counts twice. A sum over tensors knows nothing of how their errors meet; a measurement
- * knows it, for these samples, which may be few. Plans were ranked best by both. Only ratios between plans mean anything.
- */
-export function verifiedSensitivity(estimated: number, measured: number): number {
-  return Math.cbrt(estimated * measured ** 2);
-}
-
 /** Means over samples. Where the output is no softmax, both are the normalised squared distance. */
 export interface Divergence {
-  /** KL of softened probabilities: for ranking plans. */
-  readonly softened: number;
+  /**
+   * Error of the logits, whatever a sample's probabilities: what plans are ranked by. KL is decided by the few samples near a decision border, of
+   * which there are fewer among calibration samples, and softening it does not help where a model is sure of all of them (of plans for seven
+   * models, these agreed with the KL on held-out samples by Spearman 0.66 to 0.97, KL at a temperature of 4 by -0.15 to 0.97).
+   */
+  readonly logits: number;
   /** KL as quality is judged by it. */
   readonly exact: number;
 }
@@ -91,17 +83,17 @@ export class PlanVerifier {
     const isSoftmax = isClassifier(this.#prepared);
     const session = await this.#runtime.open(artifact, { threads: this.#threads });
     try {
-      let [softened, exact] = [0, 0];
+      let [logits, exact] = [0, 0];
       for (const [index, feed] of this.#feeds.entries()) {
         signal.throwIfAborted();
         const reference = this.references[index]!;
         const output = await outputOf(this.#prepared, session, feed);
         const distance = isSoftmax ? klDivergence(reference, output) : normalizedSquaredDistance(reference, output);
         exact += distance;
-        softened += isSoftmax ? klDivergence(reference, output, temperature) : distance;
+        logits += isSoftmax ? logitVariance(reference, output) : distance;
       }
       const count = Math.max(1, this.#feeds.length);
-      return { softened: softened / count, exact: exact / count };
+      return { logits: logits / count, exact: exact / count };
     } finally {
       await session.close();
     }

@@ -59,10 +59,10 @@ interface Row {
   readonly plan: string;
 }
 
-/** Chooses a plan under a ceiling on predicted latency; null where it finds none. */
+/** Chooses plans to be timed under a ceiling on predicted latency, best first; none where it finds none. */
 interface Method {
   readonly name: string;
-  readonly choose: (ceiling: number) => Promise<Plan | null>;
+  readonly choose: (ceiling: number) => Promise<readonly Plan[]>;
   /** Of plans that were chosen under several ceilings, the one with the least of this counts; estimated sensitivity where absent. */
   readonly ranksOf?: (plans: readonly Plan[]) => Promise<number[]>;
 }
@@ -165,14 +165,14 @@ async function compareMethods(model: string, subject: Subject): Promise<Row[]> {
 
 function methodsOf({ assessed, uniform, ranking, ports, signal }: Subject): Method[] {
   const { problem } = assessed;
-  const planFrom = (assignment: Assignment | null) => assignment && planOf(problem, assignment);
+  const planFrom = (assignment: Assignment | null) => (assignment === null ? [] : [planOf(problem, assignment)]);
   const programme = async (latency: number) => {
     const allocation = await allocate(problem, 'sensitivity', { latency }, ports.solver, {}, signal);
     return allocation.status === 'infeasible' ? null : allocation.assignment;
   };
   const verified = async (latency: number) => {
     const assignment = await programme(latency);
-    return assignment && ranking.bestNear(problem, assignment, { latency }, ports.solver);
+    return assignment === null ? [] : ranking.bestNear(problem, assignment, { latency }, ports.solver);
   };
   const exchange = async (ceiling: number) => {
     const starts = [greedyPlan(problem, ceiling), uniform.costs.latency <= ceiling ? uniform.assignment : null];
@@ -180,7 +180,7 @@ function methodsOf({ assessed, uniform, ranking, ports, signal }: Subject): Meth
       start === null ? [] : [planOf(problem, exchangedPlan(problem, start, ceiling))],
     );
     plans.sort((a, b) => a.costs.sensitivity - b.costs.sensitivity);
-    return plans[0] ?? null;
+    return plans.slice(0, 1);
   };
   return [
     { name: planner, choose: verified, ranksOf: (plans) => ranking.of(plans) },
@@ -207,17 +207,17 @@ async function closedLoop(subject: Subject, methods: readonly Method[]): Promise
     const fresh: { search: (typeof searches)[number]; plan: Plan }[] = [];
     for (const search of searches) {
       const started = performance.now();
-      const plan = await search.choose(search.ceiling);
+      const plans = await search.choose(search.ceiling);
       search.seconds += (performance.now() - started) / 1000;
-      const isKnown = search.trials.some((trial) => plan !== null && planKey(trial.plan) === planKey(plan));
-      if (plan !== null && !isKnown) fresh.push({ search, plan });
+      const known = search.trials.map((trial) => planKey(trial.plan));
+      for (const plan of plans) if (!known.includes(planKey(plan))) fresh.push({ search, plan });
     }
     if (fresh.length === 0) break;
     const timings = await timed(subject, [uniform, ...fresh.map(({ plan }) => plan)]);
     for (const { search, plan } of fresh) {
       const { ratio } = timings.get(planKey(plan))!;
       search.trials.push({ plan, ratio });
-      search.ceiling = plan.costs.latency / ratio;
+      search.ceiling = median(search.trials.map((trial) => trial.plan.costs.latency / trial.ratio));
     }
   }
   const contenders: Contender[] = [];

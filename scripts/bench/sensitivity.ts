@@ -4,8 +4,8 @@
  * An estimator sees calibration samples only, and is asked for every width that the engine's candidates have, as in production.
  *
  * Predictions: for estimators the sum of what they say of the plan's weights and of the tensors that these operators read; all the
- * rest is alike in all plans. Baselines: average bits, and the noise-to-signal ratio of the weights, summed. `verified` is the
- * default estimator's sum together with one pass of the plan over calibration samples.
+ * rest is alike in all plans. Baselines: average bits, and the noise-to-signal ratio of the weights, summed. `verified` is one
+ * pass of the plan over calibration samples, as plans are ranked by before one is chosen.
  */
 import { availableParallelism } from 'node:os';
 import { enginePrecisions } from '../../agent/core/image/precisions.js';
@@ -24,7 +24,7 @@ import { calibrate } from '../../agent/steps/calibrate.js';
 import type { Quality } from '../../agent/steps/quality.js';
 import type { SampleReader } from '../../agent/steps/samples.js';
 import { type QuantizationRecipe, recipeOf, tune } from '../../agent/steps/tune.js';
-import { PlanVerifier, verifiedSensitivity } from '../../agent/steps/verification.js';
+import { PlanVerifier } from '../../agent/steps/verification.js';
 import { table } from '../../agent/terminal.js';
 import { averageBitsOf, drawEqualPlans, type PlanPrecisions } from './equal-plans.js';
 import { divergenceOf, inMemory, Judge } from './judge.js';
@@ -151,7 +151,7 @@ async function predict(
   const { prepared } = subject;
   const predictions: Prediction[] = [];
   for (const estimator of estimators) predictions.push(await estimated(subject, plans, estimator, ports, signal));
-  predictions.push(await verified(subject, images, predictions[0]!, ports, signal));
+  predictions.push(await verified(subject, images, ports, signal));
   const weightNoise = await assessed(subject, findEstimator('perturbation'), ['weight'], ports, signal);
   const noise = new SensitivityTable(weightNoise);
   predictions.push({
@@ -212,7 +212,6 @@ function assessed(
 async function verified(
   { prepared, calibration }: Subject,
   images: readonly Uint8Array[],
-  estimate: Prediction,
   { runtime, clock }: Ports,
   signal: AbortSignal,
 ): Promise<Prediction> {
@@ -220,8 +219,7 @@ async function verified(
   const verifier = await PlanVerifier.open(prepared, calibration, options, runtime, signal);
   const started = clock.nanoseconds();
   const values: number[] = [];
-  for (const [index, image] of images.entries())
-    values.push(verifiedSensitivity(estimate.values[index]!, (await verifier.divergence(image, signal)).softened));
+  for (const image of images) values.push((await verifier.divergence(image, signal)).logits);
   const seconds = Number(clock.nanoseconds() - started) / 1e9;
   return { name: 'verified', values, seconds, forwards: images.length * verifier.samples };
 }

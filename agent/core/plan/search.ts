@@ -16,6 +16,8 @@ export interface AllocateOptions {
   relativeGap?: number;
   /** An assignment that may meet the ceilings and be good, such as that of a similar budget; ignored where it does not fit. */
   start?: Assignment;
+  /** Assignments that are not to be found again. */
+  excluded?: readonly Assignment[];
 }
 
 /** A ceiling that cannot be met. */
@@ -59,6 +61,7 @@ export class Search {
   seconds = 0;
   readonly #timeLimitSeconds: number;
   readonly #relativeGap: number;
+  readonly #excluded: readonly Assignment[];
 
   constructor(
     readonly problem: Problem,
@@ -68,6 +71,7 @@ export class Search {
   ) {
     this.#timeLimitSeconds = options.timeLimitSeconds ?? 30;
     this.#relativeGap = options.relativeGap ?? 1e-6;
+    this.#excluded = options.excluded ?? [];
   }
 
   get isOutOfTime(): boolean {
@@ -116,7 +120,7 @@ export class Search {
     start?: Assignment,
   ): Promise<Found | 'infeasible' | 'unknown'> {
     const limits = limitsOf(ceilings);
-    const excluded: Assignment[] = [];
+    const exceeding: Assignment[] = [];
     let best = start && this.#given(start, limits);
     let lastScale = Number.POSITIVE_INFINITY;
     for (;;) {
@@ -124,8 +128,8 @@ export class Search {
         objective,
         ceilings: limits,
         cutoff: best?.costs[objective] ?? undefined,
-        margin: excluded.length > mostExclusions ? firstMargin * 10 ** (excluded.length - mostExclusions) : 0,
-        excluded,
+        margin: exceeding.length > mostExclusions ? firstMargin * 10 ** (exceeding.length - mostExclusions) : 0,
+        excluded: [...this.#excluded, ...exceeding],
         start: best?.assignment,
       });
       const solution = formulation && (await this.#solve(formulation.program));
@@ -135,7 +139,7 @@ export class Search {
       const assignment = formulation.assignmentOf(solution.values);
       const costs = evaluate(this.problem, assignment);
       if (exceededBy(costs, limits).length > 0) {
-        excluded.push(assignment);
+        exceeding.push(assignment);
         continue;
       }
       const isBetter = !best || costs[objective]! <= best.costs[objective]!;
