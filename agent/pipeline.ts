@@ -62,7 +62,7 @@ import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune 
 import { nearestWeights, type WidthWeights } from './steps/width-weights.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 4, tune: 5, refine: 1, nearest: 1, assess: 7, frontier: 1 } as const;
+const versions = { calibrate: 4, tune: 5, refine: 2, nearest: 1, assess: 7, frontier: 1 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
 export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.${syntheticVersion}.3`;

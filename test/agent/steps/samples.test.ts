@@ -1,6 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { readAhead } from '../../../agent/steps/samples.js';
+import { prepare } from '../../../agent/core/prepare.js';
+import { readAhead, withMirrored } from '../../../agent/steps/samples.js';
+import type { ModelCard } from '../../../configs/contracts/card.js';
+import { imageCard, NetworkBuilder } from '../../support/networks.js';
+import { announceSeed, Random } from '../../support/seed.js';
+import { samplesOf } from '../../support/steps.js';
 
 function source(failsAt = Number.POSITIVE_INFINITY) {
   const started: number[] = [];
@@ -73,4 +78,44 @@ t.test('a failure of a sample that nobody waits for harms nobody', async (t) => 
   await sleep(30);
   process.off('unhandledRejection', count);
   t.equal(unhandled, 0);
+});
+
+const seed = announceSeed();
+
+function preparedFor(channels: number, layout: 'NCHW' | 'NHWC') {
+  const dims = layout === 'NCHW' ? [1, channels, 4, 5] : [1, 4, 5, channels];
+  const builder = new NetworkBuilder(new Random(seed), dims);
+  const card: ModelCard = imageCard('classification', dims);
+  const model = builder.build([builder.same('Relu', 'x')]);
+  return prepare(model, { ...card, input: { ...card.input, layout } });
+}
+
+for (const layout of ['NCHW', 'NHWC'] as const) {
+  t.test(`pictures in ${layout} are followed by their mirror images`, async (t) => {
+    const random = new Random(seed);
+    const data = [random.floats(60, 1), random.floats(60, 1)];
+    const samples = withMirrored(samplesOf(data), preparedFor(3, layout));
+    t.equal(samples.count, 4);
+    const read: Float32Array[] = [];
+    for await (const sample of readAhead(samples, samples.count)) read.push(sample);
+    t.same(read.slice(0, 2), data);
+    for (const [index, picture] of data.entries()) {
+      for (let channel = 0; channel < 3; channel++) {
+        for (let y = 0; y < 4; y++) {
+          for (let x = 0; x < 5; x++) {
+            const at = (column: number) =>
+              layout === 'NCHW' ? (channel * 4 + y) * 5 + column : (y * 5 + column) * 3 + channel;
+            t.equal(read[2 + index]![at(x)], picture[at(4 - x)]);
+          }
+        }
+      }
+    }
+  });
+}
+
+t.test('what is no picture, and what was made up, stays as it is', async (t) => {
+  const samples = samplesOf([new Float32Array(20)]);
+  t.equal(withMirrored(samples, preparedFor(1, 'NCHW')), samples);
+  const made = { ...samplesOf([new Float32Array(60)]), source: 'prior' as const };
+  t.equal(withMirrored(made, preparedFor(3, 'NCHW')), made);
 });
