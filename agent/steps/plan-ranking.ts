@@ -1,3 +1,4 @@
+import { EdgeError } from '../../configs/contracts/errors.js';
 import { FloatModelNeeded } from '../core/master.js';
 import { allocate, type Ceilings } from '../core/plan/allocate.js';
 import { doubtedOptima } from '../core/plan/alternatives.js';
@@ -31,6 +32,16 @@ const version = 2;
 /** Calibration samples of a pass: as many as take about 10^10 multiplications, within bounds. */
 const verifyingSamples = (macs: number) => Math.min(256, Math.max(8, Math.round(1e10 / Math.max(1, macs))));
 
+/** A plan that was run. */
+interface Observed {
+  readonly plan: Plan;
+  readonly divergence: Divergence;
+}
+
+function isUnder(ceilings: Ceilings, { costs }: Plan): boolean {
+  return exceededBy(costs, limitsOf(ceilings)).length === 0;
+}
+
 /**
  * How far plans are from float. Where they can be run as they are written (for the engine), every plan that is to be compared is run once
  * on calibration samples, and what is learnt from each about the estimates says which is run next; elsewhere the estimate is all.
@@ -42,7 +53,9 @@ export class PlanRanking {
   readonly #signal: AbortSignal;
   readonly #bytesOf: (plan: Plan) => Uint8Array;
   readonly #progress: Progress;
-  readonly #divergences = new Map<string, { readonly plan: Plan; readonly divergence: Divergence }>();
+  readonly #divergences = new Map<string, Divergence>();
+  /** What plans of the planning problem itself came to; by plan key. */
+  readonly #observed = new Map<string, Observed>();
   #verifier: PlanVerifier | null = null;
 
   /** @param bytesOf a plan as it is written before weights of its own are found for it */
@@ -99,37 +112,52 @@ export class PlanRanking {
     let ran = 0;
     const run = async (plan: Plan) => {
       this.#progress(Math.min(1, ran++ / most), 'running plans on calibration samples');
-      await this.#divergenceOf(plan);
+      this.#observed.set(planKey(plan), { plan, divergence: await this.#divergenceOf(plan) });
     };
     await run(estimated);
     const { timeLimitSeconds } = solverLimits;
     for (const other of await doubtedOptima(problem, assignment, ceilings, solver, timeLimitSeconds, this.#signal))
       await run(planOf(problem, other));
-    // A ceiling on sensitivity is for the estimate as it is.
-    const { sensitivity: _, ...kept } = ceilings;
-    const holds = ({ costs }: Plan) => exceededBy(costs, limitsOf(ceilings)).length === 0;
     while (ran < most) {
-      const known = [...this.#divergences.values()].filter(({ plan }) => plan.problem === problem);
-      const observations = known.map(({ plan, divergence }) => ({
-        assignment: plan.assignment,
-        divergence: divergence.logits,
-      }));
-      const excluded = known.filter(({ plan }) => holds(plan)).map(({ plan }) => plan.assignment);
-      const corrected = correctedBy(problem, observations);
-      const limits = { ...solverLimits, excluded };
-      const next = await allocate(corrected, 'sensitivity', kept, solver, limits, this.#signal);
-      if (next.status === 'infeasible') break;
-      const plan = planOf(problem, next.assignment);
-      const least = Math.min(...known.filter(({ plan: other }) => holds(other)).map((one) => one.divergence.logits));
-      const isHopeless = next.costs.sensitivity > hopeless * least;
-      if (isHopeless || this.#divergences.has(planKey(plan)) || !holds(plan)) break;
-      await run(plan);
+      const next = await this.#mostPromising(problem, ceilings, solver);
+      if (next === null) break;
+      await run(next);
     }
-    const held = [...this.#divergences.values()].filter(({ plan }) => plan.problem === problem && holds(plan));
-    held.sort((a, b) => a.divergence.logits - b.divergence.logits);
+    const held = this.#observedUnder(problem, ceilings);
     const enough = fewPlans.withinOfBest * (held[0]?.divergence.logits ?? 0);
     const few = held.filter(({ divergence }) => divergence.logits <= enough).slice(0, fewPlans.most);
     return few.length === 0 ? [estimated] : few.map(({ plan }) => plan);
+  }
+
+  /** The plan of least sensitivity that has not been run, as far as those that were tell; null where that is hopeless. */
+  async #mostPromising(problem: Problem, ceilings: Ceilings, solver: Ports['solver']): Promise<Plan | null> {
+    const observed = [...this.#observed.values()].filter(({ plan }) => plan.problem === problem);
+    const observations = observed.map(({ plan, divergence }) => {
+      return { assignment: plan.assignment, divergence: divergence.logits };
+    });
+    const held = this.#observedUnder(problem, ceilings);
+    const limits = { ...solverLimits, excluded: held.map(({ plan }) => plan.assignment) };
+    const corrected = correctedBy(problem, observations);
+    // A ceiling on sensitivity is for the estimate as it is.
+    const { sensitivity: _, ...kept } = ceilings;
+    const next = await allocate(corrected, 'sensitivity', kept, solver, limits, this.#signal).catch(
+      (error: unknown) => {
+        // There are plans enough already: one that is not found in time is none.
+        if (error instanceof EdgeError && error.code === 'solver/failed') return null;
+        throw error;
+      },
+    );
+    if (next === null || next.status === 'infeasible') return null;
+    const plan = planOf(problem, next.assignment);
+    const isHopeless = next.costs.sensitivity > hopeless * (held[0]?.divergence.logits ?? Number.POSITIVE_INFINITY);
+    return isHopeless || this.#observed.has(planKey(plan)) || !isUnder(ceilings, plan) ? null : plan;
+  }
+
+  /** Plans that were run and hold the ceilings, best first. */
+  #observedUnder(problem: Problem, ceilings: Ceilings): Observed[] {
+    return [...this.#observed.values()]
+      .filter(({ plan }) => plan.problem === problem && isUnder(ceilings, plan))
+      .sort((a, b) => a.divergence.logits - b.divergence.logits);
   }
 
   /** Fewer of large models, and of those with few samples no more than can be told apart. */
@@ -155,10 +183,10 @@ export class PlanRanking {
   async #divergenceOf(plan: Plan): Promise<Divergence> {
     const key = planKey(plan);
     const known = this.#divergences.get(key);
-    if (known !== undefined) return known.divergence;
+    if (known !== undefined) return known;
     const verifier = await this.#verifierOf();
     const divergence = await verifier.divergence(this.#bytesOf(plan), this.#signal);
-    this.#divergences.set(key, { plan, divergence });
+    this.#divergences.set(key, divergence);
     return divergence;
   }
 
