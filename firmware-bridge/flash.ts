@@ -14,9 +14,6 @@ export interface UploadOptions {
   readonly progress?: (doneBytes: number, totalBytes: number) => void;
 }
 
-/** Times that one offset may be found not to be erased. */
-const mostRestarts = 3;
-
 /**
  * Brings an image into a slot and seals it. An upload that was cut off, on either side, goes on at the first byte that is missing; one that
  * was finished is finished at once. Fails with `mcu/refused` where the slot is in use or too small, or the engine refuses the image.
@@ -33,7 +30,7 @@ export async function upload(mcu: Mcu, slot: number, image: Uint8Array, options:
   if (state.image?.sha256 !== hash.toString('hex')) {
     await connection.request('slotOpen', { slot });
     let offset = await firstMissing(mcu, slot, image);
-    let restarts = 0;
+    let erased: number | null = null;
     while (offset < image.length) {
       signal?.throwIfAborted();
       progress?.(offset, image.length);
@@ -42,11 +39,11 @@ export async function upload(mcu: Mcu, slot: number, image: Uint8Array, options:
         await connection.request('slotWrite', { slot, offset, data });
         offset += data.length;
       } catch (error) {
-        // A piece that a power cut has left half written is erased together with its sector.
-        if (!(error instanceof McuRefusal) || error.status !== 'notErased' || error.detail >= offset + pieceBytes)
-          throw error;
-        if (++restarts > mostRestarts) throw error;
-        offset = error.detail;
+        if (!(error instanceof McuRefusal) || error.status !== 'notErased' || error.detail === erased) throw error;
+        // Pieces of the same sector in front of this one are erased with it.
+        erased = error.detail;
+        await connection.request('slotErase', { slot, offset: erased });
+        offset = Math.min(offset, erased);
       }
     }
     await connection.request('slotSeal', { slot, bytes: image.length, sha256: hash });

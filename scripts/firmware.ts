@@ -5,7 +5,7 @@
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
@@ -89,12 +89,18 @@ function memories({ flash, ram, stackBytes }: Board): string {
   return `MEMORY\n{\n${line('FLASH', 'rx', flash!)}${line('RAM', 'rwx', ram!)}}\nSTACK_BYTES = ${stackBytes};\n`;
 }
 
-/** Compiles one board; answers the sizes of its sections, as the compiler's `size` prints them. */
-async function build(name: string, board: Board): Promise<string> {
+/** Whether what is there was made of the same sources with the same flags. */
+function isBuilt(name: string, file: string, digest: string): boolean {
+  const facts = join(output, `${name}.json`);
+  if (!existsSync(facts) || !existsSync(join(output, file))) return false;
+  return (JSON.parse(readFileSync(facts, 'utf8')) as FirmwareBuild).firmware === digest;
+}
+
+/** Compiles one board; answers the sizes of its sections, as `size` prints them, or null where nothing had changed. */
+async function build(name: string, board: Board): Promise<string | null> {
   const isHost = board.core === 'host';
   const work = join(output, 'build', name);
   mkdirSync(work, { recursive: true });
-  const compiler = isHost ? 'cc' : 'arm-none-eabi-gcc';
   // On the host, kernels of its own processor would hide what a microcontroller does.
   const flags = isHost ? ['-O2', '-DKN_PORTABLE'] : [...embedded, ...(board.flags ?? [])];
   const link = isHost
@@ -106,18 +112,23 @@ async function build(name: string, board: Board): Promise<string> {
         '--specs=nano.specs',
         '-Wl,--gc-sections',
       ];
-  writeFileSync(join(work, 'board.h'), header(name, board, digestOf(board, [...common, ...flags, ...link.slice(2)])));
+  const digest = digestOf(board, [...common, ...flags]);
+  const file = isHost ? name : `${name}.elf`;
+  if (isBuilt(name, file, digest)) return null;
+  writeFileSync(join(work, 'board.h'), header(name, board, digest));
   if (!isHost) writeFileSync(join(work, 'memory.ld'), memories(board));
   const files = [
     ...sources.filter((path) => path.endsWith('.c') && !path.startsWith(join(firmware, 'board'))),
     ...board.sources.map((file) => join(firmware, 'board', file)),
   ];
-  const file = isHost ? name : `${name}.elf`;
   const made = join(work, file);
-  await execute(compiler, [...common, ...flags, `-I${work}`, ...link, ...files, '-o', made], { maxBuffer: 2 ** 26 });
+  await execute(compilerOf(board), [...common, ...flags, `-I${work}`, ...link, ...files, '-o', made], {
+    maxBuffer: 2 ** 26,
+  });
   const facts: FirmwareBuild = {
     board: name,
     file,
+    firmware: digest,
     emulator: board.emulator ?? null,
     preloadedOrigin: board.preloaded?.origin ?? null,
   };
@@ -127,6 +138,10 @@ async function build(name: string, board: Board): Promise<string> {
   renameSync(join(work, 'facts.json'), join(output, `${name}.json`));
   const { stdout } = await execute(isHost ? 'size' : 'arm-none-eabi-size', [join(output, file)]);
   return stdout.trim().split('\n').at(-1)!.trim().split(/\s+/).slice(0, 3).join(' ');
+}
+
+function compilerOf({ core }: Board): string {
+  return core === 'host' ? 'cc' : 'arm-none-eabi-gcc';
 }
 
 async function isInstalled(command: string): Promise<boolean> {
@@ -144,14 +159,14 @@ if (unknown.length > 0) {
   process.stderr.write(`firmware: there is no board ${unknown.join(', ')}; there are ${names.join(', ')}\n`);
   process.exit(2);
 }
-const canEmbed = await isInstalled('arm-none-eabi-gcc');
 for (const name of names.filter((name) => positionals.length === 0 || positionals.includes(name))) {
   const board = parse(readFileSync(join(folder, `${name}.toml`), 'utf8')) as unknown as Board;
-  if (board.core !== 'host' && !canEmbed) {
-    process.stderr.write(`firmware: ${name} is left out: arm-none-eabi-gcc is not installed\n`);
+  const compiler = compilerOf(board);
+  if (!(await isInstalled(compiler))) {
+    process.stderr.write(`firmware: ${name} is left out: ${compiler} is not installed\n`);
     if (values.check === true) process.exitCode = 1;
     continue;
   }
   const sizes = await build(name, board);
-  process.stderr.write(`firmware: ${name}: text, data, bss: ${sizes}\n`);
+  if (sizes !== null) process.stderr.write(`firmware: ${name}: text, data, bss: ${sizes}\n`);
 }

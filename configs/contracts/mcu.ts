@@ -53,7 +53,7 @@ export const statuses = {
   /** It is active, or what an unconfirmed activation goes back to. */
   slotInUse: 8,
   readOnly: 9,
-  /** Flash is written in order; `detail`: the offset to begin again from. */
+  /** Something else is written there; `detail`: the offset of the sector to erase. */
   notErased: 10,
   /** What the slot holds has another hash. */
   digest: 11,
@@ -165,8 +165,10 @@ export const commands = {
   },
   /** Opens a slot for writing. What an upload that was cut off has written stays. */
   slotOpen: { code: 6, takesLong: true, request: { slot: 'u32' }, reply: {} },
-  /** Offsets are multiples of 32; the same data at the same offset may be written again. */
+  /** Offsets are multiples of 32. Flash is written where it was erased; data that is there already may be written again. */
   slotWrite: { code: 7, takesLong: false, request: { slot: 'u32', offset: 'u32', data: 'data' }, reply: {} },
+  /** Erases the sector of an open slot that begins at the offset. */
+  slotErase: { code: 23, takesLong: true, request: { slot: 'u32', offset: 'u32' }, reply: {} },
   /** Of the first bytes of a slot. */
   slotChecksum: { code: 8, takesLong: true, request: { slot: 'u32', bytes: 'u32' }, reply: { crc32: 'u32' } },
   /** Checks the hash, then the image; closes the slot. */

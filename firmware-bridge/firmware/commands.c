@@ -99,6 +99,11 @@ static uint32_t run_slot_open(cm_call *call) {
   return status;
 }
 
+static uint32_t run_slot_erase(cm_call *call) {
+  REQUEST(slot_erase);
+  return st_erase(request->slot, request->offset);
+}
+
 static uint32_t run_slot_write(cm_call *call) {
   REQUEST(slot_write);
   return st_write(request->slot, request->offset, DATA(slot_write), DATA_BYTES(slot_write), &call->detail);

@@ -55,6 +55,7 @@ enum {
   X(slot_state, 5, 4, 0, 48, 1) \
   X(slot_open, 6, 4, 0, 0, 1) \
   X(slot_write, 7, 8, 1, 0, 0) \
+  X(slot_erase, 23, 8, 0, 0, 1) \
   X(slot_checksum, 8, 8, 0, 4, 1) \
   X(slot_seal, 9, 40, 0, 0, 1) \
   X(activate, 10, 4, 0, 0, 1) \
@@ -139,6 +140,11 @@ typedef struct {
   uint32_t offset;
 } mc_slot_write_request;
 _Static_assert(sizeof(mc_slot_write_request) == 8, "as on the wire");
+typedef struct {
+  uint32_t slot;
+  uint32_t offset;
+} mc_slot_erase_request;
+_Static_assert(sizeof(mc_slot_erase_request) == 8, "as on the wire");
 typedef struct {
   uint32_t slot;
   uint32_t bytes;

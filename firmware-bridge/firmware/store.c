@@ -101,12 +101,6 @@ uint32_t st_open(uint32_t index) {
   return write_journal(changed);
 }
 
-static int is_erased(const uint8_t *bytes, uint32_t count) {
-  for (uint32_t i = 0; i < count; i++)
-    if (bytes[i] != 0xff) return 0;
-  return 1;
-}
-
 /* Writes whole units, the last of them filled up with erased bytes. */
 static int write_units(uint32_t offset, const uint8_t *bytes, uint32_t count) {
   const uint32_t whole = count / PF_WRITE_BYTES * PF_WRITE_BYTES;
@@ -118,28 +112,27 @@ static int write_units(uint32_t offset, const uint8_t *bytes, uint32_t count) {
   return pf_write(offset + whole, last, sizeof(last));
 }
 
+uint32_t st_erase(uint32_t index, uint32_t offset) {
+  const uint32_t status = is_open(index);
+  if (status != MC_STATUS_OK) return status;
+  if (offset % BD_SECTOR_BYTES != 0 || offset >= BD_SLOT_BYTES) return MC_STATUS_RANGE;
+  return pf_erase(FIRST_SLOT + index * BD_SLOT_BYTES + offset) ? MC_STATUS_OK : MC_STATUS_STORAGE;
+}
+
 uint32_t st_write(uint32_t index, uint32_t offset, const uint8_t *bytes, uint32_t count, uint32_t *detail) {
   const uint32_t status = is_open(index);
   if (status != MC_STATUS_OK) return status;
   if (offset % PF_WRITE_BYTES != 0 || offset > BD_SLOT_BYTES || count > BD_SLOT_BYTES - offset) return MC_STATUS_RANGE;
   const uint32_t start = FIRST_SLOT + index * BD_SLOT_BYTES;
-  const uint8_t *place = pf_storage() + start + offset;
-  if (memcmp(place, bytes, count) == 0) return MC_STATUS_OK;
-  /* Sector by sector: a piece may reach into the next one. */
-  while (count > 0) {
-    const uint32_t room = BD_SECTOR_BYTES - offset % BD_SECTOR_BYTES;
-    const uint32_t part = count < room ? count : room;
-    if (!is_erased(pf_storage() + start + offset, part)) {
-      if (offset % BD_SECTOR_BYTES != 0) {
-        *detail = offset / BD_SECTOR_BYTES * BD_SECTOR_BYTES;
-        return MC_STATUS_NOT_ERASED;
-      }
-      if (!pf_erase(start + offset)) return MC_STATUS_STORAGE;
-    }
-    if (!write_units(start + offset, bytes, part) || memcmp(pf_storage() + start + offset, bytes, part) != 0) return MC_STATUS_STORAGE;
-    offset += part, bytes += part, count -= part;
+  const uint8_t *place = pf_storage() + start;
+  if (memcmp(place + offset, bytes, count) == 0) return MC_STATUS_OK;
+  for (uint32_t i = 0; i < count; i++) {
+    if (place[offset + i] == 0xff) continue;
+    *detail = (offset + i) / BD_SECTOR_BYTES * BD_SECTOR_BYTES;
+    return MC_STATUS_NOT_ERASED;
   }
-  return MC_STATUS_OK;
+  const int is_written = write_units(start + offset, bytes, count) && memcmp(place + offset, bytes, count) == 0;
+  return is_written ? MC_STATUS_OK : MC_STATUS_STORAGE;
 }
 
 uint32_t st_seal(uint32_t index, uint32_t bytes, const uint8_t sha256[32], uint32_t *detail) {

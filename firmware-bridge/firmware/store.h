@@ -42,6 +42,7 @@ void st_hash(const st_slot *slot, uint8_t hash[32]);
 
 /* All of these answer an MC_STATUS_*; `detail` is that of the protocol. */
 uint32_t st_open(uint32_t index);
+uint32_t st_erase(uint32_t index, uint32_t offset);
 uint32_t st_write(uint32_t index, uint32_t offset, const uint8_t *bytes, uint32_t count, uint32_t *detail);
 uint32_t st_seal(uint32_t index, uint32_t bytes, const uint8_t sha256[32], uint32_t *detail);
 /* The slot is sealed. */

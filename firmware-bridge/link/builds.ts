@@ -8,6 +8,8 @@ export interface FirmwareBuild {
   readonly board: string;
   /** File name of the program. */
   readonly file: string;
+  /** Of what it was made; what the firmware says of itself in `info`. */
+  readonly firmware: string;
   /** QEMU's machine, and the power of two of nanoseconds that an instruction takes there; null: none emulates the board. */
   readonly emulator: { readonly machine: string; readonly shift: number } | null;
   /** Address of the slot that holds what came with the board; null: there is none in its memory. */

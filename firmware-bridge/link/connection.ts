@@ -77,7 +77,7 @@ function meaningOf(status: StatusName | 'unknown', detail: number): string {
     slotEmpty: 'the slot holds no sealed image',
     slotInUse: 'the slot is active, or what a trial goes back to',
     readOnly: 'the slot cannot be written to',
-    notErased: `flash is written in order; begin again from byte ${detail}`,
+    notErased: `something else is written there; the sector at ${detail} is to be erased`,
     digest: 'the slot holds something of another hash',
     image: `its engine refuses the image (status ${detail})`,
     memory: `the model needs ${detail} bytes of RAM, which the board does not have`,
