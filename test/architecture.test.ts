@@ -104,7 +104,7 @@ const zones: Readonly<Record<string, Zone>> = {
   },
   worker: {
     holds: /^agent\/worker\.ts$/,
-    values: ['jobs', 'adapters', 'contracts'],
+    values: ['jobs', 'adapters', 'core', 'contracts'],
     types: ['steps', 'ports'],
     packages: ['node:*'],
     forbidden: settings,
@@ -230,6 +230,11 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     'agent/adapters/machine.ts': 'the identity of a machine is put together in one place',
     'agent/adapters/measuring-lock.ts': 'one lock for every target that times anything',
     'agent/adapters/speed-reference.ts': 'one way to notice a throttled processor',
+  },
+  'agent/adapters/mcu-target.ts': {
+    'firmware-bridge/mcu.ts': 'a microcontroller is what it times',
+    'firmware-bridge/flash.ts': 'what it times has to be brought there',
+    'agent/adapters/measuring-lock.ts': 'one lock for every target that times anything',
   },
   'agent/adapters/host-runtime.ts': {
     'native/index.ts': 'the engine is one of the two that run artifacts',

@@ -12,7 +12,7 @@ import { formatPrecision, parsePrecisions } from '../core/precision.js';
 import { type PreparedModel, prepare } from '../core/prepare.js';
 import type { QdqVariant } from '../core/quant/affine.js';
 import { findEstimator } from '../core/sensitivity/registry.js';
-import { isTargetName, type TargetName, targetNames } from '../core/target-name.js';
+import { isMcuTargetName, isTargetName, targetNames } from '../core/target-name.js';
 import type { Job } from '../pipeline.js';
 
 /** What the job commands take; precisions as typed on the command line. */
@@ -32,13 +32,14 @@ export interface JobOptions {
 
 /** Reads and checks everything a job needs from disk, before anything long begins. */
 export async function openJob(options: JobOptions): Promise<Job & { calibrationFromTest: boolean }> {
-  if (!isTargetName(options.target)) {
+  if (!isTargetName(options.target) && !isMcuTargetName(options.target)) {
     throw new EdgeError('target/unknown', `target "${options.target}" is not available`, {
       subject: options.target,
-      hint: `Available here: ${targetNames.join(', ')}.`,
+      hint: `Available here: ${targetNames.join(', ')}, and microcontrollers: mcu:/dev/..., mcu:host, mcu:qemu-BOARD.`,
     });
   }
-  if (options.target === 'native' && options.variant === 'tensorrt') {
+  const runsImages = options.target !== 'ort';
+  if (runsImages && options.variant === 'tensorrt') {
     throw new EdgeError('usage/invalid', 'the engine runs images, not QDQ models for TensorRT', {
       subject: '--variant',
     });
@@ -49,7 +50,7 @@ export async function openJob(options: JobOptions): Promise<Job & { calibrationF
   checkPrecisions(precisions, options.target);
   const { model, sha256 } = await readModel(options.model);
   const prepared = prepare(model, await readCard(options));
-  const variant = options.target === 'native' ? 'native' : options.variant;
+  const variant = runsImages ? 'native' : options.variant;
   if (variant === 'native') checkEngine(prepared);
   const set = options.data === undefined ? null : await openSampleSet(options.data, prepared.card, prepared.inputDims);
   if (budget.drop !== undefined && (set?.test?.labels ?? null) === null) {
@@ -74,12 +75,12 @@ export async function openJob(options: JobOptions): Promise<Job & { calibrationF
 }
 
 /** A precision that no operator can have on the target is a mistake, not a candidate. */
-function checkPrecisions(precisions: readonly Precision[] | null, target: TargetName): void {
+function checkPrecisions(precisions: readonly Precision[] | null, target: string): void {
   const [runnable, hint] =
-    target === 'native'
+    target !== 'ort'
       ? [
           engineCandidates.map(formatPrecision),
-          `On target native: ${engineCandidates.map(formatPrecision).join(', ')}.`,
+          `On target ${target}: ${engineCandidates.map(formatPrecision).join(', ')}.`,
         ]
       : [
           ['float', 'W8A8', 'W4A32'],

@@ -1,0 +1,239 @@
+import { cpus } from 'node:os';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
+import { upload } from '../../firmware-bridge/flash.js';
+import { Mcu, type McuInfo } from '../../firmware-bridge/mcu.js';
+import { buildImage } from '../core/image/build.js';
+import { isImage, readDescription } from '../core/image/description.js';
+import { enginePrecisions, kernelLabel } from '../core/image/precisions.js';
+import { runOverheadKey } from '../core/latency.js';
+import type { Operator } from '../core/onnx/model.js';
+import { formatPrecision } from '../core/precision.js';
+import type { PreparedModel } from '../core/prepare.js';
+import { xorshift32 } from '../core/random.js';
+import { median, minimum, spread } from '../core/statistics.js';
+import type { Comparison, Feeds, Progress, Target, TargetIdentity, Timing } from '../ports.js';
+import { withMeasuringLock } from './measuring-lock.js';
+
+/** Version of the code that times operators on a microcontroller; see `machine.ts`. */
+const methodVersion = 1;
+
+/** Runs of what is timed, after one that is not. An emulator's instructions are the same every time. */
+const repeatsOf = { instructions: 1, cycles: 7, nanoseconds: 9 } as const;
+
+/**
+ * A microcontroller with our firmware, at the end of a serial line or as a process. Operators are timed on it where they will run: in
+ * images of the whole model, one for each precision, in a slot that is not in use; the model that is active serves again afterwards.
+ */
+export class McuTarget implements Target {
+  readonly kind = 'mcu';
+  readonly #where: string;
+  readonly #info: McuInfo;
+
+  /** Looks at the board; see `openConnection` for `where` and what can fail. */
+  static async open(where: string): Promise<McuTarget> {
+    const mcu = await Mcu.open(where);
+    try {
+      return new McuTarget(where, await mcu.info());
+    } finally {
+      await mcu.close();
+    }
+  }
+
+  private constructor(where: string, info: McuInfo) {
+    this.#where = where;
+    this.#info = info;
+  }
+
+  get counter() {
+    return this.#info.counter;
+  }
+
+  async identity(): Promise<TargetIdentity> {
+    const { board, core, clockHz, firmware, counterSource } = this.#info;
+    // As a process it is as fast as the machine.
+    const processor = core === 'host' ? `${board} on ${cpus()[0]?.model.trim() || 'unknown'}` : `${board}, ${core}`;
+    return {
+      kind: this.kind,
+      processor,
+      architecture: core,
+      cores: 1,
+      threads: 1,
+      governor: 'unknown',
+      powerMode: clockHz === 0 ? 'unknown' : `${clockHz / 1e6} MHz`,
+      runtime: `firmware ${firmware}, method ${methodVersion}`,
+      features: [counterSource],
+      energyMeter: null,
+    };
+  }
+
+  /** Our engine is exact for all weights. */
+  async saturates(): Promise<boolean> {
+    return false;
+  }
+
+  precisionsOf(prepared: PreparedModel, operator: Operator): readonly Precision[] {
+    return enginePrecisions(prepared, operator);
+  }
+
+  /** Fails with `mcu/refused` where an image of the model at some precision fits neither slot nor RAM. */
+  async measure(
+    prepared: PreparedModel,
+    operators: readonly Operator[],
+    precisions: readonly Precision[],
+    signal: AbortSignal,
+    progress: Progress,
+  ): Promise<LatencyRow[]> {
+    const wanted = new Set(operators.map(({ key }) => key));
+    const measureAll = () =>
+      this.#withSpareSlot(async (mcu, slot) => {
+        const rows: LatencyRow[] = [];
+        for (const [index, precision] of precisions.entries()) {
+          const name = formatPrecision(precision);
+          const tell = (share: number) => progress((index + share) / precisions.length, `timing at ${name}`);
+          rows.push(...(await this.#measureAt(mcu, slot, prepared, precision, signal, tell)));
+        }
+        // A run is its operators; nothing comes on top.
+        return [...rows.filter(({ operatorKey }) => wanted.has(operatorKey)), row(runOverheadKey, 'float', [0])];
+      });
+    return withMeasuringLock(signal, measureAll, { waiting: (text) => progress(0, text) });
+  }
+
+  /**
+   * One model after the other, since each has to be brought there: a board has no neighbours that would make it slower for a while. What is
+   * no image does not run there, and has NaN for times.
+   */
+  async compare(
+    models: readonly { name: string; bytes: Uint8Array }[],
+    feeds: Feeds,
+    signal: AbortSignal,
+    progress: Progress,
+  ): Promise<Comparison> {
+    const compareAll = () =>
+      this.#withSpareSlot(async (mcu, slot) => {
+        const timings: Timing[] = [];
+        for (const [index, { name, bytes }] of models.entries()) {
+          const tell = (share: number) => progress((index + share) / models.length, 'timing whole models');
+          const samples = isImage(bytes) ? await this.#timeWhole(mcu, slot, bytes, feeds, signal, tell) : [Number.NaN];
+          timings.push({ name, minimum: minimum(samples), median: median(samples), samples: samples.length });
+        }
+        const first = timings.find((timing) => !Number.isNaN(timing.median))?.median ?? Number.NaN;
+        const ratios = timings.map((timing) => timing.median / first);
+        return { timings, ratios, referenceLatency: 1, throttled: false };
+      });
+    return withMeasuringLock(signal, compareAll, { waiting: (text) => progress(0, text) });
+  }
+
+  /** Opens the board, finds a slot that may be written to, and leaves the active model as it was. */
+  async #withSpareSlot<T>(work: (mcu: Mcu, slot: number) => Promise<T>): Promise<T> {
+    const mcu = await Mcu.open(this.#where);
+    try {
+      const { activeSlot, previousSlot, isOnTrial } = await mcu.activation();
+      const spare = [0, 1].find((slot) => slot !== activeSlot && !(isOnTrial && slot === previousSlot));
+      if (spare === undefined) {
+        const hint = 'Confirm or revert the activation that is on trial first.';
+        throw new EdgeError('mcu/refused', 'no slot is free to measure in', { subject: this.#where, hint });
+      }
+      const result = await work(mcu, spare);
+      if (activeSlot !== null) await mcu.load(activeSlot);
+      return result;
+    } finally {
+      await mcu.close();
+    }
+  }
+
+  async #measureAt(
+    mcu: Mcu,
+    slot: number,
+    prepared: PreparedModel,
+    precision: Precision,
+    signal: AbortSignal,
+    progress: (share: number) => void,
+  ): Promise<LatencyRow[]> {
+    const label = formatPrecision(precision);
+    const able = prepared.operators.filter((operator) =>
+      enginePrecisions(prepared, operator).some((candidate) => formatPrecision(candidate) === label),
+    );
+    const { bytes } = buildImage(prepared, new Map(able.map(({ name }) => [name, precision])), {
+      // Times do not depend on ranges.
+      rangeOf: () => ({ minimum: -4, maximum: 4 }),
+      pairSafe: false,
+      biasCorrection: () => null,
+    });
+    const { operators: sources } = readDescription(bytes);
+    await this.#bring(mcu, slot, bytes, signal, (share) => progress(share / 2));
+    const random = xorshift32(1);
+    const elements = prepared.inputDims.reduce((a, b) => a * b, 1);
+    await mcu.infer([Float32Array.from({ length: elements }, () => random() * 2 - 1)]);
+    const { operatorsAtInput } = await mcu.model();
+    // What quantizes inputs as they arrive takes no time of a run.
+    const times = new Map<number, number[]>();
+    for (let at = operatorsAtInput; at < sources.length; at++) {
+      signal.throwIfAborted();
+      times.set(at, await this.#time(mcu, at, 1));
+      progress(0.5 + (0.5 * at) / sources.length);
+    }
+    const rows: LatencyRow[] = [];
+    for (const operator of new Map(able.map((one) => [one.key, one])).values()) {
+      const positions = [...sources.keys()].filter((at) => sources[at] === operator.name && times.has(at));
+      const samples = Array.from({ length: repeatsOf[this.counter] }, (_, repeat) =>
+        positions.reduce((sum, at) => sum + times.get(at)![repeat]!, 0),
+      );
+      rows.push(row(operator.key, label, samples));
+      for (const at of positions) {
+        const kernel = (await mcu.kernelOf(at)).split('.')[0]!;
+        if (kernel !== '') rows.push(row(operator.key, kernelLabel(precision, kernel), samples));
+      }
+    }
+    return rows;
+  }
+
+  async #timeWhole(
+    mcu: Mcu,
+    slot: number,
+    image: Uint8Array,
+    feeds: Feeds,
+    signal: AbortSignal,
+    progress: (share: number) => void,
+  ): Promise<number[]> {
+    await this.#bring(mcu, slot, image, signal, progress);
+    const inputs = readDescription(image).inputs.map(({ name }) => feeds.get(name)?.data);
+    await mcu.infer(inputs.map((data) => (data instanceof Float32Array ? data : new Float32Array(0))));
+    const { operators, operatorsAtInput } = await mcu.model();
+    return this.#time(mcu, operatorsAtInput, operators - operatorsAtInput);
+  }
+
+  async #bring(
+    mcu: Mcu,
+    slot: number,
+    image: Uint8Array,
+    signal: AbortSignal,
+    progress: (share: number) => void,
+  ): Promise<void> {
+    await upload(mcu, slot, image, { signal, progress: (done, total) => progress(done / total) });
+    await mcu.load(slot);
+  }
+
+  async #time(mcu: Mcu, first: number, count: number): Promise<number[]> {
+    const samples: number[] = [];
+    for (let repeat = 0; repeat < repeatsOf[this.counter]; repeat++) {
+      const warmUps = repeat === 0 && this.counter !== 'instructions' ? 1 : 0;
+      samples.push((await mcu.measure({ first, count, warmUps, runs: 1 })).minimum);
+    }
+    return samples;
+  }
+}
+
+function row(operatorKey: string, precision: string, samples: readonly number[]): LatencyRow {
+  return {
+    operatorKey,
+    precision,
+    minimum: minimum(samples),
+    median: median(samples),
+    spread: samples.length > 1 ? spread(samples) : 0,
+    repeats: samples.length,
+    throttled: false,
+    energyJoules: null,
+    measuredAt: new Date().toISOString(),
+  };
+}
