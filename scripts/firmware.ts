@@ -50,7 +50,7 @@ function sourcesBelow(folder: string): string[] {
 /** Everything that a firmware may be made of, headers included. */
 const sources = [
   ...['engine', 'kernels'].flatMap((folder) => sourcesBelow(join(root, 'native', folder))),
-  ...sourcesBelow(firmware),
+  ...sourcesBelow(firmware).filter((path) => !path.startsWith(join(firmware, 'fuzz'))),
 ];
 
 function digestOf(board: Board, flags: readonly string[]): string {
