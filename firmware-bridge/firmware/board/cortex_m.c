@@ -16,6 +16,10 @@
 #define CPACR CX_REGISTER(0xe000ed88)
 #define AIRCR CX_REGISTER(0xe000ed0c)
 #define DEMCR CX_REGISTER(0xe000edfc)
+#define VTOR CX_REGISTER(0xe000ed08)
+#define SYSTICK_CONTROL CX_REGISTER(0xe000e010)
+#define SYSTICK_RELOAD CX_REGISTER(0xe000e014)
+#define DWT_LOCK CX_REGISTER(0xe0001fb0)
 #define DWT_CTRL CX_REGISTER(0xe0001000)
 #define DWT_CYCCNT CX_REGISTER(0xe0001004)
 #define NVIC_ISER ((volatile uint32_t *)0xe000e100)
@@ -85,11 +89,20 @@ __attribute__((naked, noreturn)) static void reset(void) {
       "2: b cx_begin\n");
 }
 
+/* That it comes is all there is to it. */
+static void tick(void) {}
+
+void cx_wake_regularly(void) {
+  SYSTICK_RELOAD = 0xffffff;
+  SYSTICK_CONTROL = 7;
+}
+
 typedef void (*handler)(void);
-__attribute__((section(".vectors"), used)) static const handler vectors[16 + INTERRUPTS] = {
+__attribute__((section(".vectors"), used, aligned(512))) static const handler vectors[16 + INTERRUPTS] = {
     (handler)(void *)cx_stack_end,
     reset,
-    [2 ... 15] = fault,
+    [2 ... 14] = fault,
+    [15] = tick,
     [16 ... 16 + INTERRUPTS - 1] = bd_interrupt,
 };
 
@@ -114,6 +127,7 @@ int32_t pf_receive(void) {
 }
 
 void pf_wait(void) {
+  bd_alive();
   /* Masked, so that a byte between the look and the sleep wakes the sleeper all the same. */
   const uint32_t before = masked();
   if (ring.read == ring.written) __asm volatile("dsb\n wfi" ::: "memory");
@@ -137,6 +151,7 @@ static uint64_t instructions_of(uint32_t ticks) {
 
 static void choose_counter(void) {
   DEMCR |= 1u << 24;
+  DWT_LOCK = 0xc5acce55; /* some Cortex-M7 keep it locked */
   DWT_CYCCNT = 0;
   DWT_CTRL |= 1;
   const uint32_t before = DWT_CYCCNT;
@@ -154,6 +169,7 @@ static void choose_counter(void) {
 }
 
 void pf_start(void) {
+  VTOR = (uint32_t)(uintptr_t)vectors;
   last_start = kept.mark == KEPT_MARK ? kept.start : bd_last_start();
   kept.mark = 0;
   bd_start();
@@ -167,6 +183,7 @@ const char *pf_counter_source(void) { return counter == MC_COUNTER_CYCLES ? "DWT
 static uint32_t mask_before;
 
 void pf_counter_start(void) {
+  bd_alive();
   mask_before = masked();
   if (counter != MC_COUNTER_CYCLES) bd_timer_start();
   else started = DWT_CYCCNT;

@@ -21,7 +21,13 @@ extern const char bd_timer_name[];
 /* MC_START_*, of the reset before; MC_START_POWER where the chip does not say. */
 uint32_t bd_last_start(void);
 
+/* Tells the watchdog, where there is one, that all is well; at least before and after whatever takes long. */
+void bd_alive(void);
+
 /* The processor's part: */
+
+/* Wakes the sleeping processor some times a second, for boards with a watchdog. */
+void cx_wake_regularly(void);
 
 /* Number of the board's receive interrupt, to be enabled. */
 void cx_enable_interrupt(uint32_t number);
