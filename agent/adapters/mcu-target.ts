@@ -1,5 +1,9 @@
-import { cpus } from 'node:os';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { cpus, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { EdgeError } from '../../configs/contracts/errors.js';
+import { imageExtension } from '../../configs/contracts/image.js';
+import { preloadedSlot } from '../../configs/contracts/mcu.js';
 import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
 import { upload } from '../../firmware-bridge/flash.js';
 import { Mcu, type McuInfo } from '../../firmware-bridge/mcu.js';
@@ -23,26 +27,28 @@ const repeatsOf = { instructions: 1, cycles: 7, nanoseconds: 9 } as const;
 
 /**
  * A microcontroller with our firmware, at the end of a serial line or as a process. Operators are timed on it where they will run: in
- * images of the whole model, one for each precision, in a slot that is not in use; the model that is active serves again afterwards.
+ * images of the whole model, one for each precision, in a slot that is not in use.
  */
 export class McuTarget implements Target {
   readonly kind = 'mcu';
   readonly #where: string;
   readonly #info: McuInfo;
+  readonly #slotBytes: number;
 
   /** Looks at the board; see `openConnection` for `where` and what can fail. */
   static async open(where: string): Promise<McuTarget> {
     const mcu = await Mcu.open(where);
     try {
-      return new McuTarget(where, await mcu.info());
+      return new McuTarget(where, await mcu.info(), (await mcu.slotState(0)).capacityBytes);
     } finally {
       await mcu.close();
     }
   }
 
-  private constructor(where: string, info: McuInfo) {
+  private constructor(where: string, info: McuInfo, slotBytes: number) {
     this.#where = where;
     this.#info = info;
+    this.#slotBytes = slotBytes;
   }
 
   get counter() {
@@ -85,17 +91,16 @@ export class McuTarget implements Target {
     progress: Progress,
   ): Promise<LatencyRow[]> {
     const wanted = new Set(operators.map(({ key }) => key));
-    const measureAll = () =>
-      this.#withSpareSlot(async (mcu, slot) => {
-        const rows: LatencyRow[] = [];
-        for (const [index, precision] of precisions.entries()) {
-          const name = formatPrecision(precision);
-          const tell = (share: number) => progress((index + share) / precisions.length, `timing at ${name}`);
-          rows.push(...(await this.#measureAt(mcu, slot, prepared, precision, signal, tell)));
-        }
-        // A run is its operators; nothing comes on top.
-        return [...rows.filter(({ operatorKey }) => wanted.has(operatorKey)), row(runOverheadKey, 'float', [0])];
-      });
+    const measureAll = async () => {
+      const rows: LatencyRow[] = [];
+      for (const [index, precision] of precisions.entries()) {
+        const name = formatPrecision(precision);
+        const tell = (share: number) => progress((index + share) / precisions.length, `timing at ${name}`);
+        rows.push(...(await this.#measureAt(prepared, precision, signal, tell)));
+      }
+      // A run is its operators; nothing comes on top.
+      return [...rows.filter(({ operatorKey }) => wanted.has(operatorKey)), row(runOverheadKey, 'float', [0])];
+    };
     return withMeasuringLock(signal, measureAll, { waiting: (text) => progress(0, text) });
   }
 
@@ -109,23 +114,28 @@ export class McuTarget implements Target {
     signal: AbortSignal,
     progress: Progress,
   ): Promise<Comparison> {
-    const compareAll = () =>
-      this.#withSpareSlot(async (mcu, slot) => {
-        const timings: Timing[] = [];
-        for (const [index, { name, bytes }] of models.entries()) {
-          const tell = (share: number) => progress((index + share) / models.length, 'timing whole models');
-          const samples = isImage(bytes) ? await this.#timeWhole(mcu, slot, bytes, feeds, signal, tell) : [Number.NaN];
-          timings.push({ name, minimum: minimum(samples), median: median(samples), samples: samples.length });
-        }
-        const first = timings.find((timing) => !Number.isNaN(timing.median))?.median ?? Number.NaN;
-        const ratios = timings.map((timing) => timing.median / first);
-        return { timings, ratios, referenceLatency: 1, throttled: false };
-      });
+    const compareAll = async () => {
+      const timings: Timing[] = [];
+      for (const [index, { name, bytes }] of models.entries()) {
+        const tell = (share: number) => progress((index + share) / models.length, 'timing whole models');
+        const samples = isImage(bytes) ? await this.#timeWhole(bytes, feeds, signal, tell) : [Number.NaN];
+        timings.push({ name, minimum: minimum(samples), median: median(samples), samples: samples.length });
+      }
+      const first = timings.find((timing) => !Number.isNaN(timing.median))?.median ?? Number.NaN;
+      const ratios = timings.map((timing) => timing.median / first);
+      return { timings, ratios, referenceLatency: 1, throttled: false };
+    };
     return withMeasuringLock(signal, compareAll, { waiting: (text) => progress(0, text) });
   }
 
-  /** Opens the board, finds a slot that may be written to, and leaves the active model as it was. */
-  async #withSpareSlot<T>(work: (mcu: Mcu, slot: number) => Promise<T>): Promise<T> {
+  /** Loads an image on the board for as long as `work` takes; what is active there serves again afterwards. */
+  async #withModel<T>(
+    image: Uint8Array,
+    signal: AbortSignal,
+    progress: (share: number) => void,
+    work: (mcu: Mcu) => Promise<T>,
+  ): Promise<T> {
+    if (image.length > this.#slotBytes && !this.#where.startsWith('/')) return this.#withPreloaded(image, work);
     const mcu = await Mcu.open(this.#where);
     try {
       const { activeSlot, previousSlot, isOnTrial } = await mcu.activation();
@@ -134,7 +144,9 @@ export class McuTarget implements Target {
         const hint = 'Confirm or revert the activation that is on trial first.';
         throw new EdgeError('mcu/refused', 'no slot is free to measure in', { subject: this.#where, hint });
       }
-      const result = await work(mcu, spare);
+      await upload(mcu, spare, image, { signal, progress: (done, total) => progress(done / total) });
+      await mcu.load(spare);
+      const result = await work(mcu);
       if (activeSlot !== null) await mcu.load(activeSlot);
       return result;
     } finally {
@@ -142,9 +154,25 @@ export class McuTarget implements Target {
     }
   }
 
+  /** The same with an image that is too large for a slot, on a board that is started here and can come with it. */
+  async #withPreloaded<T>(image: Uint8Array, work: (mcu: Mcu) => Promise<T>): Promise<T> {
+    const folder = await mkdtemp(join(tmpdir(), 'quantd-mcu-'));
+    try {
+      const preloaded = join(folder, `model${imageExtension}`);
+      await writeFile(preloaded, image);
+      const mcu = await Mcu.open(this.#where, { preloaded });
+      try {
+        await mcu.load(preloadedSlot);
+        return await work(mcu);
+      } finally {
+        await mcu.close();
+      }
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  }
+
   async #measureAt(
-    mcu: Mcu,
-    slot: number,
     prepared: PreparedModel,
     precision: Precision,
     signal: AbortSignal,
@@ -161,57 +189,47 @@ export class McuTarget implements Target {
       biasCorrection: () => null,
     });
     const { operators: sources } = readDescription(bytes);
-    await this.#bring(mcu, slot, bytes, signal, (share) => progress(share / 2));
     const random = xorshift32(1);
-    const elements = prepared.inputDims.reduce((a, b) => a * b, 1);
-    await mcu.infer([Float32Array.from({ length: elements }, () => random() * 2 - 1)]);
-    const { operatorsAtInput } = await mcu.model();
-    // What quantizes inputs as they arrive takes no time of a run.
+    const input = Float32Array.from({ length: count(prepared.inputDims) }, () => random() * 2 - 1);
     const times = new Map<number, number[]>();
-    for (let at = operatorsAtInput; at < sources.length; at++) {
-      signal.throwIfAborted();
-      times.set(at, await this.#time(mcu, at, 1));
-      progress(0.5 + (0.5 * at) / sources.length);
-    }
+    const kernels = new Map<number, string>();
+    const timeAll = async (mcu: Mcu) => {
+      await mcu.infer([input]);
+      const { operatorsAtInput } = await mcu.model();
+      // What quantizes inputs as they arrive takes no time of a run.
+      for (let at = operatorsAtInput; at < sources.length; at++) {
+        signal.throwIfAborted();
+        times.set(at, await this.#time(mcu, at, 1));
+        kernels.set(at, (await mcu.kernelOf(at)).split('.')[0]!);
+        progress(0.5 + (0.5 * at) / sources.length);
+      }
+    };
+    await this.#withModel(bytes, signal, (share) => progress(share / 2), timeAll);
     const rows: LatencyRow[] = [];
     for (const operator of new Map(able.map((one) => [one.key, one])).values()) {
-      const positions = [...sources.keys()].filter((at) => sources[at] === operator.name && times.has(at));
+      const positions = [...times.keys()].filter((at) => sources[at] === operator.name);
       const samples = Array.from({ length: repeatsOf[this.counter] }, (_, repeat) =>
         positions.reduce((sum, at) => sum + times.get(at)![repeat]!, 0),
       );
       rows.push(row(operator.key, label, samples));
-      for (const at of positions) {
-        const kernel = (await mcu.kernelOf(at)).split('.')[0]!;
-        if (kernel !== '') rows.push(row(operator.key, kernelLabel(precision, kernel), samples));
-      }
+      const kernel = positions.map((at) => kernels.get(at)!).find((name) => name !== '');
+      if (kernel !== undefined) rows.push(row(operator.key, kernelLabel(precision, kernel), samples));
     }
     return rows;
   }
 
-  async #timeWhole(
-    mcu: Mcu,
-    slot: number,
+  #timeWhole(
     image: Uint8Array,
     feeds: Feeds,
     signal: AbortSignal,
     progress: (share: number) => void,
   ): Promise<number[]> {
-    await this.#bring(mcu, slot, image, signal, progress);
     const inputs = readDescription(image).inputs.map(({ name }) => feeds.get(name)?.data);
-    await mcu.infer(inputs.map((data) => (data instanceof Float32Array ? data : new Float32Array(0))));
-    const { operators, operatorsAtInput } = await mcu.model();
-    return this.#time(mcu, operatorsAtInput, operators - operatorsAtInput);
-  }
-
-  async #bring(
-    mcu: Mcu,
-    slot: number,
-    image: Uint8Array,
-    signal: AbortSignal,
-    progress: (share: number) => void,
-  ): Promise<void> {
-    await upload(mcu, slot, image, { signal, progress: (done, total) => progress(done / total) });
-    await mcu.load(slot);
+    return this.#withModel(image, signal, progress, async (mcu) => {
+      await mcu.infer(inputs.map((data) => (data instanceof Float32Array ? data : new Float32Array(0))));
+      const { operators, operatorsAtInput } = await mcu.model();
+      return this.#time(mcu, operatorsAtInput, operators - operatorsAtInput);
+    });
   }
 
   async #time(mcu: Mcu, first: number, count: number): Promise<number[]> {
@@ -223,6 +241,8 @@ export class McuTarget implements Target {
     return samples;
   }
 }
+
+const count = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1);
 
 function row(operatorKey: string, precision: string, samples: readonly number[]): LatencyRow {
   return {

@@ -17,6 +17,9 @@ export const pieceBytes = 1024;
 /** Header, record, data and checksum of the longest frame, before COBS. */
 export const frameBytes = 1152;
 
+/** Slots 0 and 1 are written over the line; this one holds what came with the board. */
+export const preloadedSlot = 2;
+
 /** No slot: as an active one, where there is none yet. */
 export const noSlot = 0xffffffff;
 

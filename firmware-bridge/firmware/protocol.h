@@ -10,6 +10,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are used wher
 #define MC_PIECE_BYTES 1024u
 #define MC_FRAME_BYTES 1152u
 #define MC_NO_SLOT 0xffffffffu
+#define MC_PRELOADED_SLOT 2u
 #define MC_MOST_RUNS 64u
 
 enum {

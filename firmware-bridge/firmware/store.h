@@ -8,7 +8,9 @@
 
 #include <stdint.h>
 
-enum { ST_WRITABLE = 2, ST_PRELOADED = 2, ST_SLOTS = 3 };
+#include "protocol.h"
+
+enum { ST_WRITABLE = MC_PRELOADED_SLOT, ST_PRELOADED = MC_PRELOADED_SLOT, ST_SLOTS = MC_PRELOADED_SLOT + 1 };
 
 /* As it lies in the journal; a multiple of PF_WRITE_BYTES. */
 typedef struct {

@@ -10,6 +10,7 @@ import { upload } from '../../firmware-bridge/flash.js';
 import { McuRefusal } from '../../firmware-bridge/link/connection.js';
 import { crc32 } from '../../firmware-bridge/link/framing.js';
 import type { Mcu } from '../../firmware-bridge/mcu.js';
+import { undefinedOnCortexM } from '../support/c-program.js';
 import { openMcu, referenceOutputs, skipsHost, skipsQemu } from '../support/firmware.js';
 import { imageOf, networkOfEverything } from '../support/images.js';
 import { openRealModel, realImage, skipsModels } from '../support/real-images.js';
@@ -189,6 +190,16 @@ for (const { where, core, counter, skip } of boards) {
     await serves(t, mcu, first, 'and it serves');
   });
 }
+
+t.test('engine and kernels need nothing of the C library but its memory functions', { skip: skipsQemu }, async (t) => {
+  const needed = await undefinedOnCortexM();
+  // Division of 64 bits is the compiler's own.
+  t.strictSame(
+    needed.filter((name) => !/^(memcpy|memset|memmove|memcmp|__aeabi_u?ldivmod)$/.test(name)),
+    [],
+  );
+  t.ok(needed.includes('memset'), `${needed}`);
+});
 
 const models = ['cnn-mnist', 'dscnn-kws12', 'resnet8-cifar10', 'mobilenetv1-025-vww96'];
 const precisions = ['W8A8', 'W4A8', 'W4A4', 'mixed'];

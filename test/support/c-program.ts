@@ -33,6 +33,15 @@ export async function compile(program: string, flags: readonly string[], compile
   return compileFiles(program, [join(native, 'test', `${program}.c`)], flags, compiler);
 }
 
+/** What engine and kernels, compiled for a Cortex-M4, ask of whoever links them. */
+export async function undefinedOnCortexM(): Promise<string[]> {
+  const output = join(mkdtempSync(join(tmpdir(), 'quantd-c-')), 'engine.o');
+  const flags = ['-mcpu=cortex-m4', '-mthumb', '-mfpu=fpv4-sp-d16', '-mfloat-abi=hard', '-O2', '-ffp-contract=off'];
+  await execute('arm-none-eabi-gcc', ['-std=gnu11', ...flags, '-nostdlib', '-r', '-o', output, ...sources()]);
+  const { stdout } = await execute('arm-none-eabi-nm', ['--undefined-only', output]);
+  return [...stdout.matchAll(/ U (\S+)$/gm)].map(([, name]) => name!);
+}
+
 /** Compiles a program of the firmware's `fuzz/` with all of the firmware but a board, on the kernels that a microcontroller has. */
 export async function compileFuzzer(program: string): Promise<string> {
   const files = readdirSync(firmware).filter((name) => name.endsWith('.c') && name !== 'main.c');

@@ -16,9 +16,9 @@ import { startFirmware } from '../../../firmware-bridge/link/firmware-process.js
 import { Mcu } from '../../../firmware-bridge/mcu.js';
 import { skipsHost, skipsQemu } from '../../support/firmware.js';
 import { imageOf, networkOfEverything } from '../../support/images.js';
-import { calibratedNetwork } from '../../support/networks.js';
+import { calibratedNetwork, NetworkBuilder } from '../../support/networks.js';
 import { feed } from '../../support/ort.js';
-import { announceSeed } from '../../support/seed.js';
+import { announceSeed, Random } from '../../support/seed.js';
 import { never, quiet } from '../../support/steps.js';
 
 const seed = announceSeed();
@@ -81,6 +81,20 @@ t.test('an emulated board: counts are the same every time and add up', { skip: s
   const sum = prepared.operators.reduce((total, { key }) => total + (first.get(`${key}@W8A8`) ?? 0), 0);
   // Ranges differ between the image that is measured and this one, and with them the branches that are taken.
   t.ok(Math.abs(sum - whole!.median) < 0.05 * whole!.median, `${sum} by operator, ${whole!.median} together`);
+});
+
+t.test('an image that is larger than a slot comes with an emulated board', { skip: skipsQemu }, async (t) => {
+  const target = await McuTarget.open('qemu-netduinoplus2');
+  const builder = new NetworkBuilder(new Random(seed), [1, 4, 8, 8]);
+  const network = builder.build([
+    builder.gemm(builder.pooled(builder.conv(builder.conv('x', { out: 64 }), { out: 64 })), 4),
+  ]);
+  const large = await imageOf(network, int8, seed);
+  t.ok(large.bytes.length > 24_000);
+  const input = (await calibratedNetwork(network, seed, 1)).samples[0]!;
+  const inputs = new Map([...feed('x', [1, 4, 8, 8], input)]);
+  const { timings } = await target.compare([{ name: 'large', bytes: large.bytes }], inputs, never, quiet);
+  t.ok(timings[0]!.median > 0);
 });
 
 const main = fileURLToPath(new URL('../../../agent/main.js', import.meta.url));
