@@ -58,6 +58,7 @@ const floatBytes = Float32Array.BYTES_PER_ELEMENT;
 const pieceFloats = pieceBytes / floatBytes;
 /** More than any board has; what claims to be larger is not read. */
 const mostElements = 2 ** 24;
+const mostTensors = 64;
 
 function nameOf<Table extends Readonly<Record<string, number>>>(
   table: Table,
@@ -154,7 +155,7 @@ export class Mcu {
   /** Runs the loaded model once. Throws a RangeError for inputs of other sizes than the model's. */
   infer(inputs: readonly Float32Array[]): Promise<{ outputs: Float32Array[]; ticks: number }> {
     return this.#exclusively(async () => {
-      const model = await this.model();
+      const model = await this.#checkedModel();
       const sizes = await this.#sizes(tensorPlaces.input, model.inputs);
       if (inputs.length !== sizes.length || inputs.some(({ length }, index) => length !== sizes[index]))
         throw new RangeError(`the inputs have ${inputs.map(({ length }) => length)} values, the model takes ${sizes}`);
@@ -176,6 +177,13 @@ export class Mcu {
   async reset(): Promise<void> {
     await this.connection.request('reset', {});
     await this.connection.greet();
+  }
+
+  async #checkedModel(): Promise<ReplyOf<'model'>> {
+    const model = await this.model();
+    if (model.inputs <= mostTensors && model.outputs <= mostTensors) return model;
+    const message = `the firmware claims a model of ${model.inputs} inputs and ${model.outputs} outputs`;
+    throw new EdgeError('mcu/incompatible', message, { subject: this.connection.name });
   }
 
   #exclusively<T>(work: () => Promise<T>): Promise<T> {

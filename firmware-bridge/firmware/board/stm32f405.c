@@ -10,6 +10,7 @@
 #define USART_RATE CX_REGISTER(0x40011008)
 #define USART_CONTROL CX_REGISTER(0x4001100c)
 #define TIMER_CONTROL CX_REGISTER(0x40000000)
+#define TIMER_INTERRUPT CX_REGISTER(0x4000000c)
 #define TIMER_STATUS CX_REGISTER(0x40000010)
 #define TIMER_EVENT CX_REGISTER(0x40000014)
 #define TIMER_VALUE CX_REGISTER(0x40000024)
@@ -46,6 +47,7 @@ void bd_timer_start(void) {
   TIMER_RELOAD = 0xffffffff;
   TIMER_EVENT = 1;
   TIMER_STATUS = 0;
+  TIMER_INTERRUPT = 1;
   TIMER_VALUE = 0;
   TIMER_CONTROL = 1;
 }
@@ -53,8 +55,11 @@ void bd_timer_start(void) {
 int bd_timer_stop(uint32_t *ticks) {
   *ticks = TIMER_VALUE;
   __asm volatile("" : "+r"(*ticks)::"memory");
-  /* It counts to the end and begins at 0 again, which sets the update flag. */
-  return (TIMER_STATUS & 1) == 0;
+  /* It counts to the end and begins at 0 again, which sets the update flag where its interrupt, which nobody hears, is on. */
+  const int is_whole = (TIMER_STATUS & 1) == 0;
+  /* A timer that runs on keeps the emulator busy, which jumps from one end of it to the next while the firmware sleeps. */
+  TIMER_CONTROL = 0;
+  return is_whole;
 }
 
 uint32_t bd_last_start(void) { return MC_START_POWER; }
