@@ -1,4 +1,5 @@
 /** Opens a microcontroller by what the command line calls it. */
+import { setTimeout } from 'node:timers/promises';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { Connection, type ConnectionOptions, type Port } from './connection.js';
 import { type FirmwareOptions, startFirmware } from './firmware-process.js';
@@ -6,6 +7,29 @@ import { openSerialPort } from './serial.js';
 
 /** How a microcontroller is opened. */
 export interface OpenOptions extends ConnectionOptions, FirmwareOptions {}
+
+/** Between two attempts to open a microcontroller that is not there. */
+const reopenMs = 1000;
+
+/**
+ * Connects to a microcontroller as soon as it is there: one that was unplugged, is being reset, or is not there yet. Whatever waiting
+ * cannot help with fails as `openConnection` does. Ends with the signal's reason.
+ */
+export async function awaitConnection(
+  where: string,
+  signal: AbortSignal,
+  options: OpenOptions = {},
+): Promise<Connection> {
+  while (true) {
+    signal.throwIfAborted();
+    try {
+      return await openConnection(where, options);
+    } catch (error) {
+      if (!(error instanceof EdgeError) || !error.retryable) throw error;
+    }
+    await setTimeout(reopenMs, undefined, { signal }).catch(() => {});
+  }
+}
 
 /**
  * Connects to `/dev/...` (a serial port or a pseudo-terminal), `host` (the firmware as a process of this machine, started and ended with

@@ -1,6 +1,16 @@
+import { realpathSync } from 'node:fs';
 import { SerialPort } from 'serialport';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Port } from './connection.js';
+
+function isPseudoTerminal(path: string): boolean {
+  try {
+    return realpathSync(path).startsWith('/dev/pts/');
+  } catch {
+    // That it is not there is said when it is opened.
+    return false;
+  }
+}
 
 /**
  * Opens a serial port or a pseudo-terminal by its path; `/dev/serial/by-id/...` stays the same when a board is plugged in again. Fails with
@@ -8,7 +18,7 @@ import type { Port } from './connection.js';
  */
 export function openSerialPort(path: string, baudRate = 115_200): Promise<Port> {
   // Nobody else may open a real port meanwhile; on a pseudo-terminal the lock would outlive us.
-  const port = new SerialPort({ path, baudRate, autoOpen: false, lock: !path.startsWith('/dev/pts/') });
+  const port = new SerialPort({ path, baudRate, autoOpen: false, lock: !isPseudoTerminal(path) });
   const closed = new Promise<string>((resolve) => {
     port.on('close', (error: Error | null) => resolve(error?.message ?? 'closed here'));
     port.on('error', (error: Error) => resolve(error.message));

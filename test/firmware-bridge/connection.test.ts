@@ -1,9 +1,13 @@
 /** Lines that go away, firmware that stops answering, and callers that do not wait for each other. */
 import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import t from 'tap';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { firmwareFolder } from '../../firmware-bridge/link/builds.js';
+import { awaitConnection } from '../../firmware-bridge/link/open.js';
 import { Mcu } from '../../firmware-bridge/mcu.js';
 import { skipsHost } from '../support/firmware.js';
 import { announceSeed, Random } from '../support/seed.js';
@@ -73,6 +77,30 @@ t.test('firmware that stops answering is noticed without a request, and a reques
   const again = await Mcu.open(path);
   t.match(await again.info(), { board: 'host' }, 'and it is there again when it is');
   await again.close();
+});
+
+t.test('a board that was unplugged is found again by its stable path', options, async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'quantd-port-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const path = join(folder, 'by-id');
+  const first = await startHost();
+  symlinkSync(first.path, path);
+  const mcu = await Mcu.open(path);
+  t.teardown(() => mcu.close());
+  first.child.kill('SIGKILL');
+  t.equal(await codeOf(mcu.info()), 'mcu/unreachable');
+  await mcu.close();
+  rmSync(path);
+  const found = awaitConnection(path, AbortSignal.timeout(20_000));
+  await new Promise((done) => setTimeout(done, 300));
+  const second = await startHost();
+  t.teardown(() => second.child.kill('SIGKILL'));
+  symlinkSync(second.path, path);
+  const again = new Mcu(await found);
+  t.teardown(() => again.close());
+  t.match(await again.info(), { board: 'host' });
+  await t.rejects(awaitConnection('teapot', AbortSignal.timeout(20_000)), { code: 'target/unknown' });
+  await t.rejects(awaitConnection(join(folder, 'never'), AbortSignal.timeout(100)), { name: 'TimeoutError' });
 });
 
 t.test('a gateway that comes after another one is answered', options, async (t) => {

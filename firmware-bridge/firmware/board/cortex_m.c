@@ -15,6 +15,9 @@
 
 #define CPACR CX_REGISTER(0xe000ed88)
 #define AIRCR CX_REGISTER(0xe000ed0c)
+#define MPU_CONTROL CX_REGISTER(0xe000ed94)
+#define MPU_REGION_BASE CX_REGISTER(0xe000ed9c)
+#define MPU_REGION CX_REGISTER(0xe000eda0)
 #define DEMCR CX_REGISTER(0xe000edfc)
 #define VTOR CX_REGISTER(0xe000ed08)
 #define SYSTICK_CONTROL CX_REGISTER(0xe000e010)
@@ -24,7 +27,7 @@
 #define DWT_CYCCNT CX_REGISTER(0xe0001004)
 #define NVIC_ISER ((volatile uint32_t *)0xe000e100)
 
-enum { RING_BYTES = 2048, INTERRUPTS = 96, LOOP_TURNS = 100000 };
+enum { STACK_GUARD_BYTES = 32, RING_BYTES = 2048, INTERRUPTS = 96, LOOP_TURNS = 100000 };
 #define STACK_MARK 0x5ac35ac3u
 
 extern uint32_t cx_data_source[], cx_data_begin[], cx_data_end[], cx_bss_begin[], cx_bss_end[];
@@ -63,8 +66,15 @@ static void start_again(uint32_t why) {
 
 void pf_reset(void) { start_again(MC_START_REQUESTED); }
 
-/* Whatever goes wrong in the processor ends an activation that is on trial: the chip starts anew. */
-static void fault(void) { start_again(MC_START_FAULT); }
+__attribute__((used)) void cx_fault(void) { start_again(MC_START_FAULT); }
+
+/* Whatever goes wrong in the processor ends an activation that is on trial: the chip starts anew. The stack may be what went wrong. */
+__attribute__((naked)) static void fault(void) {
+  __asm volatile(
+      "ldr r0, =cx_stack_end\n"
+      "mov sp, r0\n"
+      "b cx_fault\n");
+}
 
 __attribute__((used)) void cx_begin(void) {
   CPACR |= 0xfu << 20; /* the floating-point unit, before anything may use it */
@@ -168,7 +178,16 @@ static void choose_counter(void) {
   if (is_whole && counted >= 2 * LOOP_TURNS && counted < 2 * LOOP_TURNS + 100) counter = MC_COUNTER_INSTRUCTIONS;
 }
 
+/* The lowest 32 bytes of the stack are not to be touched: a stack that grows too far is a fault, not a change in a model's memory. */
+static void guard_stack(void) {
+  MPU_REGION_BASE = (uint32_t)(uintptr_t)cx_stack_begin | 1u << 4; /* region 0 */
+  MPU_REGION = 1u << 28 | 4u << 1 | 1u;                            /* no execution, no access, 2^5 bytes, on */
+  MPU_CONTROL = 1 | 1u << 2;                                       /* everything else as without it */
+  __asm volatile("dsb\n isb" ::: "memory");
+}
+
 void pf_start(void) {
+  guard_stack();
   VTOR = (uint32_t)(uintptr_t)vectors;
   last_start = kept.mark == KEPT_MARK ? kept.start : bd_last_start();
   kept.mark = 0;
@@ -209,7 +228,7 @@ uint8_t *pf_workspace(uint32_t *bytes) {
 uint32_t pf_stack_bytes(void) { return (uint32_t)((uint8_t *)cx_stack_end - (uint8_t *)cx_stack_begin); }
 
 uint32_t pf_stack_used(void) {
-  const uint32_t *word = cx_stack_begin;
+  const uint32_t *word = cx_stack_begin + STACK_GUARD_BYTES / 4;
   while (word < cx_stack_end && *word == STACK_MARK) word++;
   return (uint32_t)((uint8_t *)cx_stack_end - (const uint8_t *)word);
 }
