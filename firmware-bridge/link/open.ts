@@ -8,6 +8,9 @@ import { openSerialPort } from './serial.js';
 /** How a microcontroller is opened. */
 export interface OpenOptions extends ConnectionOptions, FirmwareOptions {}
 
+/** What was only just started answers late on a busy machine. */
+const startedHandshakeMs = 10_000;
+
 /** Between two attempts to open a microcontroller that is not there. */
 const reopenMs = 1000;
 
@@ -54,7 +57,7 @@ export async function openConnection(where: string, options: OpenOptions = {}): 
         await firmware.stop();
       },
     };
-    return await Connection.open(withProcess, options);
+    return await Connection.open(withProcess, { handshakeMs: startedHandshakeMs, ...options });
   } catch (error) {
     await firmware.stop();
     throw error;
