@@ -136,10 +136,13 @@ for (const { where, core, counter, skip } of boards) {
     const count = operators - operatorsAtInput;
     const whole = await mcu.measure({ first: operatorsAtInput, count, warmUps: 1, runs: 4 });
     if (counter === 'instructions') {
-      t.equal(whole.minimum, whole.median, 'counts are exact');
+      // A convolution reads what nothing changes; over a whole run, what is left in the arena decides a few branches.
+      const convolution = { first: operatorsAtInput + kernels.indexOf('reference'), count: 1, warmUps: 0, runs: 9 };
+      const once = await mcu.measure(convolution);
+      t.equal(once.minimum, once.median, 'counts are exact');
+      t.strictSame(await mcu.measure(convolution), once, 'and the same again');
+      t.ok(whole.median - whole.minimum < 1e-4 * whole.median, `${whole.minimum}, ${whole.median}`);
       t.ok(Math.abs(whole.minimum - sum) < 0.01 * sum, `${sum} one by one, ${whole.minimum} together`);
-      const again = await mcu.measure({ first: operatorsAtInput, count, warmUps: 0, runs: 3 });
-      t.strictSame(again, whole, 'and the same again');
     }
     await t.rejects(mcu.infer([]), RangeError);
     await refused(t, mcu.measure({ first: 0, count: 1, warmUps: 0, runs: 1 }), 'range');
