@@ -20,8 +20,8 @@ const kinds: Readonly<Record<string, Faults>> = {
   drops: { drop: 0.01, repeat: 0, flip: 0, stall: 0, stallMs: 0 },
   duplicates: { drop: 0, repeat: 0.01, flip: 0, stall: 0, stallMs: 0 },
   flips: { drop: 0, repeat: 0, flip: 0.01, stall: 0, stallMs: 0 },
-  stalls: { drop: 0, repeat: 0, flip: 0, stall: 0.005, stallMs: 60 },
-  everything: { drop: 0.004, repeat: 0.004, flip: 0.004, stall: 0.004, stallMs: 50 },
+  stalls: { drop: 0, repeat: 0, flip: 0, stall: 0.005, stallMs: 90 },
+  everything: { drop: 0.004, repeat: 0.004, flip: 0.004, stall: 0.004, stallMs: 70 },
 };
 
 async function open(random: Random, faults: Faults) {
@@ -32,8 +32,8 @@ async function open(random: Random, faults: Faults) {
     await firmware.stop();
   };
   const connection = await Connection.open(port, {
-    replyTimeoutMs: 40,
-    workTimeoutMs: 400,
+    replyTimeoutMs: 60,
+    workTimeoutMs: 600,
     attempts: 8,
     handshakeMs: 10_000,
     random: () => random.below(2 ** 32),
