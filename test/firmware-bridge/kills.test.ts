@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { EdgeError } from '../../configs/contracts/errors.js';
+import { pieceBytes } from '../../configs/contracts/mcu.js';
 import { upload } from '../../firmware-bridge/flash.js';
 import { startFirmware } from '../../firmware-bridge/link/firmware-process.js';
 import { Mcu } from '../../firmware-bridge/mcu.js';
@@ -132,7 +133,8 @@ t.test('resets of an emulated board in the middle of an upload', { skip: skipsQe
   for (let point = 0; point < Math.ceil(points / 5); point++) {
     const mcu = await openMcu(t, 'qemu-mps2-an386');
     await furnish(mcu);
-    const resetAt = random.below(next.bytes.length);
+    // It is noticed before the next piece, so there has to be one.
+    const resetAt = random.below(next.bytes.length - 2 * pieceBytes);
     const stop = new AbortController();
     let reached = 0;
     const progress = (done: number) => {
