@@ -56,6 +56,8 @@ const exitCodeOf: Partial<Record<ErrorCode, number>> = {
   'target/unknown': exitCodes.usage,
   'settings/invalid': exitCodes.usage,
   'budget/infeasible': exitCodes.infeasible,
+  'mcu/unreachable': exitCodes.unreachable,
+  'mcu/timeout': exitCodes.unreachable,
   'measure/busy': exitCodes.tryAgain,
   'job/aborted': exitCodes.interrupted,
 };

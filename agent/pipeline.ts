@@ -9,9 +9,8 @@
  * 3. Of everything measured, the chosen plan is never beaten in its own objective (speed; or accuracy, which is the estimate, for the
  *    engine together with one run over calibration samples) by another that also holds the budget.
  */
-import { EdgeError } from '../configs/contracts/errors.js';
 import type { Budget, Precision } from '../configs/contracts/plan.js';
-import { type Correction, ceilingsOf } from './core/budget.js';
+import { type Correction, ceilingsOf, requireJudgeable } from './core/budget.js';
 import { floatTail } from './core/image/build.js';
 import { fastestKernel } from './core/image/precisions.js';
 import type { LatencyTable } from './core/latency.js';
@@ -189,7 +188,7 @@ export class Pipeline {
   /** Profile, calibrate and assess; only what is missing is done. */
   async assess(): Promise<Assessed> {
     const { prepared } = this.#job;
-    await this.#requireEnergyMeter();
+    await this.#requireJudgeable();
     const { identity, table, profiledOperators } = await this.profile();
     const saturates = await this.#ports.target.saturates();
     const calibration = await this.#timed('calibrate', () => this.#calibrate());
@@ -205,6 +204,7 @@ export class Pipeline {
     const candidates = restrict(problem, this.#job.precisions?.map(formatPrecision) ?? null);
     return {
       identity,
+      counter: this.#ports.target.counter,
       table,
       profiledOperators,
       calibration,
@@ -303,17 +303,9 @@ export class Pipeline {
   }
 
   /** A budget that cannot be judged is refused before anything long begins. */
-  async #requireEnergyMeter(): Promise<void> {
-    const { energyMeter } = await this.#ports.target.identity();
-    if (this.#job.budget.energyMj === undefined || energyMeter !== null) return;
-    throw new EdgeError(
-      'budget/invalid',
-      'the budget limits energy, but this machine has no energy meter that can be read',
-      {
-        subject: 'energy',
-        hint: 'Leave energy out of the budget, or run as root if the machine has RAPL counters. `quantd doctor` shows the meter.',
-      },
-    );
+  async #requireJudgeable(): Promise<void> {
+    const { target } = this.#ports;
+    requireJudgeable(this.#job.budget, target.counter, (await target.identity()).energyMeter !== null);
   }
 
   async #calibrate(): Promise<CalibrationDocument> {

@@ -81,7 +81,7 @@ export interface Comparison {
 
 /** A machine that can measure and run quantized models. */
 export interface Target {
-  readonly kind: 'ort' | 'native';
+  readonly kind: 'ort' | 'native' | 'mcu';
   readonly counter: Counter;
   identity(): Promise<TargetIdentity>;
   /** Whether its 8-bit kernels sum pairs of products in 16 bits, where weights must be small for that to be exact, or fast. */
@@ -99,7 +99,7 @@ export interface Target {
     signal: AbortSignal,
     progress: Progress,
   ): Promise<LatencyRow[]>;
-  /** Times whole models against each other, interleaved round by round. */
+  /** Times whole models against each other, interleaved round by round where they share a machine with others; NaN for what cannot run there. */
   compare(
     models: readonly { name: string; bytes: Uint8Array }[],
     feeds: Feeds,

@@ -1,4 +1,5 @@
 /** The `--json` documents of the commands. Fields are relied on from outside: add, never rename. */
+import type { Counter } from '../configs/contracts/plan.js';
 import { dispatchKey, type LatencyTable, runOverheadKey } from './core/latency.js';
 import { intAttribute } from './core/onnx/attributes.js';
 import { readFloats } from './core/onnx/tensor.js';
@@ -10,19 +11,26 @@ import { contentKey, sha256 } from './digest.js';
 import type { Assessed, Job, QuantizeResult } from './pipeline.js';
 import type { ArtifactForm } from './steps/apply.js';
 
-/** Table values are nanoseconds, documents give milliseconds. */
-export const unit = 'ms';
+/** What documents give latencies in: milliseconds where time is counted, otherwise what is counted. */
+export function unitOf(counter: Counter): string {
+  return counter === 'nanoseconds' ? 'ms' : counter;
+}
 
 /** Milliseconds, to six digits. */
 export function toMs(nanoseconds: number): number {
   return Number((nanoseconds / 1e6).toPrecision(6));
 }
 
+/** A latency of a table in the unit of documents, to six digits; counts are whole. */
+function latencyIn(counter: Counter): (value: number) => number {
+  return counter === 'nanoseconds' ? toMs : Math.round;
+}
+
 function round(value: number, digits = 6): number {
   return Number(value.toPrecision(digits));
 }
 
-/** A plan of the frontier: latency in milliseconds, as it can be expected to measure; the rest as predicted. */
+/** A plan of the frontier: latency in the document's unit, as it can be expected to measure; the rest as predicted. */
 export interface FrontierDocument {
   latency: number;
   sensitivity: number;
@@ -32,9 +40,15 @@ export interface FrontierDocument {
 }
 
 /** The frontier with latencies as they can be expected to measure; what is then no longer the best of its kind is left out. */
-export function frontierDocument(job: Job, points: readonly Plan[], experience: LatencyExperience): FrontierDocument[] {
+export function frontierDocument(
+  job: Job,
+  points: readonly Plan[],
+  experience: LatencyExperience,
+  counter: Counter,
+): FrontierDocument[] {
+  const convert = latencyIn(counter);
   const documents = points.map((plan) => ({
-    latency: toMs(expectedLatency(plan.costs.latency, experience)),
+    latency: convert(expectedLatency(plan.costs.latency, experience)),
     sensitivity: round(plan.costs.sensitivity),
     sizeBytes: plan.costs.bytes,
     ramBytes: plan.costs.ramBytes,
@@ -50,7 +64,7 @@ export function modelDocument(job: Job, path: string) {
 }
 
 /**
- * The `plan` part of a document: operators in the order in which they run, each with its predicted milliseconds and
+ * The `plan` part of a document: operators in the order in which they run, each with its predicted latency and
  * sensitivity.
  */
 export function planDocument(
@@ -58,6 +72,7 @@ export function planDocument(
   plan: Plan,
   solver: QuantizeResult['solver'],
   { variant, kernelOf: fastest }: ArtifactForm,
+  counter: Counter,
 ) {
   const kernelOf = variant === 'native' ? fastest : undefined;
   const { prepared } = job;
@@ -79,7 +94,7 @@ export function planDocument(
         kernelOf === undefined
           ? `ort ${choice.precision}`
           : `native ${operator.weight === null ? operator.op : (kernelOf(operator, precision) ?? 'any')}`,
-      latency: toMs(choice.costs.latency),
+      latency: latencyIn(counter)(choice.costs.latency),
       sensitivity: round(choice.costs.sensitivity),
     };
   });
@@ -109,18 +124,19 @@ export function quantizeDocument(
     test: job.test,
     calibration: job.calibration,
   };
+  const convert = latencyIn(result.counter);
   const total = Object.values(result.seconds).reduce((a, b) => a + b, 0);
   const seconds = Object.fromEntries(
     [...Object.entries(result.seconds), ['total', total] as const].map(([name, value]) => [name, round(value, 4)]),
   );
   return {
     model: modelDocument(job, paths.model),
-    target: { kind: result.identity.kind, identity: result.identity, counter: 'nanoseconds' },
+    target: { kind: result.identity.kind, identity: result.identity, counter: result.counter },
     budget: job.budget,
     feasible: result.feasible,
-    infeasible: result.shortfalls.map((shortfall) => shortfallDocument(shortfall)),
-    frontier: frontierDocument(job, result.frontier, result.experience),
-    plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver, result.form),
+    infeasible: result.shortfalls.map((shortfall) => shortfallDocument(shortfall, result.counter)),
+    frontier: frontierDocument(job, result.frontier, result.experience, result.counter),
+    plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver, result.form, result.counter),
     /** Distinct operators that were timed for this; 0 where every latency was stored already. */
     profiledOperators: result.profiledOperators,
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
@@ -142,20 +158,20 @@ export function quantizeDocument(
       int8SqnrDb: quality?.int8.sqnrDb ?? null,
     },
     latency: {
-      unit,
-      float: chosen === null ? null : toMs(chosen.floatLatency),
-      int8: chosen === null ? null : toMs(chosen.int8Latency),
-      predicted: chosen === null ? null : toMs(chosen.plan.costs.latency * chosen.slowdown),
+      unit: unitOf(result.counter),
+      float: chosen === null || Number.isNaN(chosen.floatLatency) ? null : convert(chosen.floatLatency),
+      int8: chosen === null ? null : convert(chosen.int8Latency),
+      predicted: chosen === null ? null : convert(chosen.plan.costs.latency * chosen.slowdown),
       slowdown: chosen === null ? null : round(chosen.slowdown, 4),
-      measured: chosen === null ? null : toMs(chosen.latency),
-      measuredMinimum: chosen === null ? null : toMs(chosen.minimumLatency),
+      measured: chosen === null ? null : convert(chosen.latency),
+      measuredMinimum: chosen === null ? null : convert(chosen.minimumLatency),
       throttled: chosen?.throttled ?? null,
     },
     latencyRatio: round(result.experience.ratio, 4),
     rounds: result.rounds.map((row) => ({
-      predicted: toMs(row.predictedLatency),
-      measured: toMs(row.measuredLatency),
-      unit,
+      predicted: convert(row.predictedLatency),
+      measured: convert(row.measuredLatency),
+      unit: unitOf(result.counter),
     })),
     estimator: {
       name: result.sensitivity.estimator,
@@ -211,12 +227,12 @@ function calibrationText({ samples, source }: Assessed['calibration']): string {
 }
 
 /** A ceiling or floor that cannot be met, in the units of the document. */
-function shortfallDocument(shortfall: QuantizeResult['shortfalls'][number]) {
+function shortfallDocument(shortfall: QuantizeResult['shortfalls'][number], counter: Counter) {
   const { metric, ceiling, minimum, alone } = shortfall;
   const asIs = (value: number) => value;
-  const [unitOf, convert] =
+  const [unit, convert] =
     metric === 'latency'
-      ? [unit, toMs]
+      ? [unitOf(counter), latencyIn(counter)]
       : metric === 'energy'
         ? ['mJ', (joules: number) => joules * 1000]
         : [metric.endsWith('ytes') ? 'bytes' : null, asIs];
@@ -224,7 +240,7 @@ function shortfallDocument(shortfall: QuantizeResult['shortfalls'][number]) {
     metric: metric as string,
     ceiling: convert(ceiling),
     minimum: minimum === null ? null : convert(minimum),
-    unit: unitOf,
+    unit,
     alone,
   };
 }
@@ -233,7 +249,13 @@ function shortfallDocument(shortfall: QuantizeResult['shortfalls'][number]) {
 export type QuantizeDocument = ReturnType<typeof quantizeDocument>;
 
 /** The document of `profile --json`: one row a distinct operator and precision. */
-export function profileDocument(job: Job, path: string, table: LatencyTable, identity: QuantizeResult['identity']) {
+export function profileDocument(
+  job: Job,
+  path: string,
+  table: LatencyTable,
+  { identity, counter }: Pick<QuantizeResult, 'identity' | 'counter'>,
+) {
+  const convert = latencyIn(counter);
   const counts = new Map<string, number>();
   for (const operator of job.prepared.operators) counts.set(operator.key, (counts.get(operator.key) ?? 0) + 1);
   const wanted = job.precisions?.map(formatPrecision) ?? null;
@@ -246,8 +268,8 @@ export function profileDocument(job: Job, path: string, table: LatencyTable, ide
           key: operator.key,
           count: counts.get(operator.key)!,
           precision: row.precision,
-          minimum: toMs(row.minimum),
-          median: toMs(row.median),
+          minimum: convert(row.minimum),
+          median: convert(row.median),
           spread: round(row.spread, 3),
           repeats: row.repeats,
           throttled: row.throttled,
@@ -257,11 +279,11 @@ export function profileDocument(job: Job, path: string, table: LatencyTable, ide
   );
   return {
     model: modelDocument(job, path),
-    target: { kind: identity.kind, identity, counter: 'nanoseconds' },
-    unit,
+    target: { kind: identity.kind, identity, counter },
+    unit: unitOf(counter),
     overheads: {
-      run: toMs(table.median(runOverheadKey, 'float', 0)),
-      node: toMs(table.median(dispatchKey, 'float', 0)),
+      run: convert(table.median(runOverheadKey, 'float', 0)),
+      node: convert(table.median(dispatchKey, 'float', 0)),
     },
     rows,
   };
@@ -269,7 +291,8 @@ export function profileDocument(job: Job, path: string, table: LatencyTable, ide
 
 /** Predicted latency of the two uniform plans, for the frontier's frame; null for float where the target has none. */
 export function uniformPredictions(assessed: Assessed, ratio: number) {
-  const of = (precision: string) => toMs(uniformPlan(assessed.problem, precision).costs.latency * ratio);
+  const convert = latencyIn(assessed.counter);
+  const of = (precision: string) => convert(uniformPlan(assessed.problem, precision).costs.latency * ratio);
   const hasFloat = assessed.problem.operators.some(({ choices }) => choices.some((c) => c.precision === 'float'));
   return { float: hasFloat ? of('float') : null, int8: of('W8A8') };
 }

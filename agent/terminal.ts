@@ -40,6 +40,11 @@ export function formatMs(milliseconds: number | null): string {
   return milliseconds === null ? '-' : `${milliseconds < 1 ? milliseconds.toFixed(3) : milliseconds.toFixed(2)} ms`;
 }
 
+/** A latency in the unit of its document: milliseconds as `formatMs` has them, counts as they are. */
+export function formatLatency(value: number | null, unit: string): string {
+  return unit === 'ms' || value === null ? formatMs(value) : `${value} ${unit}`;
+}
+
 /** One bar on a terminal, one line a step elsewhere. */
 export class ProgressDisplay {
   readonly #bar: SingleBar | null;

@@ -6,13 +6,16 @@ import { join } from 'node:path';
 import { EdgeError, type ErrorDocument } from '../configs/contracts/errors.js';
 import { HighsSolver } from './adapters/highs-solver.js';
 import { HostRuntime } from './adapters/host-runtime.js';
+import { McuTarget } from './adapters/mcu-target.js';
 import { nativeRounder } from './adapters/native-rounder.js';
 import { NativeTarget } from './adapters/native-target.js';
 import { OrtTarget } from './adapters/ort-target.js';
 import { openEnergyMeter } from './adapters/power.js';
 import { SqliteStore } from './adapters/sqlite-store.js';
+import { isMcuTargetName, placeOf } from './core/target-name.js';
 import { type JobName, type OptionsOf, type ReportOf, runJob } from './jobs/index.js';
 import type { StepSeconds } from './pipeline.js';
+import type { Target } from './ports.js';
 
 /** The one message that a worker is sent. */
 export interface WorkerRequest<Name extends JobName = JobName> {
@@ -42,10 +45,7 @@ async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
   );
   try {
     const { options, threads } = request;
-    const isNative = 'target' in options && options.target === 'native';
-    const target = isNative
-      ? new NativeTarget({ threads })
-      : new OrtTarget({ threads, meter: await openEnergyMeter() });
+    const target = await openTarget('target' in options ? options.target : 'ort', threads);
     const ports = {
       runtime: new HostRuntime(),
       target,
@@ -61,6 +61,11 @@ async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
     await solver.close();
     store.close();
   }
+}
+
+async function openTarget(name: string, threads: number): Promise<Target> {
+  if (isMcuTargetName(name)) return McuTarget.open(placeOf(name));
+  return name === 'native' ? new NativeTarget({ threads }) : new OrtTarget({ threads, meter: await openEnergyMeter() });
 }
 
 function send(message: WorkerMessage): void {

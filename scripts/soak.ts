@@ -13,6 +13,9 @@ const soaks: Readonly<
   'power-cuts': { file: 'agent/daemon/daemon.test.js', environment: { QUANTD_POWER_CUTS: '20000' } },
   kernels: { file: 'native/kernels.test.js', environment: { QUANTD_KERNEL_CASES: '1000000' } },
   arm: { file: 'native/arm.test.js', environment: { QUANTD_KERNEL_CASES: '1000000' } },
+  uploads: { file: 'firmware-bridge/kills.test.js', environment: { QUANTD_UPLOAD_KILLS: '500' } },
+  requests: { file: 'firmware-bridge/hostile.test.js', environment: { QUANTD_HOSTILE_REQUESTS: '10000000' } },
+  lines: { file: 'firmware-bridge/faults.test.js', environment: { QUANTD_LINE_ROUNDS: '20000' } },
   images: { file: 'native/image.test.js', environment: { QUANTD_IMAGE_MUTATIONS: '1000000' } },
 };
 

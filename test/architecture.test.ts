@@ -48,6 +48,14 @@ const zones: Readonly<Record<string, Zone>> = {
     packages: ['node:module', 'node:path', 'node:url'],
     forbidden: settings,
   },
+  bridge: {
+    holds: /^firmware-bridge\//,
+    values: ['bridge', 'contracts'],
+    types: [],
+    // npm packages have their owners below.
+    packages: ['node:*'],
+    forbidden: settingsAndOutput,
+  },
   core: {
     holds: /^agent\/core\//,
     values: ['core', 'contracts'],
@@ -96,7 +104,7 @@ const zones: Readonly<Record<string, Zone>> = {
   },
   worker: {
     holds: /^agent\/worker\.ts$/,
-    values: ['jobs', 'adapters', 'contracts'],
+    values: ['jobs', 'adapters', 'core', 'contracts'],
     types: ['steps', 'ports'],
     packages: ['node:*'],
     forbidden: settings,
@@ -190,7 +198,7 @@ const zones: Readonly<Record<string, Zone>> = {
   },
 };
 
-/** npm packages of adapters and of the console's server, with the files whose one responsibility needs them. */
+/** npm packages of adapters, of the bridge and of the console's server, with the files whose one responsibility needs them. */
 const packageOwners: Readonly<Record<string, readonly string[]>> = {
   '@fastify/swagger': ['api'],
   '@sinclair/typebox': ['api'],
@@ -202,6 +210,7 @@ const packageOwners: Readonly<Record<string, readonly string[]>> = {
   'prom-client': ['metrics'],
   highs: ['highs-worker'],
   'onnxruntime-node': ['ort-runtime', 'ort-target', 'ort-profile', 'speed-reference'],
+  serialport: ['serial'],
   sharp: ['samples'],
 };
 
@@ -221,6 +230,11 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     'agent/adapters/machine.ts': 'the identity of a machine is put together in one place',
     'agent/adapters/measuring-lock.ts': 'one lock for every target that times anything',
     'agent/adapters/speed-reference.ts': 'one way to notice a throttled processor',
+  },
+  'agent/adapters/mcu-target.ts': {
+    'firmware-bridge/mcu.ts': 'a microcontroller is what it times',
+    'firmware-bridge/flash.ts': 'what it times has to be brought there',
+    'agent/adapters/measuring-lock.ts': 'one lock for every target that times anything',
   },
   'agent/adapters/host-runtime.ts': {
     'native/index.ts': 'the engine is one of the two that run artifacts',
@@ -270,7 +284,13 @@ function mayImportPackage(source: Source, zone: Zone, specifier: string): boolea
   if (specifier.startsWith('node:')) return zone.packages.includes(specifier) || zone.packages.includes('node:*');
   const name = packageOf(specifier);
   const folder =
-    zone === zones.adapters ? 'agent/adapters' : zone === zones.consoleServer ? 'fleet-console/server' : null;
+    zone === zones.adapters
+      ? 'agent/adapters'
+      : zone === zones.consoleServer
+        ? 'fleet-console/server'
+        : zone === zones.bridge
+          ? 'firmware-bridge/link'
+          : null;
   const owners = folder === null ? [] : (packageOwners[name] ?? []);
   return zone.packages.includes(name) || owners.some((owner) => source.path === `${folder}/${owner}.ts`);
 }
@@ -430,6 +450,13 @@ t.test('the rules can fail', async (t) => {
   expectFault('agent/adapters/samples.ts', "import Database from 'better-sqlite3';", 'imports better-sqlite3');
   expectFault('agent/adapters/samples.ts', "import { tune } from '../steps/tune.js';", 'imports agent/steps/tune.ts');
   expectFault('agent/adapters/samples.ts', 'const home = process.env.HOME;', 'uses process.env');
+  expectFault('firmware-bridge/link/open.ts', "import { SerialPort } from 'serialport';", 'imports serialport');
+  t.same(judge('firmware-bridge/link/serial.ts', "import { SerialPort } from 'serialport';"), []);
+  expectFault(
+    'firmware-bridge/mcu.ts',
+    "import { median } from '../agent/core/statistics.js';",
+    'imports agent/core/statistics.ts',
+  );
   expectFault('agent/jobs/a.ts', 'const { env } = process;', 'uses process');
   expectFault('agent/jobs/a.ts', "console.log('x');", 'uses console.log');
   expectFault('agent/commands/a.ts', "import { runJob } from '../jobs/index.js';", 'imports agent/jobs/index.ts');

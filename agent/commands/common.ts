@@ -65,7 +65,7 @@ export function addTargetOptions(command: Command, environment: NodeJS.ProcessEn
   const withTarget = command
     .option(
       '--target <target>',
-      'where the model will run: ort (ONNX Runtime on this CPU) or native (our engine on it)',
+      'where the model will run: ort (ONNX Runtime on this CPU), native (our engine on it) or a microcontroller: mcu:PORT, mcu:host, mcu:qemu-BOARD',
       'ort',
     )
     .option('--threads <n>', 'threads of the deployed model; timings are taken with as many', positiveInteger, 1)

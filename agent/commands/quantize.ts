@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import type { QuantizeDocument } from '../report.js';
-import { bold, formatBytes, formatMs, formatPercent, table } from '../terminal.js';
+import { bold, formatBytes, formatLatency, formatPercent, table } from '../terminal.js';
 import { addJobOptions, exitCodes, type JobFlags, jobOptions, printJson, runWithProgress } from './common.js';
 import { printFrontier } from './frontier.js';
 
@@ -46,10 +46,11 @@ export function printQuantize(document: QuantizeDocument): void {
       );
     }
     print('\nThe frontier, to choose a budget from:');
-    printFrontier(document.frontier);
+    printFrontier(document.frontier, document.latency.unit);
     return;
   }
   const { plan, latency, quality, size } = document;
+  const format = (value: number | null) => formatLatency(value, latency.unit);
   print(
     table(
       ['operator', 'type', 'precision', 'predicted', 'sensitivity'],
@@ -57,7 +58,7 @@ export function printQuantize(document: QuantizeDocument): void {
         operator.name,
         operator.op,
         operator.precision,
-        formatMs(operator.latency),
+        format(operator.latency),
         operator.sensitivity.toExponential(1),
       ]),
     ),
@@ -67,10 +68,10 @@ export function printQuantize(document: QuantizeDocument): void {
     table(
       ['', 'latency', 'size', 'top-1', 'agreement', 'KL'],
       [
-        ['float', formatMs(latency.float), formatBytes(size.floatBytes), formatPercent(quality.floatTop1), '', ''],
+        ['float', format(latency.float), formatBytes(size.floatBytes), formatPercent(quality.floatTop1), '', ''],
         [
           'int8',
-          formatMs(latency.int8),
+          format(latency.int8),
           '',
           formatPercent(quality.int8Top1),
           formatPercent(quality.int8Agreement),
@@ -78,7 +79,7 @@ export function printQuantize(document: QuantizeDocument): void {
         ],
         [
           'plan',
-          formatMs(latency.measured),
+          format(latency.measured),
           formatBytes(size.artifactBytes ?? 0),
           formatPercent(quality.top1),
           formatPercent(quality.agreement),
@@ -89,7 +90,7 @@ export function printQuantize(document: QuantizeDocument): void {
   );
   const counter = latency.throttled ? ' (the machine slowed down while measuring)' : '';
   print(
-    `\npredicted ${formatMs(latency.predicted)}, measured ${formatMs(latency.measured)}${counter}; ${quality.samples} ${quality.source} samples`,
+    `\npredicted ${format(latency.predicted)}, measured ${format(latency.measured)}${counter}; ${quality.samples} ${quality.source} samples`,
   );
   print(`calibration: ${document.calibration.description}; ${document.seconds.total} s in all`);
   if (quality.source === 'synthetic')

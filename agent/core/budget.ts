@@ -1,5 +1,5 @@
 import { EdgeError } from '../../configs/contracts/errors.js';
-import type { Budget } from '../../configs/contracts/plan.js';
+import type { Budget, Counter } from '../../configs/contracts/plan.js';
 import type { Ceilings } from './plan/allocate.js';
 import { median } from './statistics.js';
 
@@ -140,6 +140,23 @@ export function ceilingsOf(
   if (budget.energyMj !== undefined) ceilings.energy = budget.energyMj / 1000;
   if (budget.sensitivity !== undefined) ceilings.sensitivity = budget.sensitivity;
   return ceilings;
+}
+
+/**
+ * Refuses a budget that a target cannot be held against: energy where nothing measures it, and milliseconds where no time is counted. Fails
+ * with `budget/invalid`.
+ */
+export function requireJudgeable(budget: Budget, counter: Counter, hasEnergyMeter: boolean): void {
+  if (budget.energyMj !== undefined && !hasEnergyMeter) {
+    const message = 'the budget limits energy, but the target has no energy meter that can be read';
+    const hint =
+      'Leave energy out of the budget, or run as root if the machine has RAPL counters. `quantd doctor` shows the meter.';
+    throw new EdgeError('budget/invalid', message, { subject: 'energy', hint });
+  }
+  if (budget.latencyMs !== undefined && counter !== 'nanoseconds') {
+    const message = `the budget limits milliseconds, but the target counts ${counter}`;
+    throw new EdgeError('budget/invalid', message, { subject: 'latency', hint: 'Give a relative one: latency=0.7x.' });
+  }
 }
 
 /** The latency ceiling in nanoseconds, or null. A relative one is a share of `int8Latency`. */

@@ -3,6 +3,7 @@ import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Precision } from '../../configs/contracts/plan.js';
 import { canRunInt8 } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
+import { isMcuTargetName } from '../core/target-name.js';
 import type { Ports, StepProgress } from '../pipeline.js';
 import { toMs } from '../report.js';
 import { apply, floatModel } from '../steps/apply.js';
@@ -21,6 +22,13 @@ export interface BenchOptions extends JobOptions {
  * same time whatever the values.
  */
 export async function benchJob(options: BenchOptions, ports: Ports, signal: AbortSignal, progress: StepProgress) {
+  if (isMcuTargetName(options.target)) {
+    const hint = 'Use profile or quantize, which compare with uniform int8 on the board itself.';
+    throw new EdgeError('usage/invalid', 'a microcontroller runs no ONNX Runtime to compare with', {
+      subject: '--target',
+      hint,
+    });
+  }
   const job = await openJob({ ...options, data: undefined });
   const { prepared } = job;
   const ranges = new Map(activationTensors(prepared).map((name) => [name, { minimum: -4, maximum: 4 }]));

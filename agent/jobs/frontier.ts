@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { Pipeline, type Ports, type StepProgress } from '../pipeline.js';
-import { frontierDocument, modelDocument, uniformPredictions, unit } from '../report.js';
+import { frontierDocument, modelDocument, uniformPredictions, unitOf } from '../report.js';
 import { type JobOptions, openJob } from './open-job.js';
 
 /** The Pareto set of a model on this target, from stored tables; measures only what is missing. */
@@ -12,11 +12,11 @@ export async function frontierJob(options: JobOptions, ports: Ports, signal: Abo
   const experience = pipeline.experience(assessed.identity);
   return {
     model: modelDocument(job, resolve(options.model)),
-    target: { kind: assessed.identity.kind, identity: assessed.identity, counter: 'nanoseconds' },
-    unit,
+    target: { kind: assessed.identity.kind, identity: assessed.identity, counter: assessed.counter },
+    unit: unitOf(assessed.counter),
     latencyRatio: experience.ratio,
     uniform: uniformPredictions(assessed, experience.ratio),
-    frontier: frontierDocument(job, points, experience),
+    frontier: frontierDocument(job, points, experience, assessed.counter),
   };
 }
 

@@ -13,7 +13,7 @@ import { formatPrecision, parsePrecisions } from '../core/precision.js';
 import { type PreparedModel, prepare } from '../core/prepare.js';
 import type { ArtifactVariant, QdqVariant } from '../core/quant/affine.js';
 import { findEstimator } from '../core/sensitivity/registry.js';
-import { isTargetName, type TargetName, targetNames } from '../core/target-name.js';
+import { isMcuTargetName, isTargetName, targetNames } from '../core/target-name.js';
 import { contentKey } from '../digest.js';
 import type { Job } from '../pipeline.js';
 import type { Store } from '../ports.js';
@@ -78,17 +78,17 @@ function masterKey(modelSha256: string, card: ModelCard | null): string {
 }
 
 function variantOf({ target, variant }: JobOptions): ArtifactVariant {
-  return target === 'native' ? 'native' : variant;
+  return target === 'ort' ? variant : 'native';
 }
 
 function checkOptions(options: JobOptions): void {
-  if (!isTargetName(options.target)) {
+  if (!isTargetName(options.target) && !isMcuTargetName(options.target)) {
     throw new EdgeError('target/unknown', `target "${options.target}" is not available`, {
       subject: options.target,
-      hint: `Available here: ${targetNames.join(', ')}.`,
+      hint: `Available here: ${targetNames.join(', ')}, and microcontrollers: mcu:/dev/..., mcu:host, mcu:qemu-BOARD.`,
     });
   }
-  if (options.target === 'native' && options.variant === 'tensorrt') {
+  if (options.target !== 'ort' && options.variant === 'tensorrt') {
     throw new EdgeError('usage/invalid', 'the engine runs images, not QDQ models for TensorRT', {
       subject: '--variant',
     });
@@ -126,12 +126,12 @@ async function jobOf(options: JobOptions, prepared: PreparedModel, modelSha256: 
 }
 
 /** A precision that no operator can have on the target is a mistake, not a candidate. */
-function checkPrecisions(precisions: readonly Precision[] | null, target: TargetName): void {
+function checkPrecisions(precisions: readonly Precision[] | null, target: string): void {
   const [runnable, hint] =
-    target === 'native'
+    target !== 'ort'
       ? [
           engineCandidates.map(formatPrecision),
-          `On target native: ${engineCandidates.map(formatPrecision).join(', ')}.`,
+          `On target ${target}: ${engineCandidates.map(formatPrecision).join(', ')}.`,
         ]
       : [
           ['float', 'W8A8', 'W4A32'],

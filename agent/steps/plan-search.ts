@@ -92,7 +92,7 @@ export class PlanSearch {
   readonly #timed: Timed;
   /** Uniform int8 of the target itself. */
   readonly #int8: Plan;
-  /** Timed in every comparison. The first two are ONNX Runtime's float and int8, which on its own target are plans as well. */
+  /** Timed in every comparison. The first two are float and int8: ONNX Runtime's, but on a microcontroller, which has no float. */
   readonly #always: readonly [Fixed, Fixed, ...Fixed[]];
   /** Of everything measured, the uniform ends too. */
   readonly #corrections: Correction[] = [];
@@ -118,15 +118,14 @@ export class PlanSearch {
     this.#qualities = new PlanQualities(context, progress('verify'));
     this.#ranking = new PlanRanking(context, (plan) => this.#applyAssessed(plan), progress('plan'));
     this.#int8 = uniformPlan(problem, 'W8A8');
-    const { prepared, variant } = context.job;
-    this.#always =
-      variant === 'native'
-        ? [
-            { plan: null, bytes: floatModel(prepared) },
-            { plan: null, bytes: ortInt8(prepared, context.assessed) },
-            fixed(this.#int8),
-          ]
-        : [fixed(uniformPlan(problem, 'float')), fixed(this.#int8)];
+    const { prepared } = context.job;
+    const float = { plan: null, bytes: floatModel(prepared) };
+    const ends = {
+      ort: () => [fixed(uniformPlan(problem, 'float')), fixed(this.#int8)] as const,
+      native: () => [float, { plan: null, bytes: ortInt8(prepared, context.assessed) }, fixed(this.#int8)] as const,
+      mcu: () => [float, fixed(this.#int8)] as const,
+    };
+    this.#always = ends[context.ports.target.kind]();
   }
 
   async run(): Promise<PlanOutcome> {

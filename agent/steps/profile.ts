@@ -1,4 +1,4 @@
-import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
+import type { Counter, LatencyRow, Precision } from '../../configs/contracts/plan.js';
 import { atSpeedOf, LatencyTable, latencyKeys, runOverheadKey } from '../core/latency.js';
 import type { Operator } from '../core/onnx/model.js';
 import { formatPrecision } from '../core/precision.js';
@@ -9,6 +9,8 @@ import type { Progress, TargetIdentity } from '../ports.js';
 /** Latencies of a model's operators on a target. */
 export interface Profile {
   readonly identity: TargetIdentity;
+  /** What latencies are counted in. */
+  readonly counter: Counter;
   readonly table: LatencyTable;
   /** Distinct operators that were timed for this run; 0 where everything was stored. */
   readonly profiledOperators: number;
@@ -52,7 +54,7 @@ export async function profile(
   for (const operator of prepared.operators) {
     if (!distinct.has(operator.key)) table.add([freeRow(operator, identity, clock.now())]);
   }
-  return { identity, table, profiledOperators: missing.length };
+  return { identity, counter: target.counter, table, profiledOperators: missing.length };
 }
 
 /** The different ones of a list, in its order. */

@@ -74,6 +74,17 @@ export const errorTable = {
     retryable: true,
     hint: 'What the console sends is not what the release names; upload the model again.',
   },
+  'mcu/unreachable': {
+    retryable: true,
+    hint: 'Check the cable, the path of the port and who may open it; the firmware must be the one that `npm run firmware` builds.',
+  },
+  'mcu/timeout': { retryable: true, hint: 'Check the cable; `quantd doctor` lists the serial ports.' },
+  'mcu/refused': { retryable: false, hint: 'The message says what the firmware refuses, and why.' },
+  'mcu/incompatible': {
+    retryable: false,
+    hint: 'Build the firmware of this version with `npm run firmware` and flash it.',
+  },
+  'mcu/no-firmware': { retryable: false, hint: 'Run `npm run firmware` first.' },
   'job/aborted': { retryable: true, hint: 'The job was interrupted; start it again, finished steps are kept.' },
 } as const satisfies Record<string, { retryable: boolean; hint: string }>;
 

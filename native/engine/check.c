@@ -18,7 +18,7 @@
     if (!(condition)) return text; \
   } while (0)
 
-static uint32_t crc32(const uint8_t *bytes, size_t count) {
+uint32_t en_crc32(const uint8_t *bytes, size_t count) {
   /* By four bits at a time: a table of 64 bytes. The polynomial is zlib's, reflected. */
   static const uint32_t table[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
                                      0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
@@ -380,7 +380,7 @@ en_result en_check(const uint8_t *image, size_t bytes) {
   if (header[IM_HEADER_MAGIC] != IM_MAGIC) return failure(EN_NOT_AN_IMAGE, 0, "");
   if (header[IM_HEADER_VERSION] != IM_VERSION) return failure(EN_VERSION, header[IM_HEADER_VERSION], "");
   if (header[IM_HEADER_TOTAL_BYTES] != bytes) return failure(EN_TRUNCATED, 0, "");
-  if (header[IM_HEADER_CHECKSUM] != crc32(image + 4 * IM_HEADER_RECORD_WORDS, bytes - 4 * IM_HEADER_RECORD_WORDS))
+  if (header[IM_HEADER_CHECKSUM] != en_crc32(image + 4 * IM_HEADER_RECORD_WORDS, bytes - 4 * IM_HEADER_RECORD_WORDS))
     return failure(EN_CHECKSUM, 0, "");
   if (!is_section(bytes, header[IM_HEADER_TENSOR_OFFSET], 4 * (uint64_t)IM_TENSOR_RECORD_WORDS * header[IM_HEADER_TENSOR_COUNT]) ||
       !is_section(bytes, header[IM_HEADER_OPERATOR_OFFSET], header[IM_HEADER_OPERATOR_BYTES]) || header[IM_HEADER_OPERATOR_BYTES] % 4 != 0 ||

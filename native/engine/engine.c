@@ -225,8 +225,9 @@ static void *memory_of(const uint32_t *tensor, uint8_t *arena, const float *cons
   return tensor[IM_TENSOR_PLACE] == IM_PLACE_INPUT ? (void *)(uintptr_t)inputs[offset] : outputs[offset];
 }
 
-static void run_step(const en_model *model, const en_step *step, uint8_t *arena, uint8_t *scratch, const float *const *inputs,
-                     float *const *outputs, const en_host *host) {
+void en_run_operator(const en_model *model, int32_t index, void *arena, void *scratch, const float *const *inputs, float *const *outputs,
+                     const en_host *host) {
+  const en_step *step = &model->steps[index];
   const en_record *r = &step->record;
   const uint32_t *output = en_tensor(model->image, r->output);
   en_job job = {model, step, NULL, NULL, memory_of(output, arena, inputs, outputs), scratch, 1, 1};
@@ -248,7 +249,7 @@ static void run_step(const en_model *model, const en_step *step, uint8_t *arena,
 void en_run(const en_model *model, void *arena, void *scratch, const float *const *inputs, float *const *outputs, const en_host *host) {
   for (int32_t i = 0; i < model->step_count; i++) {
     if (host != NULL && host->before != NULL) host->before(host->context, i);
-    run_step(model, &model->steps[i], arena, scratch, inputs, outputs, host);
+    en_run_operator(model, i, arena, scratch, inputs, outputs, host);
   }
   if (host != NULL && host->before != NULL) host->before(host->context, model->step_count);
 }

@@ -73,6 +73,16 @@ const char *en_kernel_name(const en_model *model, int32_t operator_index);
 /* Executes the model once. Inputs and outputs are dense float arrays of as many elements as the image says. */
 void en_run(const en_model *model, void *arena, void *scratch, const float *const *inputs, float *const *outputs, const en_host *host);
 
+/*
+ * Executes one operator, as en_run does with each in turn; `index` is below en_operator_count. For callers that time operators, or
+ * that have done the work of the first ones themselves.
+ */
+void en_run_operator(const en_model *model, int32_t index, void *arena, void *scratch, const float *const *inputs, float *const *outputs,
+                     const en_host *host);
+
+/* zlib's CRC-32, as images carry it. */
+uint32_t en_crc32(const uint8_t *bytes, size_t count);
+
 /* FNV-1a of a kernel's name up to its first dot: how images and options name kernels. */
 uint32_t en_kernel_hash(const char *name);
 

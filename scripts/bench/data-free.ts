@@ -9,7 +9,7 @@ import { dispatchKey, runOverheadKey, speedReferenceKey } from '../../agent/core
 import type { Operator } from '../../agent/core/onnx/model.js';
 import { formatPrecision, parsePrecision } from '../../agent/core/precision.js';
 import type { PreparedModel } from '../../agent/core/prepare.js';
-import { Pipeline, type Ports } from '../../agent/pipeline.js';
+import { type Job, Pipeline, type Ports } from '../../agent/pipeline.js';
 import type { Comparison, SampleSource, Target, TargetIdentity } from '../../agent/ports.js';
 import { floatModel } from '../../agent/steps/apply.js';
 import { assessQuality, type Quality } from '../../agent/steps/quality.js';
@@ -89,7 +89,7 @@ async function quantized(
   signal: AbortSignal,
 ) {
   const job = await benchJob(model);
-  const variant = ports.target.kind;
+  const variant: Job['variant'] = ports.target.kind === 'ort' ? 'ort' : 'native';
   const changes = { test: null, variant, precisions: [parsePrecision(precision)] };
   const pipeline = new Pipeline(
     { ...job, ...changes, calibration: isDataFree ? null : job.calibration },

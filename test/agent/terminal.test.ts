@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { allowColour, bold, formatBytes, formatMs, formatPercent } from '../../agent/terminal.js';
+import { allowColour, bold, formatBytes, formatLatency, formatMs, formatPercent } from '../../agent/terminal.js';
 
 t.test('numbers with their units; what is unknown is a dash', async (t) => {
   t.strictSame([0, 1023, 1024, 1536, 1024 ** 2, 2.5 * 1024 ** 2].map(formatBytes), [
@@ -14,6 +14,9 @@ t.test('numbers with their units; what is unknown is a dash', async (t) => {
     '2.50 MB',
   ]);
   t.strictSame([0, 0.9814, 1, null].map(formatPercent), ['0.0 %', '98.1 %', '100.0 %', '-']);
+  t.equal(formatLatency(1.5, 'ms'), formatMs(1.5));
+  t.equal(formatLatency(null, 'cycles'), '-');
+  t.equal(formatLatency(12051984, 'instructions'), '12051984 instructions');
   t.strictSame([0.0125, 0.9999, 1, 12.345, null].map(formatMs), ['0.013 ms', '1.000 ms', '1.00 ms', '12.35 ms', '-']);
 });
 

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 const native = fileURLToPath(new URL('../../../native/', import.meta.url));
+const firmware = fileURLToPath(new URL('../../../firmware-bridge/firmware/', import.meta.url));
 const execute = promisify(execFile);
 
 /** C files of the engine and of every kernel, all of which every machine compiles. */
@@ -29,11 +30,34 @@ export const sanitized = [
 
 /** Compiles one of the programs with the engine and all kernels; answers the path of the executable. */
 export async function compile(program: string, flags: readonly string[], compiler = 'cc'): Promise<string> {
+  return compileFiles(program, [join(native, 'test', `${program}.c`)], flags, compiler);
+}
+
+/** What engine and kernels, compiled for a Cortex-M4, ask of whoever links them. */
+export async function undefinedOnCortexM(): Promise<string[]> {
+  const output = join(mkdtempSync(join(tmpdir(), 'quantd-c-')), 'engine.o');
+  const flags = ['-mcpu=cortex-m4', '-mthumb', '-mfpu=fpv4-sp-d16', '-mfloat-abi=hard', '-O2', '-ffp-contract=off'];
+  await execute('arm-none-eabi-gcc', ['-std=gnu11', ...flags, '-nostdlib', '-r', '-o', output, ...sources()]);
+  const { stdout } = await execute('arm-none-eabi-nm', ['--undefined-only', output]);
+  return [...stdout.matchAll(/ U (\S+)$/gm)].map(([, name]) => name!);
+}
+
+/** Compiles a program of the firmware's `fuzz/` with all of the firmware but a board, on the kernels that a microcontroller has. */
+export async function compileFuzzer(program: string): Promise<string> {
+  const files = readdirSync(firmware).filter((name) => name.endsWith('.c') && name !== 'main.c');
+  const paths = [join('fuzz', `${program}.c`), ...files].map((name) => join(firmware, name));
+  return compileFiles(program, paths, [...sanitized, '-DKN_PORTABLE', `-I${join(firmware, 'fuzz')}`], 'cc');
+}
+
+async function compileFiles(
+  program: string,
+  files: readonly string[],
+  flags: readonly string[],
+  compiler: string,
+): Promise<string> {
   const output = join(mkdtempSync(join(tmpdir(), 'quantd-c-')), program);
   const common = ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-ffp-contract=off'];
-  await execute(compiler, [...common, ...flags, '-o', output, join(native, 'test', `${program}.c`), ...sources()], {
-    maxBuffer: 2 ** 26,
-  });
+  await execute(compiler, [...common, ...flags, '-o', output, ...files, ...sources()], { maxBuffer: 2 ** 26 });
   return output;
 }
 

@@ -199,6 +199,14 @@ export async function calibratedNetwork(source: Model, seed: number, sampleCount
   const samples = Array.from({ length: sampleCount }, () =>
     random.floats(size, 0.5 + random.next(), 0.3 * random.normal()),
   );
+  return { prepared, samples, ranges: await rangesOver(prepared, samples) };
+}
+
+/** Smallest and largest value of every activation tensor over samples. */
+export async function rangesOver(
+  prepared: PreparedModel,
+  samples: readonly Float32Array[],
+): Promise<Map<string, Range>> {
   const names = [...new Set(prepared.operators.flatMap((operator) => operator.outputs))];
   const outputs = names.map((name) => info(name, null));
   const watched = { ...prepared.model, graph: { ...prepared.model.graph, outputs } };
@@ -216,5 +224,5 @@ export async function calibratedNetwork(source: Model, seed: number, sampleCount
     for (const [name, value] of await run(watched, new Map([[input, { dims: prepared.inputDims, data }]])))
       widen(name, value.data);
   }
-  return { prepared, samples, ranges };
+  return ranges;
 }

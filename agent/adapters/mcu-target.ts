@@ -1,0 +1,259 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { cpus, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import { imageExtension } from '../../configs/contracts/image.js';
+import { preloadedSlot } from '../../configs/contracts/mcu.js';
+import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
+import { upload } from '../../firmware-bridge/flash.js';
+import { Mcu, type McuInfo } from '../../firmware-bridge/mcu.js';
+import { buildImage } from '../core/image/build.js';
+import { isImage, readDescription } from '../core/image/description.js';
+import { enginePrecisions, kernelLabel } from '../core/image/precisions.js';
+import { runOverheadKey } from '../core/latency.js';
+import type { Operator } from '../core/onnx/model.js';
+import { formatPrecision } from '../core/precision.js';
+import type { PreparedModel } from '../core/prepare.js';
+import { xorshift32 } from '../core/random.js';
+import { median, minimum, spread } from '../core/statistics.js';
+import type { Comparison, Feeds, Progress, Target, TargetIdentity, Timing } from '../ports.js';
+import { withMeasuringLock } from './measuring-lock.js';
+
+/** Version of the code that times operators on a microcontroller; see `machine.ts`. */
+const methodVersion = 1;
+
+/** Runs of what is timed, after one that is not. An emulator's instructions are the same every time. */
+const repeatsOf = { instructions: 1, cycles: 7, nanoseconds: 9 } as const;
+
+/**
+ * A microcontroller with our firmware, at the end of a serial line or as a process. Operators are timed on it where they will run: in
+ * images of the whole model, one for each precision, in a slot that is not in use.
+ */
+export class McuTarget implements Target {
+  readonly kind = 'mcu';
+  readonly #where: string;
+  readonly #info: McuInfo;
+  readonly #slotBytes: number;
+
+  /** Looks at the board; see `openConnection` for `where` and what can fail. */
+  static async open(where: string): Promise<McuTarget> {
+    const mcu = await Mcu.open(where);
+    try {
+      return new McuTarget(where, await mcu.info(), (await mcu.slotState(0)).capacityBytes);
+    } finally {
+      await mcu.close();
+    }
+  }
+
+  private constructor(where: string, info: McuInfo, slotBytes: number) {
+    this.#where = where;
+    this.#info = info;
+    this.#slotBytes = slotBytes;
+  }
+
+  get counter() {
+    return this.#info.counter;
+  }
+
+  async identity(): Promise<TargetIdentity> {
+    const { board, core, clockHz, firmware, counterSource } = this.#info;
+    // As a process it is as fast as the machine.
+    const processor = core === 'host' ? `${board} on ${cpus()[0]?.model.trim() || 'unknown'}` : `${board}, ${core}`;
+    return {
+      kind: this.kind,
+      processor,
+      architecture: core,
+      cores: 1,
+      threads: 1,
+      governor: 'unknown',
+      powerMode: clockHz === 0 ? 'unknown' : `${clockHz / 1e6} MHz`,
+      runtime: `firmware ${firmware}, method ${methodVersion}`,
+      features: [counterSource],
+      energyMeter: null,
+    };
+  }
+
+  /** Our engine is exact for all weights. */
+  async saturates(): Promise<boolean> {
+    return false;
+  }
+
+  precisionsOf(prepared: PreparedModel, operator: Operator): readonly Precision[] {
+    return enginePrecisions(prepared, operator);
+  }
+
+  /** Fails with `mcu/refused` where an image of the model at some precision fits neither slot nor RAM. */
+  async measure(
+    prepared: PreparedModel,
+    operators: readonly Operator[],
+    precisions: readonly Precision[],
+    signal: AbortSignal,
+    progress: Progress,
+  ): Promise<LatencyRow[]> {
+    const wanted = new Set(operators.map(({ key }) => key));
+    const measureAll = async () => {
+      const rows: LatencyRow[] = [];
+      for (const [index, precision] of precisions.entries()) {
+        const name = formatPrecision(precision);
+        const tell = (share: number) => progress((index + share) / precisions.length, `timing at ${name}`);
+        rows.push(...(await this.#measureAt(prepared, precision, signal, tell)));
+      }
+      // A run is its operators; nothing comes on top.
+      return [...rows.filter(({ operatorKey }) => wanted.has(operatorKey)), row(runOverheadKey, 'float', [0])];
+    };
+    return withMeasuringLock(signal, measureAll, { waiting: (text) => progress(0, text) });
+  }
+
+  /**
+   * One model after the other, since each has to be brought there: a board has no neighbours that would make it slower for a while. What is
+   * no image does not run there, and has NaN for times.
+   */
+  async compare(
+    models: readonly { name: string; bytes: Uint8Array }[],
+    feeds: Feeds,
+    signal: AbortSignal,
+    progress: Progress,
+  ): Promise<Comparison> {
+    const compareAll = async () => {
+      const timings: Timing[] = [];
+      for (const [index, { name, bytes }] of models.entries()) {
+        const tell = (share: number) => progress((index + share) / models.length, 'timing whole models');
+        const samples = isImage(bytes) ? await this.#timeWhole(bytes, feeds, signal, tell) : [Number.NaN];
+        timings.push({ name, minimum: minimum(samples), median: median(samples), samples: samples.length });
+      }
+      const first = timings.find((timing) => !Number.isNaN(timing.median))?.median ?? Number.NaN;
+      const ratios = timings.map((timing) => timing.median / first);
+      return { timings, ratios, referenceLatency: 1, throttled: false };
+    };
+    return withMeasuringLock(signal, compareAll, { waiting: (text) => progress(0, text) });
+  }
+
+  /** Loads an image on the board for as long as `work` takes; what is active there serves again afterwards. */
+  async #withModel<T>(
+    image: Uint8Array,
+    signal: AbortSignal,
+    progress: (share: number) => void,
+    work: (mcu: Mcu) => Promise<T>,
+  ): Promise<T> {
+    if (image.length > this.#slotBytes && !this.#where.startsWith('/')) return this.#withPreloaded(image, work);
+    const mcu = await Mcu.open(this.#where);
+    try {
+      const { activeSlot, previousSlot, isOnTrial } = await mcu.activation();
+      const spare = [0, 1].find((slot) => slot !== activeSlot && !(isOnTrial && slot === previousSlot));
+      if (spare === undefined) {
+        const hint = 'Confirm or revert the activation that is on trial first.';
+        throw new EdgeError('mcu/refused', 'no slot is free to measure in', { subject: this.#where, hint });
+      }
+      await upload(mcu, spare, image, { signal, progress: (done, total) => progress(done / total) });
+      await mcu.load(spare);
+      const result = await work(mcu);
+      if (activeSlot !== null) await mcu.load(activeSlot);
+      return result;
+    } finally {
+      await mcu.close();
+    }
+  }
+
+  /** The same with an image that is too large for a slot, on a board that is started here and can come with it. */
+  async #withPreloaded<T>(image: Uint8Array, work: (mcu: Mcu) => Promise<T>): Promise<T> {
+    const folder = await mkdtemp(join(tmpdir(), 'quantd-mcu-'));
+    try {
+      const preloaded = join(folder, `model${imageExtension}`);
+      await writeFile(preloaded, image);
+      const mcu = await Mcu.open(this.#where, { preloaded });
+      try {
+        await mcu.load(preloadedSlot);
+        return await work(mcu);
+      } finally {
+        await mcu.close();
+      }
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  }
+
+  async #measureAt(
+    prepared: PreparedModel,
+    precision: Precision,
+    signal: AbortSignal,
+    progress: (share: number) => void,
+  ): Promise<LatencyRow[]> {
+    const label = formatPrecision(precision);
+    const able = prepared.operators.filter((operator) =>
+      enginePrecisions(prepared, operator).some((candidate) => formatPrecision(candidate) === label),
+    );
+    const { bytes } = buildImage(prepared, new Map(able.map(({ name }) => [name, precision])), {
+      // Times do not depend on ranges.
+      rangeOf: () => ({ minimum: -4, maximum: 4 }),
+      pairSafe: false,
+      biasCorrection: () => null,
+    });
+    const { operators: sources } = readDescription(bytes);
+    const random = xorshift32(1);
+    const input = Float32Array.from({ length: count(prepared.inputDims) }, () => random() * 2 - 1);
+    const times = new Map<number, number[]>();
+    const kernels = new Map<number, string>();
+    const timeAll = async (mcu: Mcu) => {
+      await mcu.infer([input]);
+      const { operatorsAtInput } = await mcu.model();
+      // What quantizes inputs as they arrive takes no time of a run.
+      for (let at = operatorsAtInput; at < sources.length; at++) {
+        signal.throwIfAborted();
+        times.set(at, await this.#time(mcu, at, 1));
+        kernels.set(at, (await mcu.kernelOf(at)).split('.')[0]!);
+        progress(0.5 + (0.5 * at) / sources.length);
+      }
+    };
+    await this.#withModel(bytes, signal, (share) => progress(share / 2), timeAll);
+    const rows: LatencyRow[] = [];
+    for (const operator of new Map(able.map((one) => [one.key, one])).values()) {
+      const positions = [...times.keys()].filter((at) => sources[at] === operator.name);
+      const samples = Array.from({ length: repeatsOf[this.counter] }, (_, repeat) =>
+        positions.reduce((sum, at) => sum + times.get(at)![repeat]!, 0),
+      );
+      rows.push(row(operator.key, label, samples));
+      const kernel = positions.map((at) => kernels.get(at)!).find((name) => name !== '');
+      if (kernel !== undefined) rows.push(row(operator.key, kernelLabel(precision, kernel), samples));
+    }
+    return rows;
+  }
+
+  #timeWhole(
+    image: Uint8Array,
+    feeds: Feeds,
+    signal: AbortSignal,
+    progress: (share: number) => void,
+  ): Promise<number[]> {
+    const inputs = readDescription(image).inputs.map(({ name }) => feeds.get(name)?.data);
+    return this.#withModel(image, signal, progress, async (mcu) => {
+      await mcu.infer(inputs.map((data) => (data instanceof Float32Array ? data : new Float32Array(0))));
+      const { operators, operatorsAtInput } = await mcu.model();
+      return this.#time(mcu, operatorsAtInput, operators - operatorsAtInput);
+    });
+  }
+
+  async #time(mcu: Mcu, first: number, count: number): Promise<number[]> {
+    const samples: number[] = [];
+    for (let repeat = 0; repeat < repeatsOf[this.counter]; repeat++) {
+      const warmUps = repeat === 0 && this.counter !== 'instructions' ? 1 : 0;
+      samples.push((await mcu.measure({ first, count, warmUps, runs: 1 })).minimum);
+    }
+    return samples;
+  }
+}
+
+const count = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1);
+
+function row(operatorKey: string, precision: string, samples: readonly number[]): LatencyRow {
+  return {
+    operatorKey,
+    precision,
+    minimum: minimum(samples),
+    median: median(samples),
+    spread: samples.length > 1 ? spread(samples) : 0,
+    repeats: samples.length,
+    throttled: false,
+    energyJoules: null,
+    measuredAt: new Date().toISOString(),
+  };
+}
