@@ -14,6 +14,7 @@ const soaks: Readonly<
   kernels: { file: 'native/kernels.test.js', environment: { QUANTD_KERNEL_CASES: '1000000' } },
   arm: { file: 'native/arm.test.js', environment: { QUANTD_KERNEL_CASES: '1000000' } },
   images: { file: 'native/image.test.js', environment: { QUANTD_IMAGE_MUTATIONS: '1000000' } },
+  rollouts: { file: 'fleet-console/rollout.property.test.js', environment: { QUANTD_ROLLOUTS: '100000' } },
 };
 
 const names = process.argv.slice(2);

@@ -159,9 +159,16 @@ const zones: Readonly<Record<string, Zone>> = {
     packages: [],
     forbidden: everything,
   },
+  rollout: {
+    holds: /^fleet-console\/(rollout\.ts|rollout\/.*)$/,
+    values: ['rollout', 'selector', 'contracts'],
+    types: [],
+    packages: [],
+    forbidden: everything,
+  },
   consoleServer: {
     holds: /^fleet-console\/server\//,
-    values: ['consoleServer', 'selector', 'wishes', 'core', 'contracts'],
+    values: ['consoleServer', 'selector', 'wishes', 'rollout', 'core', 'contracts'],
     types: [],
     // npm packages have their owners below.
     packages: ['node:*'],

@@ -16,11 +16,11 @@ import {
   rollBack,
   startRollout,
 } from '../../fleet-console/rollout.js';
-import { carryOut, type Fate, MadeUpDevice, stored } from '../support/rollout-fleet.js';
+import { carryOut, type Fate, infeasible, MadeUpDevice, stored } from '../support/rollout-fleet.js';
 import { announceSeed, Random } from '../support/seed.js';
 
 const seed = announceSeed();
-const runs = Number(process.env.QUANTD_ROLLOUTS ?? 400);
+const runs = Number(process.env.QUANTD_ROLLOUTS ?? 1000);
 const release = 'fire@2';
 const stepSeconds = 20;
 const deviceSeconds = 3000;
@@ -33,16 +33,25 @@ interface Setting {
 
 function makeSetting(random: Random): Setting | null {
   const badShare = random.pick([0, 0, 0.05, 0.3, 0.8]);
-  const bad: Fate[] = ['reverts', 'infeasible', 'fails', 'silent', 'beyond-gate', 'unmeasured', 'reverts-later'];
+  const all: Fate[] = [
+    'reverts',
+    'infeasible',
+    'fails',
+    'loses-all',
+    'silent',
+    'beyond-gate',
+    'unmeasured',
+    'reverts-later',
+  ];
+  const bad = random.next() < 0.5 ? all : [random.pick(all)];
   const fleet = new Map<string, MadeUpDevice>();
   const size = 1 + random.below(random.pick([3, 12, 40]));
   for (let i = 0; i < size; i++) {
     const labels: Record<string, string> = random.next() < 0.9 ? { site: random.pick(['a', 'b', 'c']) } : {};
     const fate = random.next() < badShare ? random.pick(bad) : 'good';
-    fleet.set(
-      `d${i}`,
-      new MadeUpDevice(`d${i}`, labels, fate, random.next() < 0.9 ? random.pick(['fire@1', 'fire@0']) : null),
-    );
+    const first = random.next() < 0.9 ? random.pick(['fire@1', 'fire@0']) : null;
+    const failure = random.next() < 0.1 ? infeasible : null;
+    fleet.set(`d${i}`, new MadeUpDevice(`d${i}`, labels, fate, first, failure));
   }
   const stages = random.pick<() => object[]>([
     () => [{ percent: 100 }],
@@ -178,7 +187,13 @@ function live(setting: Setting): { broken: string | null; end: string } {
     const fault = checkDisruption(result, fleet) ?? checkStages(known, rollout, fleet);
     if (fault !== null) return broken(fault);
     for (const [id, { state, failure }] of Object.entries(rollout.devices)) {
-      if (state !== 'failed' || failure?.class !== 'TIMED_OUT' || known.devices[id]?.state === 'failed') continue;
+      if (state !== 'failed' || known.devices[id]?.state === 'failed') continue;
+      const device = fleet.get(id)!;
+      if (failure!.class !== 'TIMED_OUT') {
+        if (device.known.generation < device.desired.generation)
+          return broken(`${id} failed by its word on older orders`);
+        continue;
+      }
       const had = trueSeconds - toldAt.get(id)! + jumps * 60 + stepSeconds;
       if (had < deviceSeconds) return broken(`${id} TIMED_OUT after ${had} s`);
     }

@@ -12,7 +12,8 @@ export type Fate =
   | 'silent'
   | 'beyond-gate'
   | 'unmeasured'
-  | 'reverts-later';
+  | 'reverts-later'
+  | 'loses-all';
 
 /** Values that pass every gate of the tests. */
 export const goodValues: MetricValues = {
@@ -51,20 +52,28 @@ export class MadeUpDevice {
   /** The last report that reached the console. */
   known: { isOnline: boolean; generation: number; truth: Truth; values: MetricValues };
 
-  constructor(id: string, labels: Readonly<Record<string, string>>, fate: Fate, first: string | null) {
+  /** `failure`: what it says of the orders that it has before anything begins. */
+  constructor(
+    id: string,
+    labels: Readonly<Record<string, string>>,
+    fate: Fate,
+    first: string | null,
+    failure: RolloutDevice['failure'] = null,
+  ) {
     this.id = id;
     this.labels = labels;
     this.fate = fate;
     this.first = first;
     this.#goal = first;
-    this.truth = { release: first, isConfirmed: first !== null, failure: null };
+    this.truth = { release: first, isConfirmed: first !== null, failure };
     this.desired = { generation: first === null ? 0 : 1, release: first };
     this.generation = this.desired.generation;
     this.known = { isOnline: true, generation: this.generation, truth: this.truth, values: goodValues };
   }
 
-  /** In the middle of something, or told something that it has not begun. */
+  /** In the middle of something, told something that it has not begun, or without the model that it had. */
   get isBusy(): boolean {
+    if (this.first !== null && this.truth.release === null) return true;
     const answered =
       this.truth.failure !== null || (this.truth.release === this.desired.release && this.truth.isConfirmed);
     return this.desired.release !== null && (this.generation < this.desired.generation || !answered);
@@ -82,7 +91,7 @@ export class MadeUpDevice {
     }
     this.#quietFor = Math.max(0, Math.min(isCalm ? 3600 : Number.POSITIVE_INFINITY, this.#quietFor) - seconds);
     if (isCalm && this.#quietFor === 0) this.isOnline = true;
-    if (this.isOnline && this.generation < this.desired.generation) this.#accept(random);
+    if (this.isOnline && this.generation < this.desired.generation) this.#accept((limit) => random.below(limit));
     if (!isCalm && random.next() < 0.02 && this.#workLeft > 0) this.#workLeft += random.below(200);
     if (this.#workLeft > 0) {
       this.#workLeft = Math.max(0, this.#workLeft - seconds);
@@ -101,6 +110,15 @@ export class MadeUpDevice {
     if (this.isOnline && random.next() < 0.6) this.report(newRelease);
   }
 
+  /** Reads its orders and carries them out, at once. */
+  work(newRelease: string): void {
+    if (this.generation >= this.desired.generation) return;
+    this.#accept(() => 0);
+    if (this.#workLeft > 0) this.#finish(newRelease);
+    this.#workLeft = 0;
+  }
+
+  /** Its word reaches the console. */
   report(newRelease: string): void {
     const isNew = this.truth.release === newRelease;
     const values =
@@ -112,13 +130,13 @@ export class MadeUpDevice {
     this.known = { isOnline: this.isOnline, generation: this.generation, truth: this.truth, values };
   }
 
-  #accept(random: Random): void {
+  #accept(below: (limit: number) => number): void {
     this.generation = this.desired.generation;
     const { release } = this.desired;
     if (release === null || release === this.#goal) return;
     this.#goal = release;
     this.truth = { ...this.truth, failure: null };
-    this.#workLeft = 20 + random.below(400);
+    this.#workLeft = 20 + below(400);
   }
 
   #finish(newRelease: string): void {
@@ -133,8 +151,8 @@ export class MadeUpDevice {
       }
     }
     if (fate === 'reverts') this.truth = { ...this.truth, failure: reverted };
-    else if (fate === 'infeasible')
-      this.truth = { ...this.truth, failure: { class: 'INFEASIBLE', code: 'infeasible', message: 'no plan' } };
+    else if (fate === 'loses-all') this.truth = { release: null, isConfirmed: false, failure: reverted };
+    else if (fate === 'infeasible') this.truth = { ...this.truth, failure: infeasible };
     else if (fate === 'fails')
       this.truth = { ...this.truth, failure: { class: 'FAILED', code: 'model/malformed', message: 'damaged' } };
     else this.truth = { release: goal, isConfirmed: true, failure: null };
@@ -162,6 +180,8 @@ export class MadeUpDevice {
   }
 }
 
+/** That no plan holds the budget. */
+export const infeasible = { class: 'INFEASIBLE', code: 'infeasible', message: 'no plan' } as const;
 const reverted = { class: 'REVERTED', code: 'confirm/failed', message: 'taken back' } as const;
 
 /** The state as it would be read back from a database. */
