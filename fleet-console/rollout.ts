@@ -47,7 +47,7 @@ export function advance(rollout: Rollout, devices: Iterable<RolloutDevice>, nowM
 
 function run(draft: Draft): void {
   enroll(draft);
-  const ahead = draft.members().filter(([id, { stage }]) => stage !== null && draft.devices.get(id)?.isAhead);
+  const ahead = draft.members().filter(([id]) => draft.devices.get(id)?.isAhead);
   if (ahead.length > 0) {
     draft.become(
       'paused',
@@ -323,8 +323,19 @@ function whereabouts({ isOnline, isCurrent }: RolloutDevice): string {
   return isCurrent ? '' : '; it has not seen its orders yet';
 }
 
-/** What the current stage waits for. */
-export function waitOf(draft: Draft): string {
+/** What a rollout waits for, in a sentence. */
+export function describe(rollout: Rollout, devices: Iterable<RolloutDevice>): string {
+  const draft = new Draft(rollout, devices);
+  if (rollout.status === 'running') return waitOf(draft);
+  if (rollout.status !== 'rolling-back') return rollout.reason;
+  const open = draft.members().filter(([, { state, stage, startedMs }]) => {
+    const isMeant = startedMs !== null && stage !== null && stage >= rollout.rollbackFrom!;
+    return isMeant && !['returned', 'stranded', 'superseded'].includes(state);
+  });
+  return `the rollback waits for ${names(open)}`;
+}
+
+function waitOf(draft: Draft): string {
   const { clockMs, stage: index, stages } = draft.head;
   const { settledMs, startedMs, isApproved } = stages[index]!;
   const name = stageName(draft.policy.stages, index);

@@ -200,10 +200,10 @@ const zones: Readonly<Record<string, Zone>> = {
 /** npm packages of adapters and of the console's server, with the files whose one responsibility needs them. */
 const packageOwners: Readonly<Record<string, readonly string[]>> = {
   '@fastify/swagger': ['api'],
-  '@sinclair/typebox': ['api'],
+  '@sinclair/typebox': ['api', 'rollout-api'],
   aedes: ['broker'],
-  'better-sqlite3': ['sqlite-store', 'sqlite-key-values', 'sqlite-outbox', 'store'],
-  fastify: ['api', 'stream'],
+  'better-sqlite3': ['sqlite-store', 'sqlite-key-values', 'sqlite-outbox', 'database'],
+  fastify: ['api', 'rollout-api', 'stream'],
   mqtt: ['broker-probe', 'fleet-link', 'link'],
   pino: ['journal-log'],
   'prom-client': ['metrics'],

@@ -90,7 +90,7 @@ export function pause(rollout: Rollout, why: string): Advance {
  * whole time again. Fails with `rollout/state` unless it is paused, and while devices of it are ahead of the database.
  */
 export function resume(rollout: Rollout, devices: Iterable<RolloutDevice>, why: string): Advance {
-  const ahead = [...devices].find(({ id, isAhead }) => isAhead && (rollout.devices[id]?.stage ?? null) !== null);
+  const ahead = [...devices].find(({ id, isAhead }) => isAhead && rollout.devices[id] !== undefined);
   if (ahead !== undefined) {
     throw new EdgeError('rollout/state', `device ${ahead.id} has orders newer than this database`, {
       subject: ahead.id,
@@ -104,6 +104,8 @@ export function resume(rollout: Rollout, devices: Iterable<RolloutDevice>, why: 
     }
     const { startedMs, settledMs } = draft.head.stages[draft.head.stage]!;
     draft.setStage({ startedMs: startedMs === null ? null : draft.head.clockMs, isAccepted: settledMs !== null });
+    // Time that passed meanwhile does not count.
+    draft.set({ seenMs: null });
     draft.become('running', why);
   });
 }
@@ -133,7 +135,7 @@ export function abort(rollout: Rollout, why: string): Advance {
 export function rollBack(rollout: Rollout, why: string): Advance {
   return command(rollout, ['running', 'paused', 'completed'], 'rolled back', (draft) => {
     if (rollout.status === 'completed') draft.standing = 'withdraw';
-    draft.set({ rollbackFrom: 0 });
+    draft.set({ rollbackFrom: 0, seenMs: null });
     draft.become('rolling-back', why);
   });
 }

@@ -8,16 +8,21 @@ import { matches, parseSelector } from '../selector.js';
 import type { ArtifactFolder } from './artifacts.js';
 import { type BudgetRule, desiredTargets, effectiveBudget, type Wishes } from './desired.js';
 import type { ConsoleLink } from './link.js';
+import type { RolloutNews } from './rollouts.js';
 import { type ConsoleStore, type DeviceRecord, type StoredEvent, viewOf } from './store.js';
 
 /** Room in a desired document for what is beside a release. */
 const besidesBytes = 4096;
 
-/** What is told to whoever watches: a device has changed, or something has happened. */
+/** What is told to whoever watches: a device has changed, something has happened, a rollout has gone on. */
 export interface FleetEvents {
   device: [id: string];
   event: [event: StoredEvent];
+  rollout: [news: RolloutNews];
 }
+
+/** What holds for a device that is ahead of the database: what the console wants, or what the device runs. */
+export type AheadChoice = 'console' | 'device';
 
 /** A budget selector with what was set for it. */
 export interface BudgetAnswer {
@@ -34,6 +39,7 @@ export interface BudgetAnswer {
 export class Fleet extends EventEmitter<FleetEvents> {
   readonly #store: ConsoleStore;
   readonly #artifacts: ArtifactFolder;
+  readonly #heard = new Set<string>();
   #link: ConsoleLink | null = null;
 
   constructor(store: ConsoleStore, artifacts: ArtifactFolder) {
@@ -46,15 +52,24 @@ export class Fleet extends EventEmitter<FleetEvents> {
   /** Gives it the way to the devices; before that, wishes only go into the store. */
   attach(link: ConsoleLink): void {
     this.#link = link;
-    this.#recompute(this.#store.devices());
+    this.change(() => null);
+  }
+
+  /** To be called when a device has said, since the console started, which orders it has seen. */
+  heard(id: string): void {
+    if (this.#heard.has(id)) return;
+    this.#heard.add(id);
+    this.emit('device', id);
+  }
+
+  /** Whether it is known which orders a device has: until then, a database that was restored cannot be told from a current one. */
+  hasHeard(id: string): boolean {
+    return this.#heard.has(id);
   }
 
   /** To be called when a device was born, or has said something. */
   deviceChanged(id: string, isNew: boolean): void {
-    if (isNew) {
-      const device = this.#store.device(id);
-      if (device !== null) this.#recompute([device]);
-    }
+    if (isNew) this.change(() => [id]);
     this.emit('device', id);
   }
 
@@ -91,8 +106,10 @@ export class Fleet extends EventEmitter<FleetEvents> {
     if (this.#store.release(release) === null) {
       throw new EdgeError('release/unknown', `there is no release ${release}`, { subject: release });
     }
-    this.#store.putAssignment({ selector: selector.text, target, release });
-    return this.#recompute(this.#store.devices());
+    return this.change(() => {
+      this.#store.putAssignment({ selector: selector.text, target, release });
+      return null;
+    });
   }
 
   /** Sets the budget of a selector. Answers the devices whose desired document it changes. */
@@ -100,8 +117,11 @@ export class Fleet extends EventEmitter<FleetEvents> {
     if (budget.latencyMs !== undefined && budget.latencyRatio !== undefined) {
       throw new EdgeError('budget/invalid', 'latency is given both absolute and relative', { subject: selectorText });
     }
-    this.#store.putBudget(parseSelector(selectorText).text, budget);
-    return this.#recompute(this.#store.devices());
+    const { text } = parseSelector(selectorText);
+    return this.change(() => {
+      this.#store.putBudget(text, budget);
+      return null;
+    });
   }
 
   /** What was set for a selector, and what holds on the devices that it names. */
@@ -118,14 +138,48 @@ export class Fleet extends EventEmitter<FleetEvents> {
     };
   }
 
-  /** Lets a device that is ahead of this console's database take its word again. Fails with `device/unknown`. */
-  adopt(id: string): void {
+  /**
+   * Lets a device that is ahead of this console's database take its word again: either what the database wants of it, or what the device
+   * runs, which is then wanted. Fails with `device/unknown`, and with `release/unknown` where the database lacks what it runs.
+   */
+  adopt(id: string, choice: AheadChoice = 'console'): void {
     const device = this.#store.device(id);
     if (device === null) throw new EdgeError('device/unknown', `there is no device ${id}`, { subject: id });
-    // With what was asked for while nothing was decided over its head.
-    this.#store.adopt(id, desiredTargets(viewOf(device), this.#wishes()));
+    this.#store.atomically(() => {
+      if (choice === 'device') this.#pinWhatRuns(device);
+      // With what was asked for while nothing was decided over its head.
+      this.#store.adopt(id, desiredTargets(viewOf(this.#store.device(id)!), this.#wishes()));
+    });
     this.#link?.publishDesired(id);
     this.emit('device', id);
+  }
+
+  /**
+   * Writes something that changes what devices should run, and what they should run from now on, together or not at all; then tells them.
+   *
+   * @param work writes; answers the devices that it is about, null for all
+   * @returns the devices whose desired document has changed
+   */
+  change(work: () => readonly string[] | null): readonly string[] {
+    const changed = this.#store.atomically(() => this.#recompute(work()));
+    for (const id of changed) {
+      this.#link?.publishDesired(id);
+      this.emit('device', id);
+    }
+    return changed;
+  }
+
+  #pinWhatRuns({ id, reported }: DeviceRecord): void {
+    for (const [target, { active }] of Object.entries(reported?.targets ?? {})) {
+      if (active === null) continue;
+      if (this.#store.release(active.release) === null) {
+        throw new EdgeError('release/unknown', `${id} runs ${active.release}, which this database does not have`, {
+          subject: active.release,
+          hint: 'Make that release again, of the same model; then repeat this.',
+        });
+      }
+      this.#store.putPin(id, target, active.release);
+    }
   }
 
   #wishes(): Wishes {
@@ -136,18 +190,17 @@ export class Fleet extends EventEmitter<FleetEvents> {
     };
   }
 
-  #recompute(devices: readonly DeviceRecord[]): readonly string[] {
+  #recompute(ids: readonly string[] | null): string[] {
+    if (ids?.length === 0) return [];
+    const devices = ids === null ? this.#store.devices() : ids.map((id) => this.#store.device(id));
     const wishes = this.#wishes();
-    const changed: string[] = [];
-    for (const device of devices) {
-      // A device that is ahead knows of wishes that this database does not: nothing is decided over its head.
-      if (device.isAhead) continue;
-      if (this.#store.putDesired(device.id, desiredTargets(viewOf(device), wishes)) === null) continue;
-      changed.push(device.id);
-      this.#link?.publishDesired(device.id);
-      this.emit('device', device.id);
-    }
-    return changed;
+    return devices
+      .filter((device) => device !== null)
+      .filter((device) => {
+        // A device that is ahead knows of wishes that this database does not: nothing is decided over its head.
+        return !device.isAhead && this.#store.putDesired(device.id, desiredTargets(viewOf(device), wishes)) !== null;
+      })
+      .map(({ id }) => id);
   }
 }
 
