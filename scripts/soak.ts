@@ -15,6 +15,7 @@ const soaks: Readonly<
   arm: { file: 'native/arm.test.js', environment: { QUANTD_KERNEL_CASES: '1000000' } },
   images: { file: 'native/image.test.js', environment: { QUANTD_IMAGE_MUTATIONS: '1000000' } },
   rollouts: { file: 'fleet-console/rollout.property.test.js', environment: { QUANTD_ROLLOUTS: '100000' } },
+  'console-kills': { file: 'fleet-console/server/rollouts.test.js', environment: { QUANTD_CONSOLE_KILLS: '200' } },
 };
 
 const names = process.argv.slice(2);
