@@ -51,8 +51,11 @@ export class Draft {
     this.#before = rollout;
     this.#head = head;
     this.policy = rollout.policy;
-    this.devices = new Map([...devices].map((device) => [device.id, device]));
-    this.#progress = new Map(Object.entries(progress));
+    const byId = new Map<string, RolloutDevice>();
+    for (const device of devices) byId.set(device.id, device);
+    this.devices = byId;
+    this.#progress = new Map();
+    for (const device in progress) this.#progress.set(device, progress[device]!);
     this.#selector = parseSelector(rollout.selector);
   }
 

@@ -60,7 +60,10 @@ function failureOf({ failure }: RolloutDevice, { state }: DeviceProgress, runsIt
 
 /** A device that runs the release, confirmed: the gates decide. */
 function judge(draft: Draft, device: RolloutDevice, progress: DeviceProgress): void {
-  const gates = draft.policy.gates.map((gate) => judgeGate(gate, device.active!.metrics, progress.baseline));
+  const { metrics } = device.active!;
+  // Nothing new was measured: with many devices, this is what most looks come to.
+  if (progress.state === 'confirmed' && progress.gates.every(({ metric, value }) => metrics[metric] === value)) return;
+  const gates = draft.policy.gates.map((gate) => judgeGate(gate, metrics, progress.baseline));
   const isSame = gates.every(({ text }, index) => text === progress.gates[index]?.text);
   const beyond = gates.find(({ verdict }) => verdict === 'fail');
   if (beyond !== undefined) {

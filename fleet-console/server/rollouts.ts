@@ -63,8 +63,9 @@ export interface RolloutAnswer {
 
 /** Time passes for rollouts this often. */
 const tickMs = 1000;
-/** What devices say within this time is looked at together. */
+/** What devices say within this time is looked at together; longer where looks take long, so that they leave most of the time to others. */
 const gatherMs = 100;
+const gatherLooks = 9;
 /** A clock that moved and nothing else is written no more often than this. */
 const clockEveryMs = 5000;
 /** Reasons that are shown with a rollout, and with a device. */
@@ -86,6 +87,8 @@ export class Rollouts {
   #ticks: NodeJS.Timeout | undefined;
   #soon: NodeJS.Timeout | undefined;
   #isStopped = false;
+  /** How long the last look took. */
+  #lookMs = 0;
   readonly #onDevice = (id: string) => {
     this.#stale.add(id);
     if (this.#live.size > 0) this.#lookSoon();
@@ -222,15 +225,19 @@ export class Rollouts {
 
   #lookSoon(): void {
     if (this.#isStopped) return;
-    this.#soon ??= setTimeout(() => {
-      this.#soon = undefined;
-      this.#look();
-    }, gatherMs);
+    this.#soon ??= setTimeout(
+      () => {
+        this.#soon = undefined;
+        this.#look();
+      },
+      Math.max(gatherMs, gatherLooks * this.#lookMs),
+    );
   }
 
   /** Moves every live rollout on, as far as it goes. */
   #look(): void {
     if (this.#isStopped) return;
+    const started = performance.now();
     for (const rollout of [...this.#live.values()]) {
       try {
         this.#carryOut(rollout, advance(rollout, this.#devicesFor(rollout), Date.now()));
@@ -239,6 +246,7 @@ export class Rollouts {
         this.#warn(`rollout ${rollout.id} could not go on: ${(error as Error).message}`);
       }
     }
+    this.#lookMs = performance.now() - started;
   }
 
   #carryOut(before: Rollout | null, { rollout, assignments, standing, reasons }: Advance): void {

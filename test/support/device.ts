@@ -129,7 +129,7 @@ export class Life {
 
   /**
    * @param failsAt asked at every call; true cuts the power there
-   * @param bakeSeconds how long a new model has to prove itself, by four probes a second
+   * @param bakeSeconds how long a new model has to prove itself
    */
   constructor(disk: Disk, history: History, failsAt: () => boolean, bakeSeconds = 1) {
     this.disk = disk;
