@@ -159,6 +159,9 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
       return { devices: fleet.setBudget(selector, budget) };
     },
   );
+  post('/v1/budgets/what-if', 'What would become of a budget; changes nothing', BudgetBody, ({ selector, budget }) =>
+    fleet.whatIf(selector, budget),
+  );
   get('/v1/results', 'Results, newest first', ResultQuery, ({ device = null, limit = 100 }) => ({
     results: store.results(device, limit),
   }));
