@@ -188,8 +188,7 @@ function printEvent({ time, device, target, type, message }: DeviceEvent): void 
 }
 
 function printRollout({ id, reasons }: RolloutNews): void {
-  const time = new Date().toISOString();
-  for (const { device, text } of reasons)
+  for (const { time, device, text } of reasons)
     process.stdout.write(`${time}  rollout ${id}${device === null ? '' : `, ${device}`}  ${text}\n`);
 }
 

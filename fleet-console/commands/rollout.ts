@@ -12,6 +12,8 @@ type Device = RolloutDevices['devices'][number];
 
 /** Devices that are listed by name; the rest are counted. */
 const mostDevices = 50;
+/** A rollout that is watched is looked at this often, whatever the stream says. */
+const lookAgainMs = 2000;
 /** Decisions that are shown with the status. */
 const mostReasons = 10;
 
@@ -157,24 +159,41 @@ async function allDevices(client: ConsoleClient, id: number): Promise<Device[]> 
 }
 
 /** Follows a rollout, decision by decision; ends with it, or with Ctrl-C. */
-async function watch(client: ConsoleClient, document: RolloutDocument, isJson: boolean): Promise<void> {
+async function watch(client: ConsoleClient, first: RolloutDocument, isJson: boolean): Promise<void> {
   const abort = new AbortController();
+  const { signal } = abort;
   process.once('SIGINT', () => abort.abort());
   process.once('SIGTERM', () => abort.abort());
-  const hasEnded = (status: string) => ['completed', 'rolled-back', 'aborted'].includes(status);
-  if (!isJson) await printStatus(client, document);
-  if (hasEnded(document.status)) return;
-  for await (const { event, data } of client.events(abort.signal)) {
-    const news = data as RolloutNews;
-    if (event !== 'rollout' || news.id !== document.id) continue;
-    if (isJson) process.stdout.write(`${JSON.stringify(news)}\n`);
-    else {
-      const time = new Date().toISOString();
-      for (const { device, text } of news.reasons) process.stdout.write(`${time}  ${device ?? 'rollout'}  ${text}\n`);
-    }
-    if (hasEnded(news.status)) break;
+  if (!isJson) await printStatus(client, first);
+  let last = first.reasons[0]?.number ?? 0;
+  let document = first;
+  while (!signal.aborted && !['completed', 'rolled-back', 'aborted'].includes(document.status)) {
+    await newsOf(client, first.id, signal);
+    document = await client.get<RolloutDocument>(`/v1/rollouts/${first.id}`);
+    const fresh = document.reasons.filter(({ number }) => number > last).reverse();
+    last = fresh.at(-1)?.number ?? last;
+    const { id, release, status, stage } = document;
+    if (isJson && fresh.length > 0)
+      process.stdout.write(`${JSON.stringify({ id, release, status, stage, reasons: fresh } satisfies RolloutNews)}\n`);
+    if (!isJson)
+      for (const { time, device, text } of fresh) process.stdout.write(`${time}  ${device ?? 'rollout'}  ${text}\n`);
   }
-  abort.abort();
+}
+
+/** Waits until a rollout has gone on, or for a while: what happened before the stream was open is not missed either. */
+async function newsOf(client: ConsoleClient, id: number, signal: AbortSignal): Promise<void> {
+  const enough = new AbortController();
+  const stop = AbortSignal.any([signal, enough.signal]);
+  const timer = setTimeout(() => enough.abort(), lookAgainMs);
+  try {
+    for await (const { event, data } of client.events(stop))
+      if (event === 'rollout' && (data as RolloutNews).id === id) return;
+  } catch (error) {
+    if (!stop.aborted) throw error;
+  } finally {
+    clearTimeout(timer);
+    enough.abort();
+  }
 }
 
 async function printStatus(client: ConsoleClient, document: RolloutDocument): Promise<void> {

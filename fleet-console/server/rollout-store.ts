@@ -1,4 +1,10 @@
-import type { DeviceProgress, Rollout, RolloutHead, RolloutReason } from '../../configs/contracts/rollout.js';
+import type {
+  DeviceProgress,
+  Rollout,
+  RolloutHead,
+  RolloutReason,
+  RolloutStatus,
+} from '../../configs/contracts/rollout.js';
 import { hasEnded } from '../rollout.js';
 import type { ConsoleDatabase } from './database.js';
 
@@ -124,6 +130,16 @@ export class RolloutStore {
   /** Newest first. */
   list(): RolloutSummary[] {
     return this.#database.all<Row>('SELECT * FROM rollout ORDER BY id DESC').map((row) => this.#summaryOf(row));
+  }
+
+  /** By status, every status among them. */
+  counts(): Record<RolloutStatus, number> {
+    const counts = { running: 0, paused: 0, 'rolling-back': 0, completed: 0, 'rolled-back': 0, aborted: 0 };
+    const rows = this.#database.all<{ status: RolloutStatus; count: number }>(
+      'SELECT status, count(*) AS count FROM rollout GROUP BY status',
+    );
+    for (const { status, count } of rows) counts[status] = count;
+    return counts;
   }
 
   summary(id: number): RolloutSummary | null {

@@ -1,7 +1,7 @@
 /** The controller of rollouts: looks at them when devices say something and as time passes, and carries out what is decided. */
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Release } from '../../configs/contracts/release.js';
-import { type DeviceProgress, parsePolicy, type Rollout, type RolloutReason } from '../../configs/contracts/rollout.js';
+import { type DeviceProgress, parsePolicy, type Rollout } from '../../configs/contracts/rollout.js';
 import {
   type Advance,
   abort,
@@ -28,7 +28,7 @@ export interface RolloutNews {
   readonly status: Rollout['status'];
   /** Index of the current stage. */
   readonly stage: number;
-  readonly reasons: readonly RolloutReason[];
+  readonly reasons: readonly StoredReason[];
 }
 
 /** What somebody may do to a rollout. */
@@ -135,6 +135,11 @@ export class Rollouts {
   /** Newest first. */
   list(): RolloutSummary[] {
     return this.#rollouts.list();
+  }
+
+  /** Rollouts by status, every status among them. */
+  counts(): Record<Rollout['status'], number> {
+    return this.#rollouts.counts();
   }
 
   /** Fails with `rollout/unknown`. */
@@ -251,9 +256,10 @@ export class Rollouts {
 
   #carryOut(before: Rollout | null, { rollout, assignments, standing, reasons }: Advance): void {
     if (before !== null && assignments.length === 0 && reasons.length === 0 && !isWorthWriting(before, rollout)) return;
+    let stored: readonly StoredReason[] = [];
     this.#fleet.change(() => {
       this.#rollouts.put(rollout, before);
-      this.#rollouts.putReasons(rollout.id, reasons);
+      stored = this.#rollouts.putReasons(rollout.id, reasons);
       const { id, selector, target, release } = rollout;
       if (standing === 'withdraw') this.#store.withdrawAssignment(id);
       if (standing === 'adopt') this.#store.putAssignment({ selector, target, release }, id);
@@ -264,7 +270,7 @@ export class Rollouts {
     else this.#live.set(rollout.id, rollout);
     if (![...this.#live.values()].some(({ target }) => target === rollout.target)) this.#views.delete(rollout.target);
     const { id, release, status, stage } = rollout;
-    if (reasons.length > 0) this.#fleet.emit('rollout', { id, release, status, stage, reasons });
+    if (stored.length > 0) this.#fleet.emit('rollout', { id, release, status, stage, reasons: stored });
   }
 
   #devicesFor({ id, target, release }: Rollout): RolloutDevice[] {

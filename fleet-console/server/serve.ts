@@ -103,7 +103,7 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       fleet,
       rollouts,
       artifacts,
-      metrics: new ConsoleMetrics(store, link),
+      metrics: new ConsoleMetrics(store, link, rollouts),
       version,
       token,
       mostUploadBytes: http.mostUploadBytes,

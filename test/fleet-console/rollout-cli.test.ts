@@ -48,7 +48,7 @@ t.test('start, watch, why, pause, resume, approve, rollback: tables for people, 
   t.match(await run('why', other), /the rollout is paused: lunch/);
   await run('resume');
   const watching = run('status', '1', '--watch');
-  await new Promise((resolve) => setTimeout(resolve, 1500));
+  await new Promise((resolve) => setTimeout(resolve, 300));
   await run('approve', '1', '--because', 'looks good');
   const watched = await watching;
   t.match(watched, /approved: looks good[\s\S]*told to run fire@2[\s\S]*confirmed fire@2[\s\S]*completed: 3 confirmed/);
