@@ -38,6 +38,7 @@ const migrations: readonly string[] = [
      rollout INTEGER NOT NULL REFERENCES rollout(id), device TEXT NOT NULL, state TEXT NOT NULL, progress TEXT NOT NULL,
      PRIMARY KEY (rollout, device)
    ) STRICT, WITHOUT ROWID;
+   CREATE INDEX rollout_device_device ON rollout_device (device, rollout);
    CREATE TABLE rollout_reason (
      number INTEGER PRIMARY KEY AUTOINCREMENT, rollout INTEGER NOT NULL REFERENCES rollout(id), device TEXT, text TEXT NOT NULL,
      time TEXT NOT NULL

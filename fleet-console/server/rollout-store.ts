@@ -132,6 +132,15 @@ export class RolloutStore {
     return this.#database.all<Row>('SELECT * FROM rollout ORDER BY id DESC').map((row) => this.#summaryOf(row));
   }
 
+  /** The newest rollout that has a device, else the newest of all; null before any. */
+  newestFor(device: string): number | null {
+    const own = this.#database.get<{ id: number | null }>(
+      'SELECT max(rollout) AS id FROM rollout_device WHERE device = ?',
+      device,
+    );
+    return own?.id ?? this.#database.get<{ id: number | null }>('SELECT max(id) AS id FROM rollout')!.id;
+  }
+
   /** By status, every status among them. */
   counts(): Record<RolloutStatus, number> {
     const counts = { running: 0, paused: 0, 'rolling-back': 0, completed: 0, 'rolled-back': 0, aborted: 0 };

@@ -180,7 +180,9 @@ export class Rollouts {
   why(device: string, id: number | null): RolloutAnswer {
     if (this.#store.device(device) === null)
       throw new EdgeError('device/unknown', `there is no device ${device}`, { subject: device });
-    const rollout = id === null ? this.#newestFor(device) : this.#existing(id);
+    const found = id ?? this.#rollouts.newestFor(device);
+    if (found === null) throw new EdgeError('rollout/unknown', 'there was no rollout yet', { subject: device });
+    const rollout = this.#existing(found);
     const { release, status } = rollout;
     return {
       device,
@@ -191,14 +193,6 @@ export class Rollouts {
       why: explain(rollout, this.#devicesFor(rollout), device),
       history: this.#rollouts.reasons(rollout.id, shownReasons, device),
     };
-  }
-
-  /** The newest rollout that has a device, else the newest of all. */
-  #newestFor(device: string): Rollout {
-    const ids = this.#rollouts.list().map(({ id }) => id);
-    const own = ids.find((id) => this.#existing(id).devices[device] !== undefined) ?? ids[0];
-    if (own !== undefined) return this.#existing(own);
-    throw new EdgeError('rollout/unknown', 'there was no rollout yet', { subject: device });
   }
 
   #existing(id: number): Rollout {

@@ -20,7 +20,7 @@ import { carryOut, type Fate, infeasible, MadeUpDevice, stored } from '../suppor
 import { announceSeed, Random } from '../support/seed.js';
 
 const seed = announceSeed();
-const runs = Number(process.env.QUANTD_ROLLOUTS ?? 1000);
+const runs = Number(process.env.QUANTD_ROLLOUTS ?? 500);
 const release = 'fire@2';
 const stepSeconds = 20;
 const deviceSeconds = 3000;
@@ -109,7 +109,7 @@ type Before = Map<string, string | null>;
 
 /** Devices that are away as far as anybody can know, or busy in truth; in a rollback, of those that are there. */
 function unavailable(devices: readonly MadeUpDevice[], isRollback: boolean): MadeUpDevice[] {
-  return devices.filter(({ known, isBusy }) => (known.isOnline ? isBusy : !isRollback));
+  return devices.filter(({ known, isBusy, isTaken }) => (known.isOnline ? isBusy && !isTaken : !isRollback));
 }
 
 function checkDisruption({ assignments, rollout }: Advance, fleet: ReadonlyMap<string, MadeUpDevice>): string | null {
@@ -135,6 +135,7 @@ function checkStages(before: Rollout, after: Rollout, fleet: ReadonlyMap<string,
   for (const [id, { stage, state }] of Object.entries(after.devices)) {
     if (stage === null || stage > last) continue;
     const device = fleet.get(id)!;
+    if (device.isTaken) continue;
     const said = device.known;
     const hasSaid =
       said.truth.release === release && said.truth.isConfirmed && said.generation >= device.desired.generation;
@@ -170,15 +171,19 @@ function live(setting: Setting): { broken: string | null; end: string } {
       const id = `late${fleet.size}`;
       fleet.set(id, new MadeUpDevice(id, { site: 'a' }, 'good', 'fire@1'));
     }
+    if (isCalm) for (const device of fleet.values()) device.isAhead = false;
+    else if (random.next() < 0.02) disturb(random.pick([...fleet.values()]), before, random);
     for (const device of fleet.values()) device.live(stepSeconds, release, random, isCalm);
-    const previous = rollout;
-    const act = operatorOf(previous, random, isCalm);
-    if (act !== null) rollout = carryOut(act(previous, viewsOf(fleet)), fleet);
+    const act = operatorOf(rollout, random, isCalm);
+    if (act !== null) rollout = operated(act, rollout, fleet);
     if (rollout.status === 'aborted') return checkAborted(rollout, fleet, random) ?? { broken: null, end: 'aborted' };
     const result = advance(rollout, viewsOf(fleet), wallMs);
     if (rollout.status === 'paused' && (result.assignments.length > 0 || result.rollout.status !== 'paused'))
       return broken('a paused rollout went on');
-    for (const { device } of result.assignments) {
+    for (const { device, release: assigned } of result.assignments) {
+      const { isAhead, isTaken, desired } = fleet.get(device)!;
+      if (isAhead) return broken(`${device} was told something while it was ahead`);
+      if (isTaken && assigned !== desired.release) return broken(`${device} was taken back from somebody`);
       if (!before.has(device)) before.set(device, fleet.get(device)!.desired.release);
       if (!toldAt.has(device)) toldAt.set(device, trueSeconds);
     }
@@ -204,6 +209,29 @@ function live(setting: Setting): { broken: string | null; end: string } {
     if (rollout.status === 'completed' && (random.next() < 0.7 || isCalm)) return { broken: null, end: 'completed' };
   }
   return broken('it never ended');
+}
+
+/** Somebody assigns a device of the rollout something else; or a device turns out to have newer orders, until that is decided. */
+function disturb(device: MadeUpDevice, before: Before, random: Random): void {
+  if (random.next() < 0.3) device.isAhead = !device.isAhead;
+  else if (before.has(device.id) && !device.isAhead && random.next() < 0.3) {
+    device.tell('other@1');
+    device.isTaken = true;
+  }
+}
+
+/** What comes of an operator's wish; what cannot be now is refused, and changes nothing. */
+function operated(
+  act: NonNullable<ReturnType<typeof operatorOf>>,
+  rollout: Rollout,
+  fleet: ReadonlyMap<string, MadeUpDevice>,
+): Rollout {
+  try {
+    return carryOut(act(rollout, viewsOf(fleet)), fleet);
+  } catch (error) {
+    if (error instanceof EdgeError && error.code === 'rollout/state') return rollout;
+    throw error;
+  }
 }
 
 /** What somebody does at this moment; mostly nothing. */
@@ -253,7 +281,7 @@ function checkReturned(rollout: Rollout, before: Before, fleet: ReadonlyMap<stri
   for (const [id, was] of before) {
     const device = fleet.get(id)!;
     const { stage } = rollout.devices[id]!;
-    if (stage! < rollout.rollbackFrom!) continue;
+    if (stage! < rollout.rollbackFrom! || device.isTaken) continue;
     if (device.desired.release !== was) return `${id} is wanted to run ${device.desired.release}, and had ${was}`;
     if (was !== null && (device.truth.release !== was || !device.truth.isConfirmed))
       return `${id} runs ${device.truth.release}, and had ${was}`;

@@ -39,6 +39,10 @@ export class MadeUpDevice {
   readonly labels: Readonly<Record<string, string>>;
   readonly fate: Fate;
   isOnline = true;
+  /** It has orders that the console's database does not know. */
+  isAhead = false;
+  /** Somebody has assigned it something else while the rollout had it. */
+  isTaken = false;
   generation = 0;
   /** What it was told, by generation, as the console wrote it. */
   desired: { generation: number; release: string | null } = { generation: 0, release: null };
@@ -167,7 +171,7 @@ export class MadeUpDevice {
       labels: this.labels,
       kind: 'ort',
       isOnline,
-      isAhead: false,
+      isAhead: this.isAhead,
       heldBy: null,
       wanted: this.desired.release,
       isCurrent,

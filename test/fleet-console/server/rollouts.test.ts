@@ -80,7 +80,8 @@ async function rolloutThroughKills(
   let [killed, worst] = [0, 0];
   let killing: Promise<void> | null = null;
   const kill = async () => {
-    await sleep(random.below(40));
+    // Within the time in which what was said is looked at, and written.
+    await sleep(random.below(200));
     await process.kill();
     await process.start();
     documents = 0;
