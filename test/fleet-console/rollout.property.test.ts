@@ -213,8 +213,9 @@ function live(setting: Setting): { broken: string | null; end: string } {
 
 /** Somebody assigns a device of the rollout something else; or a device turns out to have newer orders, until that is decided. */
 function disturb(device: MadeUpDevice, before: Before, random: Random): void {
-  if (random.next() < 0.3) device.isAhead = !device.isAhead;
-  else if (before.has(device.id) && !device.isAhead && random.next() < 0.3) {
+  const lot = random.next();
+  if (lot < 0.3) device.isAhead = !device.isAhead;
+  else if (lot < 0.5 && before.has(device.id) && !device.isAhead) {
     device.tell('other@1');
     device.isTaken = true;
   }
