@@ -25,8 +25,8 @@ export class SwiftDevice {
   active: string | null = null;
   /** In the middle of a change. */
   isChanging = false;
-  /** Called with every document that it takes or sends. */
-  onDocument: (device: SwiftDevice) => void = () => {};
+  /** Called when it has taken orders, and when it has carried them out. */
+  onStep: (device: SwiftDevice) => void = () => {};
   readonly #behaviour: Behaviour;
   #client: MqttClient;
   #sequence = 0;
@@ -91,8 +91,8 @@ export class SwiftDevice {
       clearTimeout(this.#work);
       this.#work = setTimeout(() => this.#finish(goal), this.#behaviour.workMs);
     }
-    this.onDocument(this);
     this.#report();
+    this.onStep(this);
   }
 
   #finish(goal: string): void {
@@ -100,6 +100,7 @@ export class SwiftDevice {
     if (this.#behaviour.reverts?.includes(goal)) this.#hasReverted = true;
     else this.active = goal;
     this.#report();
+    this.onStep(this);
   }
 
   #report(): void {
@@ -129,7 +130,6 @@ export class SwiftDevice {
       time,
     };
     this.#say('reported', document);
-    this.onDocument(this);
   }
 
   #artifact(release: string) {

@@ -2,6 +2,7 @@
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import Database from 'better-sqlite3';
 import t, { type Test } from 'tap';
 import type { ConsoleClient } from '../../../fleet-console/client.js';
 import type { DeviceDocument } from '../../../fleet-console/commands/devices.js';
@@ -56,7 +57,7 @@ const policy = {
   onFail: 'rollback-all',
 };
 
-/** One rollout, with the console killed when so many documents have passed since it was last started. Answers how often it was. */
+/** One rollout, with the console killed when devices have done so much since it was last started. Answers how often it was. */
 async function rolloutThroughKills(
   t: Test,
   folder: string,
@@ -75,8 +76,8 @@ async function rolloutThroughKills(
   }));
   const hasBad = behaviours.some((behaviour) => behaviour.reverts !== undefined);
   const devices = await fleetOn(console, behaviours);
-  let documents = 0;
-  let killAt = 1 + random.below(12);
+  let steps = 0;
+  let killAt = 1 + random.below(6);
   let [killed, worst] = [0, 0];
   let killing: Promise<void> | null = null;
   const kill = async () => {
@@ -84,15 +85,15 @@ async function rolloutThroughKills(
     await sleep(random.below(200));
     await process.kill();
     await process.start();
-    documents = 0;
-    killAt = 1 + random.below(12);
+    steps = 0;
+    killAt = 1 + random.below(6);
     killing = null;
   };
   for (const device of devices) {
-    device.onDocument = () => {
+    device.onStep = () => {
       for (const site of ['a', 'b'])
         worst = Math.max(worst, devices.filter(({ labels, isChanging }) => labels.site === site && isChanging).length);
-      if (killed >= most || killing !== null || ++documents < killAt) return;
+      if (killed >= most || killing !== null || ++steps < killAt) return;
       killed++;
       killing = kill();
     };
@@ -206,6 +207,25 @@ t.test(
     await console.close();
   },
 );
+
+t.test('a step that cannot be written as a whole is not written at all, and is decided again', async (t) => {
+  const folder = t.testdir();
+  const warnings: string[] = [];
+  const console = await startConsole(folder, {}, warnings);
+  const devices = await fleetOn(console, Array(2).fill({ workMs: 20 }));
+  const database = new Database(join(folder, 'fleet', 'fleet.db'));
+  database.exec("CREATE TRIGGER refuse BEFORE INSERT ON pin BEGIN SELECT RAISE(ABORT, 'not now'); END");
+  await console.client.send('POST', '/v1/rollouts', { release: after, selector: 'all' });
+  await until(() => warnings.some((text) => /rollout 1 could not go on: .*not now/.test(text)), 'it is told');
+  t.same(database.prepare('SELECT device FROM rollout_device').all(), [], 'nothing of the step is there');
+  t.match((await rolloutOf(console.client)).reasons, [{ text: /^started/ }]);
+  database.exec('DROP TRIGGER refuse');
+  database.close();
+  await statusBecomes(console.client, 'completed');
+  t.same([...new Set(devices.map(({ goals }) => goals.join()))], [`${before},${after}`]);
+  await Promise.all(devices.map((device) => device.close()));
+  await console.close();
+});
 
 t.test('an abort is final; a later assignment replaces what the rollout left', async (t) => {
   const console = await startConsole(t.testdir());
