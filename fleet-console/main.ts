@@ -3,10 +3,12 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { EdgeError, type ErrorCode } from '../configs/contracts/errors.js';
+import { registerAhead } from './commands/ahead.js';
 import { registerBudget } from './commands/budget.js';
 import { registerDevices } from './commands/devices.js';
 import { registerRelease } from './commands/release.js';
 import { registerResults } from './commands/results.js';
+import { registerRollout } from './commands/rollout.js';
 import { registerServe } from './commands/serve.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -25,13 +27,21 @@ registerServe(program, process.env, async (settings, surroundings) => {
   const { openConsole } = await import('./server/serve.js');
   return openConsole(settings, { ...surroundings, version });
 });
-for (const register of [registerDevices, registerRelease, registerBudget, registerResults])
+for (const register of [
+  registerDevices,
+  registerRelease,
+  registerRollout,
+  registerBudget,
+  registerResults,
+  registerAhead,
+])
   register(program, process.env);
 
 const exitCodeOf: Partial<Record<ErrorCode, number>> = {
   'usage/invalid': 2,
   'budget/invalid': 2,
   'selector/invalid': 2,
+  'rollout/invalid': 2,
   'settings/invalid': 2,
   'settings/insecure': 2,
   'console/unreachable': 4,

@@ -167,9 +167,16 @@ const zones: Readonly<Record<string, Zone>> = {
     packages: [],
     forbidden: everything,
   },
+  rollout: {
+    holds: /^fleet-console\/(rollout\.ts|rollout\/.*)$/,
+    values: ['rollout', 'selector', 'contracts'],
+    types: [],
+    packages: [],
+    forbidden: everything,
+  },
   consoleServer: {
     holds: /^fleet-console\/server\//,
-    values: ['consoleServer', 'selector', 'wishes', 'core', 'contracts'],
+    values: ['consoleServer', 'selector', 'wishes', 'rollout', 'core', 'contracts'],
     types: [],
     // npm packages have their owners below.
     packages: ['node:*'],
@@ -201,10 +208,10 @@ const zones: Readonly<Record<string, Zone>> = {
 /** npm packages of adapters, of the bridge and of the console's server, with the files whose one responsibility needs them. */
 const packageOwners: Readonly<Record<string, readonly string[]>> = {
   '@fastify/swagger': ['api'],
-  '@sinclair/typebox': ['api'],
+  '@sinclair/typebox': ['api', 'rollout-api'],
   aedes: ['broker'],
-  'better-sqlite3': ['sqlite-store', 'sqlite-key-values', 'sqlite-outbox', 'store'],
-  fastify: ['api', 'stream'],
+  'better-sqlite3': ['sqlite-store', 'sqlite-key-values', 'sqlite-outbox', 'database'],
+  fastify: ['api', 'rollout-api', 'stream'],
   mqtt: ['broker-probe', 'fleet-link', 'link'],
   pino: ['journal-log'],
   'prom-client': ['metrics'],

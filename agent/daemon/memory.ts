@@ -79,13 +79,19 @@ export class Memory {
     return this.#values.read(`confirmed.${target}.${key}`) !== null;
   }
 
-  confirm(target: string, key: string, at: string): void {
+  /** `p95Ms`: of the probes by which it proved itself; null where they were too few to tell. */
+  confirm(target: string, key: string, at: string, p95Ms: number | null): void {
     this.#values.write(
-      new Map([
+      new Map<string, unknown>([
         [`confirmed.${target}.${key}`, at],
+        [`p95Ms.${target}.${key}`, p95Ms],
         [`bakes.${target}.${key}`, null],
       ]),
     );
+  }
+
+  p95Ms(target: string, key: string): number | null {
+    return this.#values.read(`p95Ms.${target}.${key}`) as number | null;
   }
 
   isPublished(target: string, key: string): boolean {
@@ -104,7 +110,7 @@ export class Memory {
   /** What is remembered of an artifact that is no longer wanted is forgotten with it. */
   forgetArtifacts(target: string, kept: ReadonlySet<string>): void {
     const changes = new Map<string, unknown>();
-    for (const kind of ['confirmed', 'published', 'activated', 'failure', 'bakes']) {
+    for (const kind of ['confirmed', 'p95Ms', 'published', 'activated', 'failure', 'bakes']) {
       const prefix = `${kind}.${target}.`;
       for (const key of this.#values.keys(prefix)) if (!kept.has(key.slice(prefix.length))) changes.set(key, null);
     }

@@ -36,12 +36,12 @@ export function statement(
   return { target, type, status, reason: cut(reason, 128), message: cut(message, 2000) };
 }
 
-/** What a failure says about its target. */
-export function failureStatement(failure: Failure, type: ConditionType, isTrue: boolean): Statement {
+/** What a failure says about its target. `isFinal`: it is not tried again until something else is wanted. */
+export function failureStatement(failure: Failure, type: ConditionType, isFinal: boolean): Statement {
   const { step, subject, hint, attempts, generation } = failure;
   return {
-    ...statement(failure.target, type, isTrue, failure.code, failure.message),
-    failure: { step, subject: cut(subject, 500), hint: cut(hint, 500), attempts, generation },
+    ...statement(failure.target, type, true, failure.code, failure.message),
+    failure: { step, subject: cut(subject, 500), hint: cut(hint, 500), attempts, generation, isFinal },
   };
 }
 
@@ -72,8 +72,10 @@ export function frontierOf(document: QuantizeDocument): FrontierPoint[] {
 /** What is said of an artifact that is active, or was. */
 export function artifactReport(
   document: QuantizeDocument,
-  state: { release: string; since: string; isConfirmed: boolean; result: string },
+  state: { release: string; since: string; isConfirmed: boolean; result: string; p95Ms: number | null },
 ): ActiveArtifact {
+  const measurements = measurementsOf(document);
+  const { latency } = measurements;
   return {
     release: state.release,
     modelSha256: document.model.sha256,
@@ -81,7 +83,8 @@ export function artifactReport(
     planDigest: document.plan?.digest ?? '',
     budget: document.budget,
     isConfirmed: state.isConfirmed,
-    measurements: measurementsOf(document),
+    // Probes are timed in milliseconds, whatever a plan's latency is counted in.
+    measurements: { ...measurements, latency: { ...latency, p95: latency.unit === 'ms' ? state.p95Ms : null } },
     result: state.result,
     since: state.since,
   };

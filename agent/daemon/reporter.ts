@@ -105,6 +105,7 @@ export class Reporter {
       release: activation?.release ?? '',
       since: activation?.since ?? '',
       isConfirmed: memory.isConfirmed(target, key),
+      p95Ms: memory.p95Ms(target, key),
       result: memory.resultOf(target, key) ?? contentKey(document),
     });
   }
@@ -132,7 +133,7 @@ export class Reporter {
       }
     }
     const trouble = troubles.get(id);
-    if (trouble !== undefined) statements.push(failureStatement(trouble, 'Degraded', true));
+    if (trouble !== undefined) statements.push(failureStatement(trouble, 'Degraded', false));
     return statements;
   }
 }

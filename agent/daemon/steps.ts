@@ -2,7 +2,7 @@
 import { type DeviceEvent, packetBytes, type StepReport } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { DeviceStep } from '../core/reconcile.js';
-import { median } from '../core/statistics.js';
+import { median, quantile } from '../core/statistics.js';
 import type {
   ArtifactStore,
   DaemonClock,
@@ -63,6 +63,9 @@ type Executor = (context: StepContext, ports: StepPorts, signal: AbortSignal) =>
 
 /** Room in a packet for what travels with a document. */
 const besidesBytes = 8192;
+
+/** Fewer probes tell no 95th percentile. */
+const fewProbes = 20;
 
 /** Order and rough share of the parts of `quantize`, for one progress bar. */
 const quantizeParts: readonly (readonly [keyof StepSeconds, number])[] = [
@@ -170,7 +173,7 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
     if (ceiling !== undefined && measured > ceiling * confirm.latencySlack) {
       throw unfit(activeKey!, `it takes ${measured.toFixed(2)} ms where the budget allows ${ceiling} ms`);
     }
-    memory.confirm(target, activeKey!, clock.now());
+    memory.confirm(target, activeKey!, clock.now(), times.length < fewProbes ? null : quantile(times, 0.95));
     event('confirmed', `${times.length} probes, median ${measured.toFixed(2)} ms`);
   },
 

@@ -76,6 +76,8 @@ export const Condition = Type.Object({
       hint: Type.String({ maxLength: 500 }),
       attempts: Count,
       generation: Count,
+      /** It is not tried again until `desired` changes. Absent: not known. */
+      isFinal: Type.Optional(Type.Boolean()),
     }),
   ),
 });
@@ -100,7 +102,10 @@ export const Measurements = Type.Object({
     float: Measured,
     int8: Measured,
     predicted: Measured,
+    /** Median. */
     measured: Measured,
+    /** Of the probes that confirmed it while it served; in the same unit. Absent: not measured. */
+    p95: Type.Optional(Measured),
   }),
   quality: Type.Object({
     samples: Count,
@@ -112,6 +117,8 @@ export const Measurements = Type.Object({
   }),
   sizeBytes: Measured,
   ramBytes: Measured,
+  /** Of one inference. Absent: not measured. */
+  energyMj: Type.Optional(Measured),
   averageWeightBits: Measured,
   averageActivationBits: Measured,
 });

@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { budgetForms, parseBudget } from '../../agent/core/budget.js';
 import { selectorForms } from '../selector.js';
-import type { BudgetAnswer } from '../server/fleet.js';
+import type { BudgetAnswer, WhatIfAnswer } from '../server/fleet.js';
 import { addClientOptions, budgetText, type ClientFlags, clientOf, printJson, printTable } from './common.js';
 
 /** Adds `budget set` and `budget show`. */
@@ -28,6 +28,35 @@ export function registerBudget(program: Command, environment: NodeJS.ProcessEnv)
           `${budgetText(wanted)} is wanted on ${devices.length === 0 ? 'no device that runs a release now' : devices.join(', ')}\n`,
         );
     });
+  const whatIf = budget
+    .command('what-if')
+    .description('predicts who would meet a budget, from what devices have measured and planned; changes nothing')
+    .argument('<selector>', selectorForms)
+    .argument('<budget>', `comma list of ${budgetForms}`);
+  addClientOptions(whatIf, environment).action(async (selector: string, text: string, flags: ClientFlags) => {
+    const body = { selector, budget: parseBudget(text) };
+    const answer = await (await clientOf(flags)).send<WhatIfAnswer>('POST', '/v1/budgets/what-if', body);
+    if (flags.json) return printJson(answer);
+    if (answer.devices.length === 0) {
+      process.stdout.write(`no device of ${answer.selector} runs a release\n`);
+      return;
+    }
+    printTable(
+      ['hardware class', 'meets', 'infeasible', 'unknown', 'unaffected'],
+      answer.classes.map(({ hardwareClass, verdicts }) => [
+        hardwareClass,
+        verdicts.meets,
+        verdicts.infeasible,
+        verdicts.unknown,
+        verdicts.unaffected,
+      ]),
+    );
+    process.stdout.write('\n');
+    printTable(
+      ['device', 'target', 'release', 'verdict', 'why'],
+      answer.devices.map(({ id, target, release, verdict, why }) => [id, target, release, verdict, why]),
+    );
+  });
   const show = budget
     .command('show')
     .description('what was set for a selector, and what holds on its devices')

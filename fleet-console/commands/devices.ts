@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import type { Birth, DesiredState, DeviceEvent, ReportedState } from '../../configs/contracts/device.js';
 import type { ConsoleClient } from '../client.js';
 import { selectorForms } from '../selector.js';
+import type { RolloutNews } from '../server/rollouts.js';
 import {
   addClientOptions,
   budgetText,
@@ -64,6 +65,7 @@ export function registerDevices(program: Command, environment: NodeJS.ProcessEnv
       for await (const { event, data } of client.events(abort.signal)) {
         if (flags.json) process.stdout.write(`${JSON.stringify({ event, data })}\n`);
         else if (event === 'event') printEvent(data as DeviceEvent);
+        else if (event === 'rollout') printRollout(data as RolloutNews);
         else await printStep(client, (data as { id: string }).id, steps);
       }
     });
@@ -183,6 +185,11 @@ function printDevice(device: DeviceDocument): void {
 
 function printEvent({ time, device, target, type, message }: DeviceEvent): void {
   process.stdout.write(`${time}  ${device}${target === null ? '' : `/${target}`}  ${type}: ${message}\n`);
+}
+
+function printRollout({ id, reasons }: RolloutNews): void {
+  for (const { time, device, text } of reasons)
+    process.stdout.write(`${time}  rollout ${id}${device === null ? '' : `, ${device}`}  ${text}\n`);
 }
 
 /** Steps are told when they begin, not at every percent. */

@@ -12,6 +12,8 @@ import type { ArtifactFolder } from './artifacts.js';
 import type { Fleet } from './fleet.js';
 import type { ConsoleMetrics } from './metrics.js';
 import { pageHtml, pageIcon, pageScript, pageStyle } from './page.js';
+import { addRolloutRoutes } from './rollout-api.js';
+import type { Rollouts } from './rollouts.js';
 import { type ConsoleStore, type DeviceRecord, viewOf } from './store.js';
 import { streamEvents } from './stream.js';
 
@@ -19,6 +21,7 @@ import { streamEvents } from './stream.js';
 export interface ApiOptions {
   readonly store: ConsoleStore;
   readonly fleet: Fleet;
+  readonly rollouts: Rollouts;
   readonly artifacts: ArtifactFolder;
   readonly metrics: ConsoleMetrics;
   readonly version: string;
@@ -37,6 +40,10 @@ const statusOf: Partial<Record<ErrorCode, number>> = {
   'card/invalid': 400,
   'upload/invalid': 422,
   'release/exists': 409,
+  'rollout/invalid': 400,
+  'rollout/unknown': 404,
+  'rollout/conflict': 409,
+  'rollout/state': 409,
   'release/unknown': 404,
   'device/unknown': 404,
   'disk/full': 507,
@@ -76,6 +83,9 @@ const SelectorQuery = Type.Object({ selector: Type.String({ minLength: 1, maxLen
 const ResultQuery = Type.Object({
   device: Type.Optional(Type.String({ maxLength: 64 })),
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+});
+const AdoptQuery = Type.Object({
+  take: Type.Union([Type.Literal('console'), Type.Literal('device')], { default: 'console' }),
 });
 const Id = Type.Object({ id: Type.String({ maxLength: 64 }) });
 const Sha = Type.Object({ sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) });
@@ -118,10 +128,17 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
   );
   app.post(
     '/v1/devices/:id/adopt',
-    { schema: { summary: 'Lets a device that is ahead of the database take its word again', params: Id } },
+    {
+      schema: {
+        summary:
+          'Lets a device that is ahead of the database take its word again: what that wants, or what the device runs',
+        params: Id,
+        querystring: AdoptQuery,
+      },
+    },
     async (request) => {
       const { id } = request.params as Static<typeof Id>;
-      fleet.adopt(id);
+      fleet.adopt(id, (request.query as Static<typeof AdoptQuery>).take);
       return deviceDocument(existing(store, id));
     },
   );
@@ -142,11 +159,17 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
       return { devices: fleet.setBudget(selector, budget) };
     },
   );
+  post('/v1/budgets/what-if', 'What would become of a budget; changes nothing', BudgetBody, ({ selector, budget }) =>
+    fleet.whatIf(selector, budget),
+  );
   get('/v1/results', 'Results, newest first', ResultQuery, ({ device = null, limit = 100 }) => ({
     results: store.results(device, limit),
   }));
-  app.get('/v1/events', { schema: { summary: 'Server-sent events: `device` and `event`' } }, (request, reply) =>
-    streamEvents(request, reply, store, fleet),
+  addRolloutRoutes(app, options.rollouts);
+  app.get(
+    '/v1/events',
+    { schema: { summary: 'Server-sent events: `device`, `event` and `rollout`' } },
+    (request, reply) => streamEvents(request, reply, store, fleet),
   );
 
   await app.register(async (uploads) => {

@@ -7,10 +7,21 @@ import { matches, parseSelector, rankOf, type Selectable } from '../selector.js'
 /** A device as far as this needs it: targets with their kinds. */
 export interface DeviceView extends Selectable {
   readonly targets: Readonly<Record<string, { readonly kind: string }>>;
+  /** What it has of its own, by target; absent: nothing. */
+  readonly pins?: Readonly<Record<string, Pin>>;
+}
+
+/** A release that a target of one device has of its own, as a rollout gives it. */
+export interface Pin {
+  readonly release: string;
+  /** It holds over assignments with this number and below; later ones replace it. */
+  readonly over: number;
 }
 
 /** A release for a target of the devices that a selector names; later ones count more. */
 export interface Assignment {
+  /** Rises with every assignment. */
+  readonly number: number;
   readonly selector: string;
   readonly target: string;
   readonly release: string;
@@ -53,11 +64,16 @@ export function effectiveBudget(device: Selectable, budgets: readonly BudgetRule
 }
 
 function newestRelease(device: DeviceView, target: string, kind: string, wishes: Wishes): Release | null {
+  const fits = (id: string) => {
+    const release = wishes.releases.get(id);
+    return release?.targetKinds === undefined || release.targetKinds.includes(kind) ? release : undefined;
+  };
+  const pin = device.pins?.[target];
   for (const assignment of [...wishes.assignments].reverse()) {
+    if (pin !== undefined && assignment.number <= pin.over) break;
     if (assignment.target !== target || !matches(parseSelector(assignment.selector), device)) continue;
-    const release = wishes.releases.get(assignment.release);
-    const isForKind = release?.targetKinds === undefined || release.targetKinds.includes(kind);
-    if (release !== undefined && isForKind) return release;
+    const release = fits(assignment.release);
+    if (release !== undefined) return release;
   }
-  return null;
+  return pin === undefined ? null : (fits(pin.release) ?? null);
 }

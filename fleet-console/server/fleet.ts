@@ -8,16 +8,22 @@ import { matches, parseSelector } from '../selector.js';
 import type { ArtifactFolder } from './artifacts.js';
 import { type BudgetRule, desiredTargets, effectiveBudget, type Wishes } from './desired.js';
 import type { ConsoleLink } from './link.js';
+import type { RolloutNews } from './rollouts.js';
 import { type ConsoleStore, type DeviceRecord, type StoredEvent, viewOf } from './store.js';
+import { type Prediction, predict, type Verdict } from './what-if.js';
 
 /** Room in a desired document for what is beside a release. */
 const besidesBytes = 4096;
 
-/** What is told to whoever watches: a device has changed, or something has happened. */
+/** What is told to whoever watches: a device has changed, something has happened, a rollout has gone on. */
 export interface FleetEvents {
   device: [id: string];
   event: [event: StoredEvent];
+  rollout: [news: RolloutNews];
 }
+
+/** What holds for a device that is ahead of the database: what the console wants, or what the device runs. */
+export type AheadChoice = 'console' | 'device';
 
 /** A budget selector with what was set for it. */
 export interface BudgetAnswer {
@@ -30,10 +36,24 @@ export interface BudgetAnswer {
   readonly devices: readonly { readonly id: string; readonly budget: Budget; readonly rule: string }[];
 }
 
+/** What would become of a budget, device by device and by hardware class. */
+export interface WhatIfAnswer {
+  readonly selector: string;
+  readonly budget: Budget;
+  readonly devices: readonly (Prediction & {
+    readonly id: string;
+    readonly target: string;
+    readonly hardwareClass: string;
+    readonly release: string;
+  })[];
+  readonly classes: readonly { readonly hardwareClass: string; readonly verdicts: Readonly<Record<Verdict, number>> }[];
+}
+
 /** What the console does: every wish goes into the store first, and from there to the devices. */
 export class Fleet extends EventEmitter<FleetEvents> {
   readonly #store: ConsoleStore;
   readonly #artifacts: ArtifactFolder;
+  readonly #heard = new Set<string>();
   #link: ConsoleLink | null = null;
 
   constructor(store: ConsoleStore, artifacts: ArtifactFolder) {
@@ -46,15 +66,24 @@ export class Fleet extends EventEmitter<FleetEvents> {
   /** Gives it the way to the devices; before that, wishes only go into the store. */
   attach(link: ConsoleLink): void {
     this.#link = link;
-    this.#recompute(this.#store.devices());
+    this.change(() => null);
+  }
+
+  /** To be called when a device has said, since the console started, which orders it has seen. */
+  heard(id: string): void {
+    if (this.#heard.has(id)) return;
+    this.#heard.add(id);
+    this.emit('device', id);
+  }
+
+  /** Whether it is known which orders a device has: until then, a database that was restored cannot be told from a current one. */
+  hasHeard(id: string): boolean {
+    return this.#heard.has(id);
   }
 
   /** To be called when a device was born, or has said something. */
   deviceChanged(id: string, isNew: boolean): void {
-    if (isNew) {
-      const device = this.#store.device(id);
-      if (device !== null) this.#recompute([device]);
-    }
+    if (isNew) this.change(() => [id]);
     this.emit('device', id);
   }
 
@@ -91,17 +120,53 @@ export class Fleet extends EventEmitter<FleetEvents> {
     if (this.#store.release(release) === null) {
       throw new EdgeError('release/unknown', `there is no release ${release}`, { subject: release });
     }
-    this.#store.putAssignment({ selector: selector.text, target, release });
-    return this.#recompute(this.#store.devices());
+    return this.change(() => {
+      this.#store.putAssignment({ selector: selector.text, target, release });
+      return null;
+    });
   }
 
   /** Sets the budget of a selector. Answers the devices whose desired document it changes. */
   setBudget(selectorText: string, budget: Budget): readonly string[] {
-    if (budget.latencyMs !== undefined && budget.latencyRatio !== undefined) {
-      throw new EdgeError('budget/invalid', 'latency is given both absolute and relative', { subject: selectorText });
+    refuseTwoLatencies(selectorText, budget);
+    const { text } = parseSelector(selectorText);
+    return this.change(() => {
+      this.#store.putBudget(text, budget);
+      return null;
+    });
+  }
+
+  /** What would become of a budget that is set for a selector: nothing is changed. */
+  whatIf(selectorText: string, budget: Budget): WhatIfAnswer {
+    refuseTwoLatencies(selectorText, budget);
+    const selector = parseSelector(selectorText);
+    const rule = { selector: selector.text, budget };
+    const rules = [...this.#store.budgets(), rule];
+    const named = this.#store.devices().filter((device) => matches(selector, viewOf(device)));
+    const devices = named.flatMap((device) => {
+      const holding = effectiveBudget(viewOf(device), rules);
+      return Object.entries(device.desired?.targets ?? {}).map(([target, { release, budget: was }]) => ({
+        id: device.id,
+        target,
+        hardwareClass: device.birth.hardwareClass,
+        release: release.id,
+        ...(holding === rule
+          ? predict(budget, experienceOf(device, target, release.id, was))
+          : { verdict: 'unaffected' as const, why: `the budget of ${holding!.selector} holds there`, point: null }),
+      }));
+    });
+    const classes = new Map<string, Record<Verdict, number>>();
+    for (const { hardwareClass, verdict } of devices) {
+      const verdicts = classes.get(hardwareClass) ?? { meets: 0, infeasible: 0, unknown: 0, unaffected: 0 };
+      verdicts[verdict]++;
+      classes.set(hardwareClass, verdicts);
     }
-    this.#store.putBudget(parseSelector(selectorText).text, budget);
-    return this.#recompute(this.#store.devices());
+    return {
+      selector: selector.text,
+      budget,
+      devices,
+      classes: [...classes].map(([hardwareClass, verdicts]) => ({ hardwareClass, verdicts })),
+    };
   }
 
   /** What was set for a selector, and what holds on the devices that it names. */
@@ -118,14 +183,48 @@ export class Fleet extends EventEmitter<FleetEvents> {
     };
   }
 
-  /** Lets a device that is ahead of this console's database take its word again. Fails with `device/unknown`. */
-  adopt(id: string): void {
+  /**
+   * Lets a device that is ahead of this console's database take its word again: either what the database wants of it, or what the device
+   * runs, which is then wanted. Fails with `device/unknown`, and with `release/unknown` where the database lacks what it runs.
+   */
+  adopt(id: string, choice: AheadChoice = 'console'): void {
     const device = this.#store.device(id);
     if (device === null) throw new EdgeError('device/unknown', `there is no device ${id}`, { subject: id });
-    // With what was asked for while nothing was decided over its head.
-    this.#store.adopt(id, desiredTargets(viewOf(device), this.#wishes()));
+    this.#store.atomically(() => {
+      if (choice === 'device') this.#pinWhatRuns(device);
+      // With what was asked for while nothing was decided over its head.
+      this.#store.adopt(id, desiredTargets(viewOf(this.#store.device(id)!), this.#wishes()));
+    });
     this.#link?.publishDesired(id);
     this.emit('device', id);
+  }
+
+  /**
+   * Writes something that changes what devices should run, and what they should run from now on, together or not at all; then tells them.
+   *
+   * @param work writes; answers the devices that it is about, null for all
+   * @returns the devices whose desired document has changed
+   */
+  change(work: () => readonly string[] | null): readonly string[] {
+    const changed = this.#store.atomically(() => this.#recompute(work()));
+    for (const id of changed) {
+      this.#link?.publishDesired(id);
+      this.emit('device', id);
+    }
+    return changed;
+  }
+
+  #pinWhatRuns({ id, reported }: DeviceRecord): void {
+    for (const [target, { active }] of Object.entries(reported?.targets ?? {})) {
+      if (active === null) continue;
+      if (this.#store.release(active.release) === null) {
+        throw new EdgeError('release/unknown', `${id} runs ${active.release}, which this database does not have`, {
+          subject: active.release,
+          hint: 'Make that release again, of the same model; then repeat this.',
+        });
+      }
+      this.#store.putPin(id, target, active.release);
+    }
   }
 
   #wishes(): Wishes {
@@ -136,18 +235,17 @@ export class Fleet extends EventEmitter<FleetEvents> {
     };
   }
 
-  #recompute(devices: readonly DeviceRecord[]): readonly string[] {
+  #recompute(ids: readonly string[] | null): string[] {
+    if (ids?.length === 0) return [];
+    const devices = ids === null ? this.#store.devices() : ids.map((id) => this.#store.device(id));
     const wishes = this.#wishes();
-    const changed: string[] = [];
-    for (const device of devices) {
-      // A device that is ahead knows of wishes that this database does not: nothing is decided over its head.
-      if (device.isAhead) continue;
-      if (this.#store.putDesired(device.id, desiredTargets(viewOf(device), wishes)) === null) continue;
-      changed.push(device.id);
-      this.#link?.publishDesired(device.id);
-      this.emit('device', device.id);
-    }
-    return changed;
+    return devices
+      .filter((device) => device !== null)
+      .filter((device) => {
+        // A device that is ahead knows of wishes that this database does not: nothing is decided over its head.
+        return !device.isAhead && this.#store.putDesired(device.id, desiredTargets(viewOf(device), wishes)) !== null;
+      })
+      .map(({ id }) => id);
   }
 }
 
@@ -156,4 +254,20 @@ function effectiveOn(device: DeviceRecord, rules: readonly BudgetRule[]): { budg
   if (rule !== null) return { budget: rule.budget, rule: rule.selector };
   const [first] = Object.values(device.desired?.targets ?? {});
   return { budget: first?.release.budget ?? {}, rule: 'release' };
+}
+
+/** What a device has measured and planned of the release that is wanted on a target; of another one, it says nothing. */
+function experienceOf({ reported, desired }: DeviceRecord, target: string, release: string, budget: Budget) {
+  const report = reported?.targets[target];
+  const isCurrent = (reported?.observedGeneration ?? 0) >= desired!.generation;
+  return {
+    measurements: report?.active?.release === release ? report.active.measurements : null,
+    frontier: isCurrent ? (report?.frontier ?? []) : [],
+    budget,
+  };
+}
+
+function refuseTwoLatencies(subject: string, { latencyMs, latencyRatio }: Budget): void {
+  if (latencyMs === undefined || latencyRatio === undefined) return;
+  throw new EdgeError('budget/invalid', 'latency is given both absolute and relative', { subject });
 }

@@ -29,6 +29,8 @@ export interface ConsoleLinkOptions {
   /** Something about a device has changed; `isNew`: it was born, so that what it should run is to be computed. */
   readonly changed: (device: string, isNew: boolean) => void;
   readonly happened: (event: StoredEvent) => void;
+  /** A device has said which orders it has seen. */
+  readonly heard: (device: string) => void;
   /** Called when what devices say is heard, after every connect. */
   readonly listening?: () => void;
   readonly backoff?: { readonly firstMs: number; readonly mostMs: number };
@@ -233,7 +235,7 @@ export class ConsoleLink {
     } catch {
       throw new EdgeError('document/invalid', 'it is not JSON', { subject: kind });
     }
-    const { changed, happened } = this.#options;
+    const { changed, happened, heard } = this.#options;
     switch (kind) {
       case 'birth':
         if (this.#store.putBirth(own(validate(Birth, value, 'document/invalid', kind), device))) changed(device, true);
@@ -243,13 +245,16 @@ export class ConsoleLink {
         if (this.#store.putOnline(device, online, session)) changed(device, false);
         return;
       }
-      case 'reported':
-        if (this.#store.putReported(own(validate(ReportedState, value, 'document/invalid', kind), device)))
-          changed(device, false);
+      case 'reported': {
+        const isNews = this.#store.putReported(own(validate(ReportedState, value, 'document/invalid', kind), device));
+        heard(device);
+        if (isNews) changed(device, false);
         return;
+      }
       case 'sync': {
         const { observedGeneration } = validate(Sync, value, 'document/invalid', kind);
         this.#store.putObserved(device, observedGeneration);
+        heard(device);
         this.publishDesired(device);
         changed(device, false);
         return;

@@ -1,5 +1,6 @@
 import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import type { ConsoleLink } from './link.js';
+import type { Rollouts } from './rollouts.js';
 import type { ConsoleStore } from './store.js';
 
 /** The console's metrics in the Prometheus format. No label is a device: their number is not bounded. */
@@ -7,12 +8,15 @@ export class ConsoleMetrics {
   readonly #registry = new Registry();
   readonly #devices = this.#gauge('fleet_devices', 'Devices by state.', ['state']);
   readonly #documents = this.#gauge('fleet_documents_total', 'Documents of devices since the start.', ['outcome']);
+  readonly #rolloutGauge = this.#gauge('fleet_rollouts', 'Rollouts by status.', ['status']);
   readonly #connected = this.#gauge('fleet_broker_connected', 'Whether the console is connected to its broker.');
   readonly #store: ConsoleStore;
   readonly #link: ConsoleLink;
+  readonly #rollouts: Rollouts;
 
-  constructor(store: ConsoleStore, link: ConsoleLink) {
+  constructor(store: ConsoleStore, link: ConsoleLink, rollouts: Rollouts) {
     this.#store = store;
+    this.#rollouts = rollouts;
     this.#link = link;
     collectDefaultMetrics({ register: this.#registry, prefix: 'fleet_' });
   }
@@ -39,6 +43,7 @@ export class ConsoleMetrics {
       { state: 'infeasible' },
       count((device) => has(device, 'BudgetInfeasible')),
     );
+    for (const [status, count] of Object.entries(this.#rollouts.counts())) this.#rolloutGauge.set({ status }, count);
     const { taken, refused } = this.#link.counts;
     this.#documents.set({ outcome: 'taken' }, taken);
     this.#documents.set({ outcome: 'refused' }, refused);

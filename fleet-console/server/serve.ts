@@ -9,9 +9,12 @@ import { EdgeError } from '../../configs/contracts/errors.js';
 import { buildApi } from './api.js';
 import { ArtifactFolder } from './artifacts.js';
 import { EmbeddedBroker } from './broker.js';
+import { ConsoleDatabase } from './database.js';
 import { Fleet } from './fleet.js';
 import { ConsoleLink } from './link.js';
 import { ConsoleMetrics } from './metrics.js';
+import { RolloutStore } from './rollout-store.js';
+import { Rollouts } from './rollouts.js';
 import { ConsoleStore } from './store.js';
 
 /** How long the start waits for the connection to a broker of our own. */
@@ -61,10 +64,12 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       cause,
     });
   });
-  const store = new ConsoleStore(join(stateFolder, 'fleet.db'), retention);
+  const database = new ConsoleDatabase(join(stateFolder, 'fleet.db'));
+  const store = new ConsoleStore(database, retention);
   const artifacts = new ArtifactFolder(join(stateFolder, 'artifacts'));
   await artifacts.clean();
   const fleet = new Fleet(store, artifacts);
+  const rollouts = new Rollouts(store, new RolloutStore(database, retention.events), fleet, warn);
   let isListening = () => {};
   const listening = new Promise<void>((resolve) => {
     isListening = resolve;
@@ -85,6 +90,7 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       warn,
       changed: (device, isNew) => fleet.deviceChanged(device, isNew),
       happened: (event) => fleet.happened(event),
+      heard: (device) => fleet.heard(device),
       listening: () => {
         broker?.admit();
         isListening();
@@ -95,8 +101,9 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
     const app = await buildApi({
       store,
       fleet,
+      rollouts,
       artifacts,
-      metrics: new ConsoleMetrics(store, link),
+      metrics: new ConsoleMetrics(store, link, rollouts),
       version,
       token,
       mostUploadBytes: http.mostUploadBytes,
@@ -112,6 +119,7 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
     });
     link.start();
     fleet.attach(link);
+    rollouts.start();
     // With a broker of our own this takes a moment; another one may be away.
     if (broker !== null) await Promise.race([listening, sleep(listenMs, undefined, { ref: false })]);
     const { port } = app.server.address() as AddressInfo;
@@ -119,17 +127,19 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       url: `http://${isIP(http.host) === 6 ? `[${http.host}]` : http.host}:${port}`,
       brokerUrl,
       async close() {
+        rollouts.stop();
         app.server.closeAllConnections();
         await app.close();
         await opened.link.close();
         await opened.broker?.close();
-        store.close();
+        database.close();
       },
     };
   } catch (error) {
+    rollouts.stop();
     await link?.close();
     await broker?.close();
-    store.close();
+    database.close();
     throw error;
   }
 }

@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Fleet } from './fleet.js';
+import type { RolloutNews } from './rollouts.js';
 import type { ConsoleStore, StoredEvent } from './store.js';
 
 const heartbeatMs = 15_000;
@@ -12,7 +13,7 @@ let streams = 0;
 
 /**
  * Server-sent events (HTML standard, section 9.2): `event` carries a device's event under its number, which a client that comes again
- * gives as Last-Event-ID to miss none; `device` carries the id of a device that has changed.
+ * gives as Last-Event-ID to miss none; `device` carries the id of a device that has changed; `rollout` what has become of a rollout, and why.
  */
 export function streamEvents(
   request: FastifyRequest,
@@ -36,16 +37,19 @@ export function streamEvents(
   const sendEvent = ({ number, event }: StoredEvent) =>
     send(`id: ${number}\nevent: event\ndata: ${JSON.stringify(event)}\n\n`);
   const sendDevice = (id: string) => send(`event: device\ndata: ${JSON.stringify({ id })}\n\n`);
+  const sendRollout = (news: RolloutNews) => send(`event: rollout\ndata: ${JSON.stringify(news)}\n\n`);
   send(': connected\n\n');
   for (const event of missed) sendEvent(event);
   fleet.on('event', sendEvent);
   fleet.on('device', sendDevice);
+  fleet.on('rollout', sendRollout);
   const heartbeat = setInterval(() => send(': alive\n\n'), heartbeatMs);
   raw.on('close', () => {
     streams--;
     clearInterval(heartbeat);
     fleet.off('event', sendEvent);
     fleet.off('device', sendDevice);
+    fleet.off('rollout', sendRollout);
   });
   raw.on('error', () => {});
   return reply;

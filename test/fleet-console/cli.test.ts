@@ -1,24 +1,12 @@
 /** The command `fleet`, as people and scripts use it, against a live console. */
-import { execFile } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { type DeviceDocument, stateOf } from '../../fleet-console/commands/devices.js';
 import { smallCard, smallModel } from '../support/artifacts.js';
 import { until } from '../support/broker.js';
 import { FakeDevice, startConsole } from '../support/console.js';
-
-const main = fileURLToPath(new URL('../../fleet-console/main.js', import.meta.url));
-
-function fleet(url: string, ...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  return new Promise((resolve) => {
-    const environment = { ...process.env, FLEET__CONSOLE__URL: url };
-    execFile(process.execPath, [main, ...args], { env: environment }, (error, stdout, stderr) => {
-      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
-    });
-  });
-}
+import { fleet } from '../support/fleet-command.js';
 
 t.test('the state of a device is of its newest orders, and a refusal of these comes first', async (t) => {
   const state = (observedGeneration: number, ...conditions: [string, string][]) =>
@@ -97,7 +85,7 @@ t.test(
 t.test('help teaches', async (t) => {
   const help = await fleet('http://127.0.0.1:1', '--help');
   t.equal(help.code, 0);
-  for (const command of ['serve', 'devices', 'device', 'watch', 'release', 'budget', 'results'])
+  for (const command of ['serve', 'devices', 'device', 'watch', 'release', 'rollout', 'budget', 'results', 'ahead'])
     t.match(help.stdout, new RegExp(`\\b${command}\\b`));
   t.match((await fleet('http://127.0.0.1:1', 'release', '--help')).stdout, /fleet release assign/);
 });

@@ -95,10 +95,15 @@ t.test('the newest assignment that fits a target decides; kinds and targets are 
     { selector: 'all', target: 'host', release: 'm@1' },
     { selector: 'device=d2', target: 'host', release: 'b@1' },
     { selector: 'all', target: 'host', release: 'gone@1' },
-  ];
+  ].map((assignment, index) => ({ ...assignment, number: index + 1 }));
   const targets = desiredTargets(device, { releases, assignments, budgets: [] });
   t.equal(targets.host!.release.id, 'a@1', 'a release for microcontrollers is none for a host');
   t.same(targets.host!.budget, { latencyMs: 7 }, 'the release brings its budget');
   t.equal(targets.mcu0!.release.id, 'm@1');
   t.same(Object.keys(desiredTargets(device, { releases, assignments: [], budgets: [] })), []);
+  const pinned = (over: number, release = 'b@1') =>
+    desiredTargets({ ...device, pins: { host: { release, over } } }, { releases, assignments, budgets: [] }).host!
+      .release.id;
+  t.equal(pinned(1), 'b@1', 'what a device has of its own holds over what was assigned before');
+  t.equal(pinned(0), 'a@1', 'and not over what was assigned after');
 });

@@ -115,7 +115,8 @@ export class FakeDevice {
 export async function makeRelease(
   console: { url: string; client: ConsoleClient },
   id: string,
-  content = id,
+  content: string | Uint8Array = id,
+  card: object | null = null,
 ): Promise<Release> {
   const sha256 = createHash('sha256').update(content).digest('hex');
   const response = await fetch(`${console.url}/v1/artifacts/${sha256}`, {
@@ -124,5 +125,5 @@ export async function makeRelease(
     body: content,
   });
   if (!response.ok) throw new Error(await response.text());
-  return console.client.send('POST', '/v1/releases', { id, model: { sha256 }, card: null });
+  return console.client.send('POST', '/v1/releases', { id, model: { sha256 }, card });
 }

@@ -127,8 +127,11 @@ export class Life {
   /** What is made and not yet finished; lost with the power. */
   readonly #drafts = new Map<string, QuantizeDocument>();
 
-  /** @param failsAt asked at every call; true cuts the power there */
-  constructor(disk: Disk, history: History, failsAt: () => boolean) {
+  /**
+   * @param failsAt asked at every call; true cuts the power there
+   * @param bakeSeconds how long a new model has to prove itself
+   */
+  constructor(disk: Disk, history: History, failsAt: () => boolean, bakeSeconds = 1) {
     this.disk = disk;
     this.history = history;
     this.#failsAt = failsAt;
@@ -145,7 +148,7 @@ export class Life {
         session,
         targets: [{ id: 'host', kind: 'ort', identity }],
         algorithm: '1',
-        confirm: { bakeSeconds: 1, probeEveryMs: 250, latencySlack: 2, mostInterruptions: 1_000_000 },
+        confirm: { bakeSeconds, probeEveryMs: 250, latencySlack: 2, mostInterruptions: 1_000_000 },
         backoff: { firstMs: 1000, mostMs: 60_000 },
       },
       {

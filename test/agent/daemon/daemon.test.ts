@@ -84,6 +84,19 @@ t.test('a restart of a device at rest does nothing again', async (t) => {
   await stopped(second);
 });
 
+t.test('the 95th percentile of its probes is reported with a model, once there are enough to tell', async (t) => {
+  for (const [bakeSeconds, expected] of [
+    [1, null],
+    [60, 1],
+  ] as const) {
+    const life = new Life(new Disk(), new History(), never, bakeSeconds);
+    t.ok(await settled(life, desired(1, release('good'))));
+    const { latency } = life.reported!.targets.host!.active!.measurements;
+    t.equal(latency.p95, expected, `${bakeSeconds} s`);
+    await stopped(life);
+  }
+});
+
 t.test('offline through five edits, a device does the last one only', async (t) => {
   const [disk, history] = [new Disk(), new History()];
   const life = new Life(disk, history, never);
@@ -128,6 +141,8 @@ for (const behaviour of ['unfit', 'broken', 'crashing'] as const) {
       t.ok(await until(() => failed() === 1), 'given up after a few tries at most');
       await until(() => failed() > 1);
       t.equal(failed(), 1, 'it is not tried again by itself');
+      const failures = life.reported!.conditions.flatMap(({ failure }) => failure ?? []);
+      t.same([...new Set(failures.map(({ isFinal }) => isFinal))], [true], 'and says so');
       await stopped(life);
       const next = new Life(disk, history, never);
       await until(() => failed() > 1);

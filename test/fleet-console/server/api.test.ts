@@ -211,13 +211,20 @@ t.test('the API describes itself, tells its health and its numbers', async (t) =
   const console = await startConsole(t.testdir());
   const openapi = await console.client.get<{ openapi: string; paths: Record<string, unknown> }>('/openapi.json');
   t.equal(openapi.openapi, '3.1.0');
-  for (const path of ['/v1/devices', '/v1/releases', '/v1/budgets', '/v1/artifacts/{sha256}'])
+  for (const path of [
+    '/v1/devices',
+    '/v1/releases',
+    '/v1/budgets',
+    '/v1/rollouts/{id}/pause',
+    '/v1/artifacts/{sha256}',
+  ])
     t.ok(openapi.paths[path], path);
   for (let i = 0; i < 100 && (await fetch(`${console.url}/readyz`)).status !== 200; i++)
     await new Promise((r) => setTimeout(r, 20));
   t.equal((await fetch(`${console.url}/readyz`)).status, 200);
   const metrics = await (await fetch(`${console.url}/metrics`)).text();
   t.match(metrics, /fleet_devices\{state="known"\} 0/);
+  t.match(metrics, /fleet_rollouts\{status="running"\} 0/);
   const page = await fetch(console.url);
   t.match(page.headers.get('content-security-policy'), /default-src 'self'/);
   t.match(await page.text(), /<title>Quantd fleet<\/title>/);

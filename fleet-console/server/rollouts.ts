@@ -1,0 +1,326 @@
+/** The controller of rollouts: looks at them when devices say something and as time passes, and carries out what is decided. */
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { Release } from '../../configs/contracts/release.js';
+import { type DeviceProgress, parsePolicy, type Rollout } from '../../configs/contracts/rollout.js';
+import {
+  type Advance,
+  abort,
+  advance,
+  approve,
+  describe,
+  explain,
+  hasEnded,
+  pause,
+  type RolloutDevice,
+  resume,
+  rollBack,
+  rolloutDeviceOf,
+  startRollout,
+} from '../rollout.js';
+import type { Fleet } from './fleet.js';
+import type { RolloutStore, RolloutSummary, StoredReason } from './rollout-store.js';
+import type { ConsoleStore, DeviceRecord } from './store.js';
+
+/** What is told to whoever watches when a rollout has gone on. */
+export interface RolloutNews {
+  readonly id: number;
+  readonly release: string;
+  readonly status: Rollout['status'];
+  /** Index of the current stage. */
+  readonly stage: number;
+  readonly reasons: readonly StoredReason[];
+}
+
+/** What somebody may do to a rollout. */
+export type RolloutCommand = 'pause' | 'resume' | 'approve' | 'abort' | 'rollback';
+
+/** A rollout as the API shows it. */
+export interface RolloutDocument extends RolloutSummary {
+  /** What it waits for, in a sentence; of one that has ended, why. */
+  readonly waitsFor: string;
+  /** Newest first. */
+  readonly reasons: readonly StoredReason[];
+}
+
+/** Devices of a rollout, by id: a page. */
+export interface RolloutDevices {
+  readonly devices: readonly ({ readonly id: string } & DeviceProgress)[];
+  /** What to ask for the next page with; null at the end. */
+  readonly next: string | null;
+}
+
+/** Where a device stands in a rollout, and what that is for. */
+export interface RolloutAnswer {
+  readonly device: string;
+  readonly rollout: number;
+  readonly release: string;
+  readonly status: Rollout['status'];
+  readonly state: string;
+  readonly why: string;
+  /** What was decided about the device, newest first. */
+  readonly history: readonly StoredReason[];
+}
+
+/** Time passes for rollouts this often. */
+const tickMs = 1000;
+/** What devices say within this time is looked at together; longer where looks take long, so that they leave most of the time to others. */
+const gatherMs = 100;
+const gatherLooks = 9;
+/** A clock that moved and nothing else is written no more often than this. */
+const clockEveryMs = 5000;
+/** Reasons that are shown with a rollout, and with a device. */
+const shownReasons = 100;
+
+/**
+ * The database is the truth: what is kept here is what was read from it or written to it last, and every step is written in one transaction
+ * with the orders that it brings about. A console that is killed goes on from there.
+ */
+export class Rollouts {
+  readonly #store: ConsoleStore;
+  readonly #rollouts: RolloutStore;
+  readonly #fleet: Fleet;
+  readonly #warn: (text: string) => void;
+  readonly #live: Map<number, Rollout>;
+  /** Views of all devices, by target of a live rollout; made again for devices that have changed. */
+  readonly #views = new Map<string, Map<string, RolloutDevice>>();
+  readonly #stale = new Set<string>();
+  #ticks: NodeJS.Timeout | undefined;
+  #soon: NodeJS.Timeout | undefined;
+  #isStopped = false;
+  /** How long the last look took. */
+  #lookMs = 0;
+  readonly #onDevice = (id: string) => {
+    this.#stale.add(id);
+    if (this.#live.size > 0) this.#lookSoon();
+  };
+
+  constructor(store: ConsoleStore, rollouts: RolloutStore, fleet: Fleet, warn: (text: string) => void) {
+    this.#store = store;
+    this.#rollouts = rollouts;
+    this.#fleet = fleet;
+    this.#warn = warn;
+    this.#live = new Map(rollouts.live().map((rollout) => [rollout.id, rollout]));
+    fleet.on('device', this.#onDevice);
+  }
+
+  /** Begins to look at rollouts by itself. */
+  start(): void {
+    this.#ticks = setInterval(() => this.#look(), tickMs);
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+    clearInterval(this.#ticks);
+    clearTimeout(this.#soon);
+    this.#fleet.off('device', this.#onDevice);
+  }
+
+  /**
+   * Starts a rollout. Fails with `release/unknown`, `rollout/invalid`, `rollout/conflict` or `selector/invalid`.
+   *
+   * @param policy as it was written; defaults are filled in
+   */
+  begin(wanted: { release: string; selector: string; target: string; policy: unknown }): RolloutDocument {
+    const release = this.#release(wanted.release);
+    const policy = parsePolicy(wanted.policy);
+    const id = this.#rollouts.nextId;
+    const start = { ...wanted, id, policy };
+    const rollout = startRollout(start, this.#viewsFor(start.target, release, id));
+    const text = `started: ${rollout.release} on ${rollout.target} of ${rollout.selector}`;
+    this.#carryOut(null, { rollout, assignments: [], standing: null, reasons: [{ device: null, text }] });
+    this.#look();
+    return this.document(id);
+  }
+
+  /** Newest first. */
+  list(): RolloutSummary[] {
+    return this.#rollouts.list();
+  }
+
+  /** Rollouts by status, every status among them. */
+  counts(): Record<Rollout['status'], number> {
+    return this.#rollouts.counts();
+  }
+
+  /** Fails with `rollout/unknown`. */
+  document(id: number): RolloutDocument {
+    const summary = this.#rollouts.summary(id);
+    if (summary === null) throw unknown(id);
+    const rollout = this.#existing(id);
+    const waitsFor = hasEnded(rollout) ? rollout.reason : describe(rollout, this.#devicesFor(rollout));
+    return { ...summary, waitsFor, reasons: this.#rollouts.reasons(id, shownReasons) };
+  }
+
+  /** Devices of a rollout after an id, of any state or one. Fails with `rollout/unknown`. */
+  devices(id: number, after: string, limit: number, state: string | null): RolloutDevices {
+    const all = Object.entries(this.#existing(id).devices)
+      .filter(([device, progress]) => device > after && (state === null || progress.state === state))
+      .sort(([a], [b]) => (a < b ? -1 : 1));
+    const devices = all.slice(0, limit).map(([device, progress]) => ({ id: device, ...progress }));
+    return { devices, next: all.length > limit ? devices.at(-1)!.id : null };
+  }
+
+  /** Fails with `rollout/unknown`, with `rollout/state` where that cannot be done now, and with `rollout/conflict`. */
+  command(id: number, command: RolloutCommand, why: string): RolloutDocument {
+    const rollout = this.#existing(id);
+    const commands: Record<RolloutCommand, () => Advance> = {
+      pause: () => pause(rollout, why),
+      resume: () => resume(rollout, this.#devicesFor(rollout), why),
+      approve: () => approve(rollout, why),
+      abort: () => abort(rollout, why),
+      rollback: () => rollBack(rollout, why),
+    };
+    if (hasEnded(rollout)) this.#refuseIfHeld(rollout);
+    this.#carryOut(rollout, commands[command]());
+    this.#look();
+    return this.document(id);
+  }
+
+  /** Why a device is where it is: in a rollout, or in the newest one that is about it. Fails with `device/unknown`, `rollout/unknown`. */
+  why(device: string, id: number | null): RolloutAnswer {
+    if (this.#store.device(device) === null)
+      throw new EdgeError('device/unknown', `there is no device ${device}`, { subject: device });
+    const found = id ?? this.#rollouts.newestFor(device);
+    if (found === null) throw new EdgeError('rollout/unknown', 'there was no rollout yet', { subject: device });
+    const rollout = this.#existing(found);
+    const { release, status } = rollout;
+    return {
+      device,
+      rollout: rollout.id,
+      release,
+      status,
+      state: rollout.devices[device]?.state ?? 'outside',
+      why: explain(rollout, this.#devicesFor(rollout), device),
+      history: this.#rollouts.reasons(rollout.id, shownReasons, device),
+    };
+  }
+
+  #existing(id: number): Rollout {
+    const rollout = this.#live.get(id) ?? this.#rollouts.get(id);
+    if (rollout === null) throw unknown(id);
+    return rollout;
+  }
+
+  #release(id: string): Release {
+    const release = this.#store.release(id);
+    if (release !== null) return release;
+    throw new EdgeError('release/unknown', `there is no release ${id}`, { subject: id });
+  }
+
+  /** A rollout that had ended must not go on with devices that another one has. */
+  #refuseIfHeld(rollout: Rollout): void {
+    const held = this.#devicesFor(rollout).find(
+      ({ id, heldBy }) => heldBy !== null && rollout.devices[id] !== undefined,
+    );
+    if (held === undefined) return;
+    throw new EdgeError(
+      'rollout/conflict',
+      `device ${held.id} is part of rollout ${held.heldBy}, which has not ended`,
+      {
+        subject: held.id,
+      },
+    );
+  }
+
+  #lookSoon(): void {
+    if (this.#isStopped) return;
+    this.#soon ??= setTimeout(
+      () => {
+        this.#soon = undefined;
+        this.#look();
+      },
+      Math.max(gatherMs, gatherLooks * this.#lookMs),
+    );
+  }
+
+  /** Moves every live rollout on, as far as it goes. */
+  #look(): void {
+    if (this.#isStopped) return;
+    const started = performance.now();
+    for (const rollout of [...this.#live.values()]) {
+      try {
+        this.#carryOut(rollout, advance(rollout, this.#devicesFor(rollout), Date.now()));
+      } catch (error) {
+        // Nothing of the step was written: the next look decides again.
+        this.#warn(`rollout ${rollout.id} could not go on: ${(error as Error).message}`);
+      }
+    }
+    this.#lookMs = performance.now() - started;
+  }
+
+  #carryOut(before: Rollout | null, { rollout, assignments, standing, reasons }: Advance): void {
+    if (before !== null && assignments.length === 0 && reasons.length === 0 && !isWorthWriting(before, rollout)) return;
+    let stored: readonly StoredReason[] = [];
+    this.#fleet.change(() => {
+      this.#rollouts.put(rollout, before);
+      stored = this.#rollouts.putReasons(rollout.id, reasons);
+      const { id, selector, target, release } = rollout;
+      if (standing === 'withdraw') this.#store.withdrawAssignment(id);
+      if (standing === 'adopt') this.#store.putAssignment({ selector, target, release }, id);
+      for (const { device, release } of assignments) this.#store.putPin(device, target, release);
+      return standing === null ? assignments.map(({ device }) => device) : null;
+    });
+    if (hasEnded(rollout)) this.#live.delete(rollout.id);
+    else this.#live.set(rollout.id, rollout);
+    if (![...this.#live.values()].some(({ target }) => target === rollout.target)) this.#views.delete(rollout.target);
+    const { id, release, status, stage } = rollout;
+    if (stored.length > 0) this.#fleet.emit('rollout', { id, release, status, stage, reasons: stored });
+  }
+
+  #devicesFor({ id, target, release }: Rollout): RolloutDevice[] {
+    return this.#viewsFor(target, this.#release(release), id);
+  }
+
+  /** All devices, as a rollout of a release on a target looks at them. */
+  #viewsFor(target: string, { targetKinds }: Release, id: number): RolloutDevice[] {
+    const views = this.#freshViews(target);
+    const others = [...this.#live.values()].filter((other) => other.id !== id && other.target === target);
+    if (others.length === 0 && targetKinds === undefined) return [...views.values()];
+    return [...views.values()].map((view) => {
+      const isMeant = view.kind !== null && (targetKinds === undefined || targetKinds.includes(view.kind));
+      return { ...view, kind: isMeant ? view.kind : null, heldBy: holderOf(view.id, others) };
+    });
+  }
+
+  /** Views of all devices for a target, with those made again that have changed. */
+  #freshViews(target: string): ReadonlyMap<string, RolloutDevice> {
+    for (const id of this.#stale) {
+      const record = this.#store.device(id);
+      for (const [name, views] of this.#views) if (record !== null) views.set(id, this.#viewOf(record, name));
+    }
+    this.#stale.clear();
+    let views = this.#views.get(target);
+    if (views === undefined) {
+      views = new Map(this.#store.devices().map((record) => [record.id, this.#viewOf(record, target)]));
+      this.#views.set(target, views);
+    }
+    return views;
+  }
+
+  #viewOf(record: DeviceRecord, target: string): RolloutDevice {
+    const isOnline = record.isOnline && this.#fleet.hasHeard(record.id);
+    return { ...rolloutDeviceOf({ ...record, isOnline }, target), heldBy: null };
+  }
+}
+
+/** The rollout among these that has a device and has not let go of it. */
+function holderOf(device: string, rollouts: readonly Rollout[]): number | null {
+  const holder = rollouts.find(({ devices }) => {
+    const state = devices[device]?.state;
+    return state !== undefined && state !== 'superseded' && state !== 'returned';
+  });
+  return holder?.id ?? null;
+}
+
+/** Whether a step has changed more than the clock, or the clock by so much that it should be kept. */
+function isWorthWriting(before: Rollout, after: Rollout): boolean {
+  if (before.devices !== after.devices || before.stages !== after.stages || before.stage !== after.stage) return true;
+  if (before.status !== after.status) return true;
+  // Of a paused one, the clock stands still.
+  if (after.status === 'paused') return false;
+  return before.seenMs === null || Math.abs(after.seenMs! - before.seenMs) >= clockEveryMs;
+}
+
+function unknown(id: number): EdgeError {
+  return new EdgeError('rollout/unknown', `there is no rollout ${id}`, { subject: String(id) });
+}
