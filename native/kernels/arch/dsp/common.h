@@ -48,6 +48,18 @@ KN_INLINE uint32_t kn_odd_bytes(uint32_t word) {
 #endif
 }
 
+/* `bits` low bits of `from` put into a word at `at`; both are constants. */
+#if KN_DSP_CODE
+#define kn_inserted(word, from, at, bits)                                                               \
+  ({                                                                                                    \
+    uint32_t inserted = (word);                                                                         \
+    __asm__("bfi %0, %1, #" #at ", #" #bits : "+r"(inserted) : "r"(from));                              \
+    inserted;                                                                                           \
+  })
+#else
+#define kn_inserted(word, from, at, bits) ((word) | ((from) & ((1u << (bits)) - 1)) << (at))
+#endif
+
 /* Adds the four bytes of a word. */
 KN_INLINE uint32_t kn_add_bytes(uint32_t sum, uint32_t word) {
 #if KN_DSP_CODE
