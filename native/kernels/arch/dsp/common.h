@@ -48,18 +48,6 @@ KN_INLINE uint32_t kn_odd_bytes(uint32_t word) {
 #endif
 }
 
-/* `bits` low bits of `from` put into a word at `at`; both are constants. */
-#if KN_DSP_CODE
-#define kn_inserted(word, from, at, bits)                                                               \
-  ({                                                                                                    \
-    uint32_t inserted = (word);                                                                         \
-    __asm__("bfi %0, %1, #" #at ", #" #bits : "+r"(inserted) : "r"(from));                              \
-    inserted;                                                                                           \
-  })
-#else
-#define kn_inserted(word, from, at, bits) ((word) | ((from) & ((1u << (bits)) - 1)) << (at))
-#endif
-
 /* Adds the four bytes of a word. */
 KN_INLINE uint32_t kn_add_bytes(uint32_t sum, uint32_t word) {
 #if KN_DSP_CODE
@@ -115,6 +103,11 @@ KN_INLINE uint32_t kn_lower_bytes(uint32_t a, uint32_t b) {
   for (int32_t i = 0; i < 32; i += 8) bytes |= (uint32_t)kn_max((int32_t)(a >> i & 255) - (int32_t)(b >> i & 255), 0) << i;
   return bytes;
 #endif
+}
+
+/* Four codes, none below those of `low`, and none above 255 less those of `above`. */
+KN_INLINE uint32_t kn_clamped(uint32_t codes, uint32_t low, uint32_t above) {
+  return kn_lower_bytes(kn_raise_bytes(kn_raise_bytes(kn_lower_bytes(codes, low), low), above), above);
 }
 
 /* sum + a.low * b.low + a.high * b.high, of signed halves, modulo 2^32; the C beside the inner loops uses it. */

@@ -154,7 +154,7 @@ KN_INLINE void two_pairs(int32_t width, const uint32_t *codes, size_t step, cons
 
 KN_INLINE uint32_t code_of(const direct16_job *job, int32_t sum, int32_t multiplier) {
   const uint32_t code = kn_byte(kn_scale(sum, (int32_t)((uint32_t)multiplier << job->multiplier_shift), job->zero));
-  return kn_lower_bytes(kn_raise_bytes(kn_raise_bytes(kn_lower_bytes(code, job->low), job->low), job->above), job->above) & 255;
+  return kn_clamped(code, job->low, job->above) & 255;
 }
 
 /* What the assembly does, in its order. */

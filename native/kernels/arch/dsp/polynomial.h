@@ -7,8 +7,8 @@
  *   2 bits  4 pixels by 3 taps in fields of 10 bits: 12
  *
  * Weights of n bits have 2^(n - 1) added, so that all is unsigned; as many times the sum of the codes under the kernel is subtracted at the end. A
- * field holds so many products before it could overflow, with the largest codes and weights that there can be: so many channels and rows
- * are a block, and the fields are added up in 32 bits behind each. Pixels left of the input and right of it are no part of the
+ * field holds only so many products before it could overflow: so many steps are a block, behind which fields are added up in 32 bits. How
+ * many there must be is found from the weights when they are packed; there is memory for the worst. Pixels left of the input and right of it are no part of the
  * polynomials: where their code is not 0, what they make of a channel's sum is a constant, and packed with its weights.
  *
  * Scratch memory: three rows of the input as polynomials, of which each output row replaces one; a pair of channels' weights, unpacked for
@@ -19,15 +19,14 @@
 #include "polynomial_loop.h"
 #include "store.h"
 
+/* Products that add up in a field in one step; steps whose taps a packed word has. */
 #if BITS == 4
-enum { FIELD = 14, WORD_PIXELS = 2, FIELD_PRODUCTS = 2, WORD_STEPS = 1 };
+enum { FIELD_PRODUCTS = 2, WORD_STEPS = 1 };
 #define TAPS_MASK 0xF003C00Fu
 #else
-enum { FIELD = 10, WORD_PIXELS = 4, FIELD_PRODUCTS = 3, WORD_STEPS = 2 };
+enum { FIELD_PRODUCTS = 3, WORD_STEPS = 2 };
 #define TAPS_MASK 0x00300C03u
 #endif
-/* Pixels of a strip: two words; and coefficients of its product. */
-enum { STRIP = 2 * WORD_PIXELS, COEFFICIENTS = STRIP + 2, MOST_BLOCKS = 64 };
 
 /* What is added to weights. */
 static int32_t offset_of(const kn_convolution *c) { return 1 << (c->weight_bits - 1); }
@@ -36,8 +35,8 @@ static int32_t offset_of(const kn_convolution *c) { return 1 << (c->weight_bits 
 static int32_t channels_of(const kn_convolution *c) { return kn_up(c->in_channels, 4) * 4; }
 static int32_t strips_of(const kn_convolution *c) { return kn_up(c->in_width, STRIP); }
 
-/* Blocks of equal length that a product is summed in. */
-static int32_t blocks_of(const kn_convolution *c) {
+/* The least number of blocks of equal length in which no field of `most` products at the top can overflow. */
+static int32_t most_blocks(const kn_convolution *c) {
   const int32_t steps = 3 * channels_of(c), largest = FIELD_PRODUCTS * ((1 << c->input_bits) - 1) * ((1 << c->weight_bits) - 1);
   int32_t blocks = kn_up(steps, ((1 << FIELD) - 1) / largest);
   while (steps % blocks != 0) blocks++;
@@ -47,41 +46,76 @@ static int32_t blocks_of(const kn_convolution *c) {
 static int supports(const kn_convolution *c) {
   return c->kernel_height == 3 && c->kernel_width == 3 && c->stride_y == 1 && c->stride_x == 1 && c->dilation_y == 1 && c->dilation_x == 1 &&
          c->groups == 1 && c->weight_bits <= BITS && c->input_bits <= BITS && c->pad_left <= 1 && c->out_width <= c->in_width + c->pad_left - 1 &&
-         c->in_channels <= 1024 && blocks_of(c) <= MOST_BLOCKS;
+         c->in_channels <= 1024;
 }
 
-/* Of two output channels: for each, the sums of the weights of the first and of the last column; then words of taps. */
+/*
+ * Of two output channels: for each, the sums of the weights of the first and of the last column; how many blocks their products are summed
+ * in; then words of taps.
+ */
 typedef struct {
   int16_t first_column[2], last_column[2];
-} edge;
+  int32_t blocks;
+} header;
 
 static size_t row_words(const kn_convolution *c) { return (size_t)channels_of(c) / WORD_STEPS; }
-static size_t pair_bytes(const kn_convolution *c) { return sizeof(edge) + 3 * row_words(c) * 4; }
+static size_t pair_bytes(const kn_convolution *c) { return sizeof(header) + 3 * row_words(c) * 4; }
 static size_t packed_bytes(const kn_convolution *c) { return (size_t)kn_up(c->out_channels, 2) * pair_bytes(c); }
+
+/* One weight with what is added to it; 0 where there is no such channel. Steps are counted as the rows lie in scratch memory. */
+static int32_t tap(const kn_convolution *c, int32_t o, int32_t step, int32_t first_row, int32_t x) {
+  const int32_t channels = channels_of(c), y = (step / channels + first_row) % 3, channel = step % channels;
+  return channel < c->in_channels ? kn_weight(c, o, (y * 3 + x) * c->in_channels + channel) + offset_of(c) : 0;
+}
+
+/* Whether the actual weights of a channel stay within their fields, whichever row comes first. */
+static int fits(const kn_convolution *c, int32_t o, int32_t blocks) {
+  const int32_t steps = 3 * channels_of(c), block = steps / blocks, limit = ((1 << FIELD) - 1) / ((1 << c->input_bits) - 1);
+  for (int32_t first_row = 0; first_row < 3; first_row++) {
+    for (int32_t begin = 0; begin < steps; begin += block) {
+      int32_t sums[3] = {0, 0, 0};
+      for (int32_t i = begin; i < begin + block; i++) {
+        for (int32_t x = 0; x < 3; x++) sums[x] += tap(c, o, i, first_row, x);
+      }
+      const int32_t most = FIELD_PRODUCTS == 3 ? sums[0] + sums[1] + sums[2] : sums[1] + kn_max(sums[0], sums[2]);
+      if (most > limit) return 0;
+    }
+  }
+  return 1;
+}
+
+static int32_t blocks_of(const kn_convolution *c, int32_t o, int32_t count) {
+  const int32_t steps = 3 * channels_of(c), most = most_blocks(c);
+  int32_t blocks = 1;
+  while (blocks < most && (steps % blocks != 0 || !fits(c, o, blocks) || !fits(c, o + count - 1, blocks))) blocks++;
+  return blocks;
+}
 
 static void pack(const kn_convolution *c, void *packed) {
   memset(packed, 0, packed_bytes(c));
   for (int32_t o = 0; o < c->out_channels; o++) {
     uint8_t *pair = (uint8_t *)packed + (size_t)(o / 2) * pair_bytes(c);
-    edge *e = (edge *)(void *)pair;
-    uint32_t *words = (uint32_t *)(void *)(pair + sizeof(edge));
+    header *h = (header *)(void *)pair;
+    uint32_t *words = (uint32_t *)(void *)(pair + sizeof(header));
+    if (o % 2 == 0) h->blocks = blocks_of(c, o, kn_min(2, c->out_channels - o));
     for (int32_t i = 0; i < 9 * c->in_channels; i++) {
       const int32_t channel = i % c->in_channels, x = i / c->in_channels % 3, y = i / c->in_channels / 3, weight = kn_weight(c, o, i);
       /* With 4 bits, the second channel's taps are the first's, turned by 8 bits; with 2, two steps of two channels lie beside each other. */
       const int32_t at = BITS == 4 ? (2 - x) * FIELD + o % 2 * 8 : (2 - x) * FIELD + channel % 2 * 4 + o % 2 * 2;
       words[(size_t)y * row_words(c) + (size_t)(channel / WORD_STEPS)] |= kn_rotated((uint32_t)(weight + offset_of(c)), (32 - at % 32) % 32);
-      if (x == 0) e->first_column[o % 2] = (int16_t)(e->first_column[o % 2] + weight);
-      if (x == 2) e->last_column[o % 2] = (int16_t)(e->last_column[o % 2] + weight);
+      if (x == 0) h->first_column[o % 2] = (int16_t)(h->first_column[o % 2] + weight);
+      if (x == 2) h->last_column[o % 2] = (int16_t)(h->last_column[o % 2] + weight);
     }
   }
 }
 
-/* Scratch: polynomials [strip][row][channel][2], weights [row][channel][2], sums of columns [row][x], corrections [x], border, zeros. */
+/* Scratch: polynomials [strip][row][channel][2], weights [row][channel][2], sums of columns [row][x], corrections [x], raw sums, border, zeros. */
 static size_t row_bytes(const kn_convolution *c) { return (size_t)channels_of(c) * 2 * 4; }
 static int32_t sums_width(const kn_convolution *c) { return strips_of(c) * STRIP + 4; }
 
 static size_t scratch_bytes(const kn_convolution *c) {
-  return kn_aligned(3 * row_bytes(c) * (size_t)(strips_of(c) + 1) + 4 * (size_t)sums_width(c) * 4 + 2 * (size_t)channels_of(c));
+  return kn_aligned(3 * row_bytes(c) * (size_t)(strips_of(c) + 1) + 4 * (size_t)sums_width(c) * 4 + 32 * (size_t)most_blocks(c) +
+                    2 * (size_t)channels_of(c));
 }
 
 static int32_t tiles(const kn_convolution *c) { return c->batch; }
@@ -90,9 +124,8 @@ static int32_t tiles(const kn_convolution *c) { return c->batch; }
 typedef struct {
   const kn_convolution *c;
   kn_finish finish;
-  polynomial_blocks blocks;
   int32_t channels;
-  uint32_t *codes, *weights;
+  uint32_t *codes, *weights, *raw;
   /* Sums of columns begin two places before the first pixel; so do corrections, of the outputs that a strip completes. */
   int32_t *sums[3], *corrections;
   uint8_t *border, *zeros;
@@ -187,103 +220,71 @@ KN_OUTLINE void unpack(const work *w, const uint32_t *from, int32_t first) {
   }
 }
 
-/* Adds the coefficients of one block to `sums`, or begins with them. `raw` has the low and the high word of both halves. */
-KN_INLINE void add_fields(const uint32_t *raw, uint32_t *sums, int begins) {
-  uint32_t part[COEFFICIENTS];
-  KN_UNROLL for (int32_t h = 0; h < 2; h++) {
-    const uint32_t low = raw[2 * h], high = raw[2 * h + 1];
-    uint32_t f[WORD_PIXELS + 2];
-#if BITS == 4
-    f[0] = low & 0x3FFF, f[1] = low >> 14 & 0x3FFF, f[2] = kn_inserted(low >> 28, high, 4, 10), f[3] = high >> 10;
-#else
-    f[0] = low & 0x3FF, f[1] = low >> 10 & 0x3FF, f[2] = low >> 20 & 0x3FF, f[3] = kn_inserted(low >> 30, high, 2, 8);
-    f[4] = high >> 8 & 0x3FF, f[5] = high >> 18;
-#endif
-    KN_UNROLL for (int32_t i = 0; i < WORD_PIXELS + 2; i++) {
-      const int32_t at = h * WORD_PIXELS + i;
-      part[at] = h == 1 && i < 2 ? part[at] + f[i] : f[i];
+/* One strip of which not every code is wanted as it comes: through memory of its own. Stores what lies in the output. */
+KN_OUTLINE void one_strip(const work *w, polynomial_job *job, int32_t o, int32_t count, int32_t x, void *output, size_t row) {
+  uint8_t codes[2 * STRIP];
+  job->output = codes;
+  job->step = 2;
+  job->strips = 1;
+  job->skips_first = 0;
+  polynomial_strips(job);
+  for (int32_t p = kn_max(0, -x); p < STRIP && x + p < w->c->out_width; p++) {
+    const size_t at = row + (size_t)(x + p) * w->c->out_channels + (size_t)o;
+    for (int32_t k = 0; k < count; k++) {
+      if (w->finish.is_plain) ((uint8_t *)output)[at + (size_t)k] = codes[2 * p + k];
+      else kn_store_one(&w->finish, o + k, job->sums[k][p], output, at + (size_t)k);
     }
   }
-  KN_UNROLL for (int32_t i = 0; i < COEFFICIENTS; i++) sums[i] = begins ? part[i] : sums[i] + part[i];
 }
 
-/* A channel's outputs of a strip: all of its coefficients but the last two, which the next strip takes up. */
-typedef struct {
-  int32_t bias, multiplier;
-  uint32_t carried[2];
-} channel;
-
-KN_INLINE void sums_of_strip(const work *w, const uint32_t *raw, channel *ch, const int32_t *corrections, int32_t *out) {
-  uint32_t sums[COEFFICIENTS];
-  add_fields(raw, sums, 1);
-  for (int32_t b = 1; b < w->blocks.count; b++) add_fields(raw + 8 * b, sums, 0);
-  sums[0] += ch->carried[0], sums[1] += ch->carried[1];
-  ch->carried[0] = sums[STRIP], ch->carried[1] = sums[STRIP + 1];
-  KN_UNROLL for (int32_t p = 0; p < STRIP; p++) out[p] = (int32_t)(sums[p] + (uint32_t)corrections[p] + (uint32_t)ch->bias);
-}
-
-/* The codes of one channel, `first` to its own address, since it may be none of the output's. */
-KN_INLINE void store_strip(const kn_finish *f, const channel *ch, const int32_t *sums, uint8_t *first, uint8_t *rest, size_t step) {
-  KN_UNROLL for (int32_t p = 0; p < STRIP; p++) {
-    uint32_t code = kn_byte(kn_scale(sums[p], ch->multiplier, f->zero));
-    if (f->is_clamped) code = kn_clamped_bytes(f, code);
-    *(p == 0 ? first : rest) = (uint8_t)code;
-    rest += step;
+/* The last output of a row that fills its last strip: it is left in what is carried, and its last column lies outside. */
+KN_OUTLINE void last_output(const work *w, const polynomial_job *job, const header *h, int32_t o, int32_t count, void *output, size_t at) {
+  int32_t sums[2] = {0, 0};
+  for (int32_t k = 0; k < count; k++) {
+    const uint32_t border = (uint32_t)(w->c->input_zero * h->last_column[k]);
+    sums[k] = (int32_t)(job->channels[k].carried[0] + (uint32_t)*job->corrections + (uint32_t)job->channels[k].bias + border);
   }
-}
-
-KN_OUTLINE void whole_strip(const work *w, const uint32_t *raw, channel *ch, const int32_t *corrections, uint8_t *first, uint8_t *rest) {
-  int32_t sums[STRIP];
-  sums_of_strip(w, raw, ch, corrections, sums);
-  store_strip(&w->finish, ch, sums, first, rest, (size_t)w->c->out_channels);
-}
-
-/* One of the outputs is missing on either side, or the operator is not plain. */
-KN_OUTLINE void part_of_strip(const work *w, const uint32_t *raw, channel *ch, const int32_t *corrections, int32_t o, int32_t x, void *output,
-                              size_t row) {
-  int32_t sums[STRIP];
-  sums_of_strip(w, raw, ch, corrections, sums);
-  for (int32_t p = 0; p < STRIP; p++) {
-    if (x + p < 0 || x + p >= w->c->out_width) continue;
-    kn_store_one(&w->finish, o, sums[p], output, row + (size_t)(x + p) * w->c->out_channels + (size_t)o);
+  if (w->finish.is_plain && count == 2) {
+    kn_put_two((uint8_t *)output + at, kn_two_codes(&w->finish, sums[0], sums[1], job->channels[0].multiplier, job->channels[1].multiplier));
+  } else {
+    for (int32_t k = 0; k < count; k++) kn_store_one(&w->finish, o + k, sums[k], output, at + (size_t)k);
   }
 }
 
 /* One row of two output channels, the second of which may not exist. */
-KN_OUTLINE void row_of_channels(const work *w, const edge *e, int32_t o, void *output, size_t row) {
+KN_OUTLINE void row_of_channels(const work *w, const header *h, int32_t o, void *output, size_t row) {
   const kn_convolution *c = w->c;
-  const int32_t count = kn_min(2, c->out_channels - o), strips = strips_of(c), is_plain = w->finish.is_plain;
-  const size_t strip_words = (size_t)w->channels * 6;
-  channel channels[2];
-  uint32_t raw[8 * MOST_BLOCKS];
+  const int32_t count = kn_min(2, c->out_channels - o), strips = strips_of(c), is_direct = w->finish.is_plain && count == 2;
+  const uint32_t strip_bytes = (uint32_t)w->channels * 24, block_bytes = strip_bytes / (uint32_t)h->blocks;
+  polynomial_job job = {.codes = w->codes, .weights = w->weights, .block_bytes = block_bytes, .strip_bytes = strip_bytes,
+                        .entry = polynomial_entry(block_bytes / 8), .blocks = h->blocks, .corrections = w->corrections, .zero = w->finish.zero,
+                        .low = w->finish.low, .above = w->finish.above, .raw = w->raw};
   for (int32_t k = 0; k < count; k++) {
-    const uint32_t border = (uint32_t)(c->input_zero * e->first_column[k]);
-    channels[k] = (channel){c->bias[o + k], is_plain ? kn_multiplier(&w->finish, o + k) : 0, {0, c->pad_left == 1 ? border : 0}};
+    const uint32_t border = (uint32_t)(c->input_zero * h->first_column[k]);
+    job.channels[k] = (polynomial_channel){c->bias[o + k], w->finish.is_plain ? kn_multiplier(&w->finish, o + k) : 0,
+                                           {0, c->pad_left == 1 ? border : 0}};
   }
   int32_t x = c->pad_left - 2;
-  for (int32_t s = 0; s < strips; s++, x += STRIP) {
-    polynomial_products(w->codes + s * strip_words, w->weights, &w->blocks, raw);
-    const int32_t *corrections = w->corrections + s * STRIP;
-    for (int32_t k = 0; k < count; k++) {
-      if (is_plain && x >= -1 && x + STRIP <= c->out_width) {
-        uint8_t nobody, *to = (uint8_t *)output + row + (ptrdiff_t)x * c->out_channels + o + k;
-        whole_strip(w, raw + 4 * k, &channels[k], corrections, x < 0 ? &nobody : to, to);
-      } else {
-        part_of_strip(w, raw + 4 * k, &channels[k], corrections, o + k, x, output, row);
-      }
+  for (int32_t s = 0, whole; s < strips; s += whole, x += whole * STRIP) {
+    /* As many as lie in the output, but for the pixel before its first. */
+    whole = is_direct && x >= -1 ? (c->out_width - x) / STRIP : 0;
+    if (whole > 0) {
+      whole = kn_min(whole, strips - s);
+      job.output = (uint8_t *)output + row + (ptrdiff_t)x * c->out_channels + o;
+      job.step = (size_t)c->out_channels;
+      job.strips = whole;
+      job.skips_first = x < 0;
+      polynomial_strips(&job);
+    } else {
+      whole = 1;
+      one_strip(w, &job, o, count, x, output, row);
     }
   }
-  if (x >= c->out_width) return;
-  /* The row fills its last strip: one more output is left in what is carried, and its last column lies outside. */
-  for (int32_t k = 0; k < count; k++) {
-    const uint32_t border = (uint32_t)(c->input_zero * e->last_column[k]);
-    const uint32_t sum = channels[k].carried[0] + (uint32_t)w->corrections[strips * STRIP] + (uint32_t)channels[k].bias + border;
-    kn_store_one(&w->finish, o + k, (int32_t)sum, output, row + (size_t)x * c->out_channels + (size_t)(o + k));
-  }
+  if (x < c->out_width) last_output(w, &job, h, o, count, output, row + (size_t)x * c->out_channels + (size_t)o);
 }
 
 static work set_up(const kn_convolution *c, void *scratch) {
-  work w = {.c = c, .finish = kn_finish_of(c), .blocks = polynomial_blocks_of(blocks_of(c), 3 * channels_of(c)), .channels = channels_of(c)};
+  work w = {.c = c, .finish = kn_finish_of(c), .channels = channels_of(c)};
   const size_t width = (size_t)sums_width(c);
   w.codes = scratch;
   w.weights = w.codes + (size_t)strips_of(c) * w.channels * 6;
@@ -291,7 +292,8 @@ static work set_up(const kn_convolution *c, void *scratch) {
   w.sums[1] = w.sums[0] + width;
   w.sums[2] = w.sums[1] + width;
   w.corrections = w.sums[2] + width;
-  w.border = (uint8_t *)(w.corrections + width);
+  w.raw = (uint32_t *)(void *)(w.corrections + width);
+  w.border = (uint8_t *)(w.raw + 8 * most_blocks(c));
   w.zeros = w.border + w.channels;
   memset(w.sums[0], 0, 3 * width * sizeof(int32_t));
   memset(w.border, c->input_zero, (size_t)w.channels);
@@ -309,8 +311,8 @@ static void run(const kn_convolution *c, const void *packed, const uint8_t *inpu
     const size_t row = ((size_t)tile * c->out_height + (size_t)y) * c->out_width * c->out_channels;
     for (int32_t o = 0; o < c->out_channels; o += 2) {
       const uint8_t *pair = (const uint8_t *)packed + (size_t)(o / 2) * pair_bytes(c);
-      unpack(&w, (const uint32_t *)(const void *)(pair + sizeof(edge)), (y - c->pad_top + 3) % 3);
-      row_of_channels(&w, (const edge *)(const void *)pair, o, output, row);
+      unpack(&w, (const uint32_t *)(const void *)(pair + sizeof(header)), (y - c->pad_top + 3) % 3);
+      row_of_channels(&w, (const header *)(const void *)pair, o, output, row);
     }
   }
 }

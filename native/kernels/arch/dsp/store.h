@@ -32,14 +32,10 @@ KN_INLINE int32_t kn_multiplier(const kn_finish *f, int32_t channel) {
   return (int32_t)((uint32_t)f->c->multipliers[channel] << f->multiplier_shift);
 }
 
-KN_INLINE uint32_t kn_clamped_bytes(const kn_finish *f, uint32_t codes) {
-  return kn_lower_bytes(kn_raise_bytes(kn_raise_bytes(kn_lower_bytes(codes, f->low), f->low), f->above), f->above);
-}
-
 /* Of a plain operator: the codes of two accumulators, in the low bytes. */
 KN_INLINE uint32_t kn_two_codes(const kn_finish *f, int32_t a, int32_t b, int32_t first_multiplier, int32_t second_multiplier) {
   const uint32_t codes = kn_byte(kn_scale(a, first_multiplier, f->zero)) | kn_byte(kn_scale(b, second_multiplier, f->zero)) << 8;
-  return f->is_clamped ? kn_clamped_bytes(f, codes) : codes;
+  return f->is_clamped ? kn_clamped(codes, f->low, f->above) : codes;
 }
 
 KN_INLINE void kn_put_two(uint8_t *to, uint32_t codes) {
