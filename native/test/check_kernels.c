@@ -167,7 +167,7 @@ static int32_t weight_like(int32_t mode, int32_t low, int32_t high, int32_t o) {
 
 static void choose_weights(example *e) {
   kn_convolution *c = &e->c;
-  c->weight_bits = e->extreme ? PICK(4, 5, 8, 8, 8) : PICK(2, 3, 4, 4, 5, 6, 8, 8);
+  c->weight_bits = e->extreme ? PICK(2, 4, 5, 8, 8, 8) : PICK(2, 2, 3, 4, 4, 5, 6, 8, 8);
   c->storage_bits = c->weight_bits == 2 ? PICK(2, 4, 8) : c->weight_bits <= 4 ? PICK(4, 8) : 8;
   const int32_t high = (1 << (c->weight_bits - 1)) - 1, low = one_in(3) ? -high : -high - 1, row = row_of(c);
   const size_t row_bytes = kn_weight_row_bytes(row, c->storage_bits);
@@ -186,6 +186,7 @@ static void choose_weights(example *e) {
 static void choose_input(example *e) {
   kn_convolution *c = &e->c;
   c->input_bits = e->extreme ? PICK(3, 4, 6, 8, 8, 8) : PICK(2, 3, 4, 4, 5, 6, 8, 8);
+  if (c->weight_bits <= 4 && one_in(3)) c->input_bits = 4;
   if (c->weight_bits == 2 && one_in(2)) c->input_bits = 2; /* some kernels are for these alone */
   const int32_t top = (1 << c->input_bits) - 1, mode = e->extreme ? 0 : between(0, 4);
   c->input_zero = one_in(2) ? 0 : one_in(3) ? top : between(0, top);

@@ -4,7 +4,8 @@
  * weights, bytes of scratch memory. Everything that a layer costs is counted, from codes in the arena to codes in the arena. What was
  * counted is compared with the reference; a difference ends the program as a failure.
  *
- * Build with -DSTM32F405 for netduinoplus2 (run with -icount shift=0: a tick an instruction) or -DMPS2 for mps2-an386 (shift=7).
+ * Build with -DSTM32F405 for netduinoplus2 (run with -icount shift=0: a tick an instruction) or -DMPS2 for mps2-an386 (shift=7); with
+ * -DLARGEST_WEIGHTS all weights are as large as they can be.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,7 +89,11 @@ static kn_convolution problem(const layer *l, const precision *p) {
   for (int32_t o = 0; o < l->out_channels; o++) {
     int32_t sum = 0;
     for (int32_t i = 0; i < row; i++) {
+#if defined(LARGEST_WEIGHTS)
+      const uint32_t code = (1u << (p->weight_bits - 1)) - 1;
+#else
       const uint32_t code = next() & ((1u << p->weight_bits) - 1);
+#endif
       weights[row_bytes * (size_t)o + (size_t)(i * p->storage_bits / 8)] |= (uint8_t)(code << (i * p->storage_bits % 8));
       sum += (int32_t)code - (int32_t)((code >> (p->weight_bits - 1)) << p->weight_bits);
     }
