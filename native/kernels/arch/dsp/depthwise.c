@@ -114,14 +114,6 @@ static void find_taps(const kn_convolution *c, const uint8_t *image, int32_t y, 
   }
 }
 
-/* The codes of four channels of a pixel. */
-KN_INLINE void store_four(const kn_finish *f, int32_t channel, const int32_t *sums, uint8_t *to) {
-  uint32_t codes = 0;
-  KN_UNROLL for (int32_t k = 0; k < CHANNELS; k++) codes |= kn_byte(kn_scale(sums[k], kn_multiplier(f, channel + k), f->zero)) << 8 * k;
-  codes = kn_clamped(codes, f->low, f->above);
-  memcpy(to, &codes, sizeof codes);
-}
-
 /* All channels of one pixel or two; element `at` of the output is the first's. */
 KN_INLINE void all_channels(int32_t width, const kn_finish *finish, const void *packed, const tap *taps, int32_t pixels, void *output, size_t at) {
   const kn_finish f = *finish; /* no byte stored to the output can change it */
@@ -146,7 +138,7 @@ KN_INLINE void all_channels(int32_t width, const kn_finish *finish, const void *
     for (int32_t p = 0; p < pixels; p++) {
       const size_t to = at + (size_t)p * c->out_channels + (size_t)channel;
       if (f.is_plain && count == CHANNELS) {
-        store_four(&f, channel, sums[p], (uint8_t *)output + to);
+        kn_store_four(&f, channel, sums[p], (uint8_t *)output + to);
       } else {
         for (int32_t k = 0; k < count; k++) kn_store_one(&f, channel + k, sums[p][k], output, to + (size_t)k);
       }

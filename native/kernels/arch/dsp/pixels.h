@@ -34,8 +34,13 @@ KN_INLINE int kn_is_inside(const kn_convolution *c, const kn_place *p) {
 
 /* All of the channels under the kernel, one behind the other. */
 KN_OUTLINE void kn_collect(const kn_convolution *c, const kn_place *p, const uint8_t *border, uint8_t *to) {
-  const int32_t channels = kn_group_in(c);
+  const int32_t channels = kn_group_in(c), inside = kn_is_inside(c, p);
   for (int32_t ky = 0; ky < c->kernel_height; ky++) {
+    if (inside) {
+      memcpy(to, kn_pixel_at(c, p->image, p->y + ky * c->dilation_y, p->x, border), (size_t)(channels * c->kernel_width));
+      to += channels * c->kernel_width;
+      continue;
+    }
     for (int32_t kx = 0; kx < c->kernel_width; kx++, to += channels) {
       memcpy(to, kn_pixel_at(c, p->image, p->y + ky * c->dilation_y, p->x + kx * c->dilation_x, border), (size_t)channels);
     }

@@ -124,8 +124,9 @@ static int32_t tiles(const kn_convolution *c) { return c->batch; }
 typedef struct {
   const kn_convolution *c;
   kn_finish finish;
+  polynomial_job job;
   int32_t channels;
-  uint32_t *codes, *weights, *raw;
+  uint32_t *codes, *weights;
   /* Sums of columns begin two places before the first pixel; so do corrections, of the outputs that a strip completes. */
   int32_t *sums[3], *corrections;
   uint8_t *border, *zeros;
@@ -252,17 +253,21 @@ KN_OUTLINE void last_output(const work *w, const polynomial_job *job, const head
 }
 
 /* One row of two output channels, the second of which may not exist. */
-KN_OUTLINE void row_of_channels(const work *w, const header *h, int32_t o, void *output, size_t row) {
+KN_OUTLINE void row_of_channels(work *w, const header *h, int32_t o, void *output, size_t row) {
   const kn_convolution *c = w->c;
   const int32_t count = kn_min(2, c->out_channels - o), strips = strips_of(c), is_direct = w->finish.is_plain && count == 2;
-  const uint32_t strip_bytes = (uint32_t)w->channels * 24, block_bytes = strip_bytes / (uint32_t)h->blocks;
-  polynomial_job job = {.codes = w->codes, .weights = w->weights, .block_bytes = block_bytes, .strip_bytes = strip_bytes,
-                        .entry = polynomial_entry(block_bytes / 8), .blocks = h->blocks, .corrections = w->corrections, .zero = w->finish.zero,
-                        .low = w->finish.low, .above = w->finish.above, .raw = w->raw};
+  polynomial_job *job = &w->job;
+  job->codes = w->codes;
+  job->corrections = w->corrections;
+  job->blocks = h->blocks;
+  job->block_bytes = job->strip_bytes / (uint32_t)h->blocks;
+  job->entry = polynomial_entry(job->block_bytes / 8);
   for (int32_t k = 0; k < count; k++) {
-    const uint32_t border = (uint32_t)(c->input_zero * h->first_column[k]);
-    job.channels[k] = (polynomial_channel){c->bias[o + k], w->finish.is_plain ? kn_multiplier(&w->finish, o + k) : 0,
-                                           {0, c->pad_left == 1 ? border : 0}};
+    polynomial_channel *ch = &job->channels[k];
+    ch->bias = c->bias[o + k];
+    ch->multiplier = w->finish.is_plain ? kn_multiplier(&w->finish, o + k) : 0;
+    ch->carried[0] = 0;
+    ch->carried[1] = c->pad_left == 1 ? (uint32_t)(c->input_zero * h->first_column[k]) : 0;
   }
   int32_t x = c->pad_left - 2;
   for (int32_t s = 0, whole; s < strips; s += whole, x += whole * STRIP) {
@@ -270,41 +275,45 @@ KN_OUTLINE void row_of_channels(const work *w, const header *h, int32_t o, void 
     whole = is_direct && x >= -1 ? (c->out_width - x) / STRIP : 0;
     if (whole > 0) {
       whole = kn_min(whole, strips - s);
-      job.output = (uint8_t *)output + row + (ptrdiff_t)x * c->out_channels + o;
-      job.step = (size_t)c->out_channels;
-      job.strips = whole;
-      job.skips_first = x < 0;
-      polynomial_strips(&job);
+      job->output = (uint8_t *)output + row + (ptrdiff_t)x * c->out_channels + o;
+      job->step = (size_t)c->out_channels;
+      job->strips = whole;
+      job->skips_first = x < 0;
+      polynomial_strips(job);
     } else {
       whole = 1;
-      one_strip(w, &job, o, count, x, output, row);
+      one_strip(w, job, o, count, x, output, row);
     }
   }
-  if (x < c->out_width) last_output(w, &job, h, o, count, output, row + (size_t)x * c->out_channels + (size_t)o);
+  if (x < c->out_width) last_output(w, job, h, o, count, output, row + (size_t)x * c->out_channels + (size_t)o);
 }
 
-static work set_up(const kn_convolution *c, void *scratch) {
-  work w = {.c = c, .finish = kn_finish_of(c), .channels = channels_of(c)};
+static void set_up(work *w, const kn_convolution *c, void *scratch) {
   const size_t width = (size_t)sums_width(c);
-  w.codes = scratch;
-  w.weights = w.codes + (size_t)strips_of(c) * w.channels * 6;
-  w.sums[0] = (int32_t *)(void *)(w.weights + (size_t)w.channels * 6);
-  w.sums[1] = w.sums[0] + width;
-  w.sums[2] = w.sums[1] + width;
-  w.corrections = w.sums[2] + width;
-  w.raw = (uint32_t *)(void *)(w.corrections + width);
-  w.border = (uint8_t *)(w.raw + 8 * most_blocks(c));
-  w.zeros = w.border + w.channels;
-  memset(w.sums[0], 0, 3 * width * sizeof(int32_t));
-  memset(w.border, c->input_zero, (size_t)w.channels);
-  memset(w.zeros, 0, (size_t)w.channels);
-  return w;
+  w->c = c;
+  w->finish = kn_finish_of(c);
+  w->channels = channels_of(c);
+  w->codes = scratch;
+  w->weights = w->codes + (size_t)strips_of(c) * w->channels * 6;
+  w->sums[0] = (int32_t *)(void *)(w->weights + (size_t)w->channels * 6);
+  w->sums[1] = w->sums[0] + width;
+  w->sums[2] = w->sums[1] + width;
+  w->corrections = w->sums[2] + width;
+  uint32_t *raw = (uint32_t *)(void *)(w->corrections + width);
+  w->border = (uint8_t *)(raw + 8 * most_blocks(c));
+  w->zeros = w->border + w->channels;
+  w->job = (polynomial_job){.weights = w->weights, .strip_bytes = (uint32_t)w->channels * 24, .zero = w->finish.zero, .low = w->finish.low,
+                            .above = w->finish.above, .raw = raw};
+  memset(w->sums[0], 0, 3 * width * sizeof(int32_t));
+  memset(w->border, c->input_zero, (size_t)w->channels);
+  memset(w->zeros, 0, (size_t)w->channels);
 }
 
 /* One image. */
 static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
   const uint8_t *image = input + (size_t)tile * c->in_height * c->in_width * c->in_channels;
-  const work w = set_up(c, scratch);
+  work w;
+  set_up(&w, c, scratch);
   for (int32_t y = 0, next = -c->pad_top; y < c->out_height; y++) {
     for (; next <= y - c->pad_top + 2; next++) pack_row(&w, image, kn_max(next, -3));
     correct(&w);

@@ -65,15 +65,12 @@ KN_OUTLINE void kn_store_some(const kn_finish *f, int32_t channel, int32_t chann
   }
 }
 
-KN_INLINE void kn_store(const kn_finish *f, int32_t channel, int32_t channels, const int32_t *sums, int32_t pixels, void *output, size_t at) {
-  if (f->is_plain && channels == 2 && pixels == 4) {
-    const int32_t first = kn_multiplier(f, channel), second = kn_multiplier(f, channel + 1);
-    const size_t step = (size_t)f->c->out_channels;
-    uint8_t *to = (uint8_t *)output + at;
-    KN_UNROLL for (int32_t p = 0; p < 4; p++, to += step) kn_put_two(to, kn_two_codes(f, sums[p], sums[4 + p], first, second));
-  } else {
-    kn_store_some(f, channel, channels, sums, pixels, output, at);
-  }
+/* Of a plain operator: the codes of four channels of a pixel. */
+KN_INLINE void kn_store_four(const kn_finish *f, int32_t channel, const int32_t *sums, uint8_t *to) {
+  uint32_t codes = 0;
+  KN_UNROLL for (int32_t k = 0; k < 4; k++) codes |= kn_byte(kn_scale(sums[k], kn_multiplier(f, channel + k), f->zero)) << 8 * k;
+  codes = kn_clamped(codes, f->low, f->above);
+  memcpy(to, &codes, sizeof codes);
 }
 
 #endif

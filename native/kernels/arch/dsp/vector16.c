@@ -108,8 +108,45 @@ static uint32_t lay_out(const uint8_t *bytes, int32_t row, uint32_t *codes) {
   return sum;
 }
 
+/* Eight output channels of a pixel from what the loop summed; `sum` is that of the codes. Element `at` of the output is the first's. */
+KN_INLINE void store(int32_t width, const kn_finish *f, const sums *s, uint32_t sum, int32_t o, void *output, size_t at) {
+  const kn_convolution *c = f->c;
+  const int32_t count = kn_min(CHANNELS, c->out_channels - o);
+  int32_t accumulators[CHANNELS];
+  KN_UNROLL for (int32_t k = 0; k < CHANNELS; k++) {
+    const uint32_t whole = s[k / 2].whole, part = s[k / 2].part, bias = k < count ? (uint32_t)c->bias[o + k] : 0;
+    if (width == 8) accumulators[k] = (int32_t)(bias + (k % 2 == 0 ? whole - (part << 8) - (sum << 7) : part));
+    else accumulators[k] = (int32_t)(bias + (k % 2 == 0 ? part : (whole - part) >> 4) - (sum << 3));
+  }
+  if (f->is_plain && count == CHANNELS) {
+    for (int32_t k = 0; k < CHANNELS; k += 4) kn_store_four(f, o + k, accumulators + k, (uint8_t *)output + at + k);
+  } else {
+    for (int32_t k = 0; k < count; k++) kn_store_one(f, o + k, accumulators[k], output, at + (size_t)k);
+  }
+}
+
+KN_OUTLINE void all_channels_8(const kn_finish *f, const uint8_t *weights, const uint32_t *codes, const uint32_t *end, uint32_t sum, void *output,
+                               size_t at) {
+  const size_t step = octet_bytes(f->c);
+  for (int32_t o = 0; o < f->c->out_channels; o += CHANNELS, weights += step, at += CHANNELS) {
+    sums s[CHANNELS / 2] = {{0, 0}};
+    add_products_8(codes, weights, end, s);
+    store(8, f, s, sum, o, output, at);
+  }
+}
+
+KN_OUTLINE void all_channels_4(const kn_finish *f, const uint8_t *weights, const uint32_t *codes, const uint32_t *end, uint32_t sum, void *output,
+                               size_t at) {
+  const size_t step = octet_bytes(f->c);
+  for (int32_t o = 0; o < f->c->out_channels; o += CHANNELS, weights += step, at += CHANNELS) {
+    sums s[CHANNELS / 2] = {{0, 0}};
+    add_products_4(codes, weights, end, s);
+    store(4, f, s, sum, o, output, at);
+  }
+}
+
 static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
-  const int32_t row = row_of(c), weights = kn_row_weights(c), width = weight_width(c);
+  const int32_t row = row_of(c), weights = kn_row_weights(c);
   const kn_finish finish = kn_finish_of(c);
   uint32_t *codes = scratch;
   uint8_t *bytes = (uint8_t *)(codes + row / 2), *border = bytes + row;
@@ -120,18 +157,7 @@ static void run(const kn_convolution *c, const void *packed, const uint8_t *inpu
     kn_collect(c, &place, border, bytes);
     memset(bytes + weights, 0, (size_t)(row - weights));
     const uint32_t sum = lay_out(bytes, row, codes);
-    for (int32_t o = 0; o < c->out_channels; o += CHANNELS) {
-      const void *from = (const uint8_t *)packed + (size_t)(o / CHANNELS) * octet_bytes(c);
-      sums s[CHANNELS / 2] = {{0, 0}};
-      (width == 8 ? add_products_8 : add_products_4)(codes, from, codes + row / 2, s);
-      for (int32_t k = 0; k < kn_min(CHANNELS, c->out_channels - o); k++) {
-        const uint32_t whole = s[k / 2].whole, part = s[k / 2].part;
-        uint32_t accumulator = (uint32_t)c->bias[o + k];
-        if (width == 8) accumulator += k % 2 == 0 ? whole - (part << 8) - (sum << 7) : part;
-        else accumulator += (k % 2 == 0 ? part : (whole - part) >> 4) - (sum << 3);
-        kn_store_one(&finish, o + k, (int32_t)accumulator, output, (size_t)pixel * c->out_channels + (size_t)(o + k));
-      }
-    }
+    (weight_width(c) == 8 ? all_channels_8 : all_channels_4)(&finish, packed, codes, codes + row / 2, sum, output, (size_t)pixel * c->out_channels);
   }
 }
 
