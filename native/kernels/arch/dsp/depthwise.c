@@ -1,13 +1,15 @@
 /*
- * depthwise.dsp: each channel by its own kernel, of any size, stride and dilation: four channels of two pixels side by side at a time, by
- * SMLABB and SMLATT, which multiply halves of registers; bytes become halves four at a time. Weights of up to 4 bits take 4.
+ * depthwise.dsp: each channel by its own kernel, of any size, stride and dilation, four channels of two pixels at a time. Weights of up to 4
+ * bits take 4.
  *
- * Scratch memory: the addresses of what lies under the kernel for two pixels; one pixel outside the input.
+ * Kernels of 3x3, of stride 1 or 2 along a row, go through an image once for every four channels: three rows of their codes wait in 16
+ * bits, as the products need them, and each row of the input replaces one. Any other kernel takes codes from where they lie.
+ *
+ * Scratch memory: three rows of four channels and their weights, 8 bytes a pixel; or the addresses of what lies under the kernel for two
+ * pixels, and one pixel outside the input.
  */
+#include "depthwise_loop.h"
 #include "store.h"
-
-/* Pixels and channels at a time. */
-enum { PIXELS = 2, CHANNELS = 4 };
 
 static int32_t taps_of(const kn_convolution *c) { return c->kernel_height * c->kernel_width; }
 static int32_t weight_width(const kn_convolution *c) { return c->weight_bits <= 4 ? 4 : 8; }
@@ -37,9 +39,25 @@ typedef struct {
 } tap;
 
 static size_t border_bytes(const kn_convolution *c) { return (size_t)c->in_channels + 4; }
-static size_t scratch_bytes(const kn_convolution *c) { return kn_aligned((size_t)taps_of(c) * sizeof(tap) + border_bytes(c)); }
 
-static int32_t tiles(const kn_convolution *c) { return c->batch * c->out_height; }
+static int is_3x3(const kn_convolution *c) {
+  return c->kernel_height == 3 && c->kernel_width == 3 && c->dilation_y == 1 && c->dilation_x == 1 && (c->stride_x == 1 || c->stride_x == 2) &&
+         c->pad_left <= 2 && c->pad_top <= 2;
+}
+
+/* Pixels of a widened row: all of the input and its borders that any pair of outputs needs. */
+static int32_t row_pixels(const kn_convolution *c) {
+  return kn_max(c->pad_left + c->in_width, kn_up(c->out_width, PIXELS) * PIXELS * c->stride_x + 3);
+}
+/* The rows of the kernel, and the first two again: three from anywhere are in the order of the rows in scratch memory. */
+enum { WEIGHT_ROWS = 5 };
+
+static size_t scratch_bytes(const kn_convolution *c) {
+  if (is_3x3(c)) return kn_aligned((size_t)(3 * row_pixels(c) + 3 * WEIGHT_ROWS) * 8);
+  return kn_aligned((size_t)taps_of(c) * sizeof(tap) + border_bytes(c));
+}
+
+static int32_t tiles(const kn_convolution *c) { return is_3x3(c) ? c->batch : c->batch * c->out_height; }
 
 /* Bytes 0 and 2, or 1 and 3, as signed numbers of 16 bits. */
 KN_INLINE uint32_t signed_even(uint32_t word) {
@@ -153,8 +171,8 @@ KN_OUTLINE void all_channels_4(const kn_finish *f, const void *packed, const tap
   all_channels(4, f, packed, taps, pixels, output, at);
 }
 
-/* One row of output pixels. */
-static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
+/* One row of output pixels, whatever the kernel. */
+static void run_row(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
   const kn_finish finish = kn_finish_of(c);
   const uint8_t *image = input + (size_t)(tile / c->out_height) * c->in_height * c->in_width * c->in_channels;
   const int32_t y = tile % c->out_height * c->stride_y - c->pad_top;
@@ -168,6 +186,102 @@ static void run(const kn_convolution *c, const void *packed, const uint8_t *inpu
     find_taps(c, image, y, from, border, taps);
     (weight_width(c) == 8 ? all_channels_8 : all_channels_4)(&finish, packed, taps, pixels, output, at);
   }
+}
+
+/* Four channels while they are convolved. */
+typedef struct {
+  const kn_convolution *c;
+  kn_finish finish;
+  depthwise_job job;
+  uint32_t *rows, *weights;
+  uint32_t border; /* two codes of what is outside */
+} strip;
+
+/* The weights of four channels in 16 bits each, all rows of the kernel and the first two again. */
+static void widen_weights(const strip *s, const uint8_t *packed) {
+  uint32_t *to = s->weights;
+  for (int32_t i = 0; i < 3 * WEIGHT_ROWS; i++, to += 2) {
+    const int32_t tap = i % 9;
+    const uint32_t bytes = weight_width(s->c) == 8 ? kn_word(packed + 4 * tap)
+                                                   : less_8(kn_word(packed + tap / 2 * 4) >> tap % 2 * 4 & 0x0F0F0F0Fu);
+    to[0] = signed_even(bytes);
+    to[1] = signed_odd(bytes);
+  }
+}
+
+/* One row of the input, or of what is outside, into its place among three; borders beside it are there already. */
+KN_OUTLINE void widen_row(const strip *s, const uint8_t *image, int32_t y) {
+  const kn_convolution *c = s->c;
+  const size_t step = (size_t)c->in_channels;
+  uint32_t *to = s->rows + ((size_t)((y + 3) % 3) * (size_t)row_pixels(c) + (size_t)c->pad_left) * 2, *end = to + 2 * c->in_width;
+  if (y < 0 || y >= c->in_height) {
+    while (to != end) *to++ = s->border;
+    return;
+  }
+  for (const uint8_t *from = image + (size_t)y * c->in_width * step; to != end; to += 2, from += step) {
+    const uint32_t word = kn_word(from);
+    to[0] = kn_even_bytes(word);
+    to[1] = kn_odd_bytes(word);
+  }
+}
+
+/* One row of output pixels of four channels, of which `count` exist; element `at` of the output is its first. */
+KN_OUTLINE void row_of_strip(strip *s, int32_t channel, int32_t count, int32_t first_row, void *output, size_t at) {
+  const kn_convolution *c = s->c;
+  depthwise_job *job = &s->job;
+  void (*const loop)(depthwise_job *) = c->stride_x == 1 ? depthwise_stride_1 : depthwise_stride_2;
+  const size_t step = (size_t)c->out_channels;
+  int32_t x = 0;
+  job->codes = s->rows;
+  /* The row that is in the first place belongs to this row of the kernel. */
+  job->weights = s->weights + (3 - first_row) % 3 * 3 * 2;
+  if (s->finish.is_plain && count == CHANNELS && c->out_width >= PIXELS) {
+    job->output = (uint8_t *)output + at;
+    job->step = step;
+    job->pairs = c->out_width / PIXELS;
+    loop(job);
+    x = c->out_width / PIXELS * PIXELS;
+  }
+  for (; x < c->out_width; x += PIXELS) {
+    uint8_t codes[PIXELS * CHANNELS];
+    job->output = codes;
+    job->step = CHANNELS;
+    job->pairs = 1;
+    loop(job);
+    for (int32_t p = 0; p < PIXELS && x + p < c->out_width; p++) {
+      for (int32_t k = 0; k < count; k++) {
+        kn_store_one(&s->finish, channel + k, job->sums[p][k], output, at + (size_t)(x + p) * step + (size_t)k);
+      }
+    }
+  }
+}
+
+/* One image by a kernel of 3x3. */
+static void run_image(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
+  const size_t in_row = (size_t)c->in_width * c->in_channels, out_row = (size_t)c->out_width * c->out_channels;
+  const uint8_t *image = input + (size_t)tile * c->in_height * in_row, *weights = packed;
+  const size_t pixels = (size_t)row_pixels(c);
+  strip s = {.c = c, .finish = kn_finish_of(c), .rows = scratch, .border = (uint32_t)c->input_zero * 0x00010001u};
+  s.weights = s.rows + 3 * pixels * 2;
+  s.job = (depthwise_job){.row_bytes = pixels * 8 - 24, .zero = s.finish.zero, .low = s.finish.low, .above = s.finish.above};
+  for (size_t i = 0; i < 3 * pixels * 2; i++) s.rows[i] = s.border;
+  for (int32_t channel = 0; channel < c->out_channels; channel += CHANNELS, weights += words_of(c) * 4) {
+    const int32_t count = kn_min(CHANNELS, c->out_channels - channel);
+    for (int32_t k = 0; k < CHANNELS; k++) {
+      s.job.bias[k] = k < count ? c->bias[channel + k] : 0;
+      s.job.multipliers[k] = k < count && s.finish.is_plain ? kn_multiplier(&s.finish, channel + k) : 0;
+    }
+    widen_weights(&s, weights);
+    for (int32_t y = 0, next = -c->pad_top; y < c->out_height; y++) {
+      const int32_t top = y * c->stride_y - c->pad_top;
+      for (next = kn_max(next, top); next < top + 3; next++) widen_row(&s, image + channel, next);
+      row_of_strip(&s, channel, count, (top + 3) % 3, output, ((size_t)tile * c->out_height + (size_t)y) * out_row + (size_t)channel);
+    }
+  }
+}
+
+static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
+  (is_3x3(c) ? run_image : run_row)(c, packed, input, output, scratch, tile);
 }
 
 const kn_convolution_kernel kn_convolution_depthwise_dsp = {
