@@ -14,7 +14,7 @@ export function sendDatagram(path: string, text: string): number {
 }
 
 /** Instruction sets that kernels are written for; the bits of `kernels.h`. */
-const featureBits = { avx2: 1, neon: 2, dotprod: 4 } as const;
+const featureBits = { avx2: 1, neon: 2, dotprod: 4, dsp: 8 } as const;
 
 /** Name of an instruction set. */
 export type Feature = keyof typeof featureBits;

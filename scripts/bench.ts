@@ -15,6 +15,7 @@ import { openEnergyMeter } from '../agent/adapters/power.js';
 import { SqliteStore } from '../agent/adapters/sqlite-store.js';
 import type { Ports } from '../agent/pipeline.js';
 import { accuracyBench } from './bench/accuracy.js';
+import { cortexMBench } from './bench/cortex-m.js';
 import { dataFreeBench } from './bench/data-free.js';
 import { engineBench } from './bench/engine.js';
 import { kernelsBench } from './bench/kernels.js';
@@ -28,11 +29,16 @@ import { servingBench } from './bench/serving.js';
 
 type Benchmark = (models: readonly BenchModel[], ports: Ports, signal: AbortSignal) => Promise<unknown> | unknown;
 
-const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string }>> = {
+const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string; counter?: string }>> = {
   accuracy: {
     run: accuracyBench,
     summary:
       'quality below 8 bits on our engine: the whole recipe beside rounding to nearest, and without each of its passes',
+  },
+  'cortex-m': {
+    run: cortexMBench,
+    summary: 'instructions of our kernels on an emulated Cortex-M4, beside the floors; what weights and scratch take',
+    counter: 'instructions',
   },
   'data-free': {
     run: dataFreeBench,
@@ -101,7 +107,7 @@ try {
       benchmark: name,
       commit,
       measuredAt: clock.now(),
-      counter: 'nanoseconds',
+      counter: benchmark.counter ?? 'nanoseconds',
       machine: await target.identity(),
       results,
     };

@@ -12,6 +12,7 @@ const soaks: Readonly<
   kills: { file: 'agent/daemon/end-to-end.test.js', environment: { QUANTD_KILLS: '1000' } },
   'power-cuts': { file: 'agent/daemon/daemon.test.js', environment: { QUANTD_POWER_CUTS: '20000' } },
   kernels: { file: 'native/kernels.test.js', environment: { QUANTD_KERNEL_CASES: '1000000' } },
+  'cortex-m': { file: 'native/cortex-m.test.js', environment: { QUANTD_KERNEL_CASES: '1000000' } },
   arm: { file: 'native/arm.test.js', environment: { QUANTD_KERNEL_CASES: '1000000' } },
   uploads: { file: 'firmware-bridge/kills.test.js', environment: { QUANTD_UPLOAD_KILLS: '500' } },
   requests: { file: 'firmware-bridge/hostile.test.js', environment: { QUANTD_HOSTILE_REQUESTS: '10000000' } },

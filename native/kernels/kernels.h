@@ -20,7 +20,7 @@
 #define KN_ALIGNMENT 64
 
 /* Instruction sets a kernel may need, as bits. */
-enum { KN_AVX2 = 1u << 0, KN_NEON = 1u << 1, KN_DOTPROD = 1u << 2 };
+enum { KN_AVX2 = 1u << 0, KN_NEON = 1u << 1, KN_DOTPROD = 1u << 2, KN_DSP = 1u << 3 };
 
 /* What becomes of an accumulator; see requantize.h. */
 typedef enum {
