@@ -70,10 +70,9 @@ static void take_buffers(supply *from, uint32_t place, uint32_t count, float **b
   for (uint32_t i = 0; i < count; i++) buffers[i] = take(from, 4 * (uint64_t)tensor_at(place, i)[IM_TENSOR_ELEMENTS]);
 }
 
-/* Lays a checked image out in the workspace. */
-static uint32_t lay_out(uint32_t *detail) {
-  /* Whatever kernels this build has, this processor runs. */
-  const en_options options = {.features = UINT32_MAX, .only_kernel = 0};
+/* Lays a checked image out in the workspace, for kernels of these features. */
+static uint32_t lay_out_for(uint32_t features, uint32_t *detail) {
+  const en_options options = {.features = features, .only_kernel = 0};
   md_facts *facts = &loaded.facts;
   uint32_t room;
   uint8_t *workspace = pf_workspace(&room);
@@ -107,6 +106,15 @@ static uint32_t lay_out(uint32_t *detail) {
   memset(loaded.arena, MARK, (size_t)arena);
   if (from.used > most_used) most_used = (uint32_t)from.used;
   return MC_STATUS_OK;
+}
+
+/*
+ * Whatever kernels this build has, this processor runs. The fast ones keep weights in a form of their own, which takes memory until an image
+ * brings them in that form: a model that is too large for that runs by the reference, which reads weights where they lie.
+ */
+static uint32_t lay_out(uint32_t *detail) {
+  const uint32_t status = lay_out_for(UINT32_MAX, detail);
+  return status == MC_STATUS_MEMORY ? lay_out_for(~(uint32_t)KN_DSP, detail) : status;
 }
 
 uint32_t md_load(uint32_t index, uint32_t *detail) {
