@@ -6,9 +6,9 @@ import { SpeedReference } from './speed-reference.js';
 
 const rounds = { warmUp: 4, least: 15, most: 300 };
 /** Nothing is timed for longer; and for no less, however steady it is, for a machine's speed changes within a second. */
-const seconds = { least: 0.8, most: 2.5 };
+const seconds = { least: 0.8, most: 2 };
 /** A median is settled when its 95 % confidence interval is no wider than this part of it. */
-const settledWidth = 0.02;
+const settledWidth = 0.03;
 
 /** Opens models (ONNX or images) and times them against each other on the same inputs. */
 export async function compareArtifacts(

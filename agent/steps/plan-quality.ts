@@ -5,6 +5,7 @@ import type { Progress, SampleSource, Session } from '../ports.js';
 import { floatModel } from './apply.js';
 import { assessQuality, type FloatReference, type Quality, scoreAgainst } from './quality.js';
 import type { SampleReader } from './samples.js';
+import { closeAll, openSideBySide } from './side-by-side.js';
 
 /** What quality was judged on; `floatTop1` is null where the samples have no labels. */
 export interface QualityBasis {
@@ -88,11 +89,12 @@ export class PlanQualities {
     const resultKey = this.#keyOf('quality', samples, sha256(artifact));
     let quality = store.result(resultKey) as Quality | null;
     if (quality === null) {
-      const session = await this.#open(artifact);
+      const { prepared, workThreads } = this.#job;
+      const sessions = await openSideBySide(this.#ports.runtime, artifact, workThreads);
       try {
-        quality = await scoreAgainst(this.#job.prepared, samples, float, session, this.#signal);
+        quality = await scoreAgainst(prepared, samples, float, sessions, this.#signal);
       } finally {
-        await session.close();
+        await closeAll(sessions);
       }
       store.putResult(resultKey, 'quality', quality);
     }

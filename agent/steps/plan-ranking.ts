@@ -108,7 +108,8 @@ export class PlanRanking {
   ): Promise<Plan[]> {
     const estimated = planOf(problem, assignment);
     if (!this.verifies) return [estimated];
-    const most = this.#searchedPlans();
+    // Another ceiling finds most of what there is to learn learnt.
+    const most = Math.ceil(this.#searchedPlans() / (this.#observed.size === 0 ? 1 : 3));
     let ran = 0;
     const run = async (plan: Plan) => {
       this.#progress(Math.min(1, ran++ / most), 'running plans on calibration samples');

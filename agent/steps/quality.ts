@@ -2,6 +2,7 @@ import { argmax, energies, klDivergence, normalizedSquaredDistance, sqnrDb } fro
 import type { PreparedModel } from '../core/prepare.js';
 import type { Feed, Progress, SampleSource, Session } from '../ports.js';
 import { readAhead } from './samples.js';
+import { runSideBySide } from './side-by-side.js';
 
 /** Quality of one model against the float model, over the same samples. */
 export interface Quality {
@@ -93,22 +94,23 @@ export async function assessQuality(
   return { reference: { outputs, top1 }, qualities: scores.map((score) => score.result(labels !== null)) };
 }
 
-/** Scores one more model against outputs kept from the float model. */
+/** Scores one more model, opened any number of times, against outputs kept from the float model. */
 export async function scoreAgainst(
   prepared: PreparedModel,
   source: SampleSource,
   reference: FloatReference,
-  session: Session,
+  sessions: readonly Session[],
   signal: AbortSignal,
 ): Promise<Quality> {
   const labels = isClassifier(prepared) ? source.labels : null;
   const score = new Score(prepared);
-  let index = -1;
-  for await (const sample of readAhead(source, reference.outputs.length)) {
+  let index = 0;
+  const feeds = (async function* () {
+    for await (const sample of readAhead(source, reference.outputs.length)) yield feedsOf(prepared, sample);
+  })();
+  for await (const results of runSideBySide(sessions, feeds, signal)) {
+    score.add(reference.outputs[index]!, comparedOutput(results, prepared), labels?.[index] ?? null);
     index++;
-    signal.throwIfAborted();
-    const output = comparedOutput(await session.run(feedsOf(prepared, sample)), prepared);
-    score.add(reference.outputs[index]!, output, labels?.[index] ?? null);
   }
   return score.result(labels !== null);
 }

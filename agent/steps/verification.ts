@@ -1,9 +1,10 @@
 import { klDivergence, logitVariance, normalizedSquaredDistance } from '../core/divergence.js';
 import type { PreparedModel } from '../core/prepare.js';
-import type { Feeds, Runtime, Session } from '../ports.js';
+import type { Feed, Feeds, Runtime } from '../ports.js';
 import { floatModel } from './apply.js';
 import { asLogits, comparedOutput, isClassifier } from './quality.js';
 import { readAhead, type SampleReader } from './samples.js';
+import { closeAll, openSideBySide, runSideBySide } from './side-by-side.js';
 
 /** Means over samples. Where the output is no softmax, both are the normalised squared distance. */
 export interface Divergence {
@@ -65,7 +66,7 @@ export class PlanVerifier {
       const references: Float32Array[] = [];
       for (const feed of feeds) {
         signal.throwIfAborted();
-        references.push(await outputOf(prepared, session, feed));
+        references.push(outputOf(prepared, await session.run(feed)));
       }
       return new PlanVerifier(prepared, runtime, options.threads, feeds, references);
     } finally {
@@ -81,13 +82,13 @@ export class PlanVerifier {
   /** How far an artifact is from float over the samples. */
   async divergence(artifact: Uint8Array, signal: AbortSignal): Promise<Divergence> {
     const isSoftmax = isClassifier(this.#prepared);
-    const session = await this.#runtime.open(artifact, { threads: this.#threads });
+    const sessions = await openSideBySide(this.#runtime, artifact, this.#threads);
     try {
       let [logits, exact] = [0, 0];
-      for (const [index, feed] of this.#feeds.entries()) {
-        signal.throwIfAborted();
-        const reference = this.references[index]!;
-        const output = await outputOf(this.#prepared, session, feed);
+      let index = 0;
+      for await (const results of runSideBySide(sessions, this.#feeds, signal)) {
+        const reference = this.references[index++]!;
+        const output = outputOf(this.#prepared, results);
         const distance = isSoftmax ? klDivergence(reference, output) : normalizedSquaredDistance(reference, output);
         exact += distance;
         logits += isSoftmax ? logitVariance(reference, output) : distance;
@@ -95,12 +96,12 @@ export class PlanVerifier {
       const count = Math.max(1, this.#feeds.length);
       return { logits: logits / count, exact: exact / count };
     } finally {
-      await session.close();
+      await closeAll(sessions);
     }
   }
 }
 
-async function outputOf(prepared: PreparedModel, session: Session, feeds: Feeds): Promise<Float32Array> {
-  const output = comparedOutput(await session.run(feeds), prepared);
+function outputOf(prepared: PreparedModel, results: ReadonlyMap<string, Feed>): Float32Array {
+  const output = comparedOutput(results, prepared);
   return isClassifier(prepared) ? asLogits(prepared, output) : output;
 }

@@ -61,7 +61,7 @@ export class Judge {
 
   async qualityOf(artifact: Uint8Array): Promise<Quality> {
     return using(await this.#runtime.open(artifact, { threads }), (session) =>
-      scoreAgainst(this.#prepared, this.#samples, this.reference, session, this.#signal),
+      scoreAgainst(this.#prepared, this.#samples, this.reference, [session], this.#signal),
     );
   }
 }

@@ -124,7 +124,7 @@ for (const end of ['softmax', 'reshaped softmax', 'logits'] as const) {
     t.strictSame(same, { top1: reference.top1, agreement: 1, kl: 0, sqnrDb: null });
 
     t.strictSame(
-      await scoreAgainst(prepared, samplesOf(data, labels), reference, other, never),
+      await scoreAgainst(prepared, samplesOf(data, labels), reference, [other], never),
       quality,
       'against what was kept',
     );
