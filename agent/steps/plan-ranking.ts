@@ -1,7 +1,7 @@
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { FloatModelNeeded } from '../core/master.js';
 import { allocate, type Ceilings } from '../core/plan/allocate.js';
-import { doubtedOptima } from '../core/plan/alternatives.js';
+import { doubtedOptima, uniformPlans } from '../core/plan/alternatives.js';
 import { correctedBy } from '../core/plan/corrected.js';
 import { type Plan, planKey, planOf } from '../core/plan/plan.js';
 import type { Assignment, Problem } from '../core/plan/problem.js';
@@ -95,7 +95,7 @@ export class PlanRanking {
 
   /**
    * The best few under the ceilings of all plans that were run, best first: among them the one of least sensitivity, those for which narrow
-   * choices are less trusted, and then, again and again, the one of least sensitivity by what has been learnt so far. A few, for how long
+   * choices are less trusted, the uniform ones, and then, again and again, the one of least sensitivity by what has been learnt so far. A few, for how long
    * a plan takes is not known to the percent before it is timed.
    *
    * @param assignment the one of least sensitivity under the ceilings
@@ -117,8 +117,10 @@ export class PlanRanking {
     };
     await run(estimated);
     const { timeLimitSeconds } = solverLimits;
-    for (const other of await doubtedOptima(problem, assignment, ceilings, solver, timeLimitSeconds, this.#signal))
-      await run(planOf(problem, other));
+    const optima = await doubtedOptima(problem, assignment, ceilings, solver, timeLimitSeconds, this.#signal);
+    const uniform = uniformPlans(problem).filter((plan) => isUnder(ceilings, plan));
+    for (const plan of [...optima.map((other) => planOf(problem, other)), ...uniform])
+      if (!this.#observed.has(planKey(plan))) await run(plan);
     while (ran < most) {
       const next = await this.#mostPromising(problem, ceilings, solver);
       if (next === null) break;

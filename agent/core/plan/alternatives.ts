@@ -6,6 +6,7 @@
 import { parsePrecision } from '../precision.js';
 import { allocate } from './allocate.js';
 import type { LinearSolver } from './linear-program.js';
+import { type Plan, uniformPlan } from './plan.js';
 import type { Assignment, Problem } from './problem.js';
 import type { Ceilings } from './search.js';
 
@@ -39,6 +40,17 @@ export async function doubtedOptima(
   }
   found.delete(assignment.join());
   return [...found.values()];
+}
+
+/** The plans with one precision wherever an operator can have it, and the first of its choices elsewhere; those that ties allow. */
+export function uniformPlans(problem: Problem): Plan[] {
+  const names = new Set(problem.operators.flatMap(({ choices }) => choices.map(({ precision }) => precision)));
+  const plans = [...names].map((name) => uniformPlan(problem, name));
+  const precisionAt = ({ assignment }: Plan, operator: number) =>
+    problem.operators[operator]!.choices[assignment[operator]!]!.precision;
+  return plans.filter((plan) =>
+    problem.ties.every((tie) => tie.every((operator) => precisionAt(plan, operator) === precisionAt(plan, tie[0]!))),
+  );
 }
 
 function doubting(problem: Problem, factor: number): Problem {

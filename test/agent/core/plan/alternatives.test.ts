@@ -2,7 +2,7 @@
 import t from 'tap';
 import { HighsSolver } from '../../../../agent/adapters/highs-solver.js';
 import { allocate } from '../../../../agent/core/plan/allocate.js';
-import { doubtedOptima } from '../../../../agent/core/plan/alternatives.js';
+import { doubtedOptima, uniformPlans } from '../../../../agent/core/plan/alternatives.js';
 import { type Assignment, evaluate, type Problem } from '../../../../agent/core/plan/problem.js';
 import { announceSeed, Random } from '../../../support/seed.js';
 import { everyAssignment, randomProblem } from './problems.js';
@@ -93,6 +93,25 @@ t.test('a plan without narrow choices is its own optimum, whatever they are wort
     fixed: { latency: 0, bytes: 0, ramBytes: 0 },
   };
   t.strictSame(await doubtedOptima(problem, [1, 1, 0], { latency: 20 }, solver, seconds, signal), []);
+});
+
+t.test('uniform plans: one precision wherever it can be, and none that ties forbid', async (t) => {
+  for (let index = 0; index < 60; index++) {
+    const problem = problemOf(index);
+    const names = new Set(problem.operators.flatMap(({ choices }) => choices.map((choice) => choice.precision)));
+    const wanted = [...names]
+      .map((name) =>
+        problem.operators.map(({ choices }) =>
+          Math.max(
+            0,
+            choices.findIndex((one) => one.precision === name),
+          ),
+        ),
+      )
+      .filter((assignment) => everyAssignment(problem).some((one) => one.assignment.join() === assignment.join()));
+    const found = uniformPlans(problem).map(({ assignment }) => assignment.join());
+    for (const assignment of wanted) t.ok(found.includes(assignment.join()), `${index}: ${assignment}`);
+  }
 });
 
 t.test('an abort ends it', async (t) => {
