@@ -61,10 +61,10 @@ import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune 
 import { nearestWeights, type WidthWeights } from './steps/width-weights.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 4, tune: 5, refine: 2, nearest: 1, assess: 7, frontier: 1 } as const;
+const versions = { calibrate: 4, tune: 5, refine: 3, nearest: 1, assess: 8 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
-export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.assess}.${syntheticVersion}.3`;
+export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.nearest}.${versions.assess}.${syntheticVersion}.4`;
 
 const frontierPoints = 8;
 /** Time to solve for the frontier: a small model shall not wait long for points that are hard to prove. */
@@ -254,8 +254,7 @@ export class Pipeline {
           timeLimitSeconds: frontierSeconds(candidates.operators.length),
           relativeGap: frontierGap,
         };
-        const key = contentKey(['frontier', versions.frontier, candidates, options]);
-        return this.#memo(key, 'frontier', () => frontier(candidates, this.#ports.solver, options, this.#signal));
+        return frontier(candidates, this.#ports.solver, options, this.#signal);
       };
       const held = await solve(ceilings);
       // Where nothing holds the other ceilings, the frontier without them is what there is to choose from.
@@ -378,6 +377,7 @@ export class Pipeline {
       tuning.rule,
       this.#weightWidths().filter((bits) => bits < judgedFromBits),
       versions.refine,
+      versions.nearest,
       tuning.hasBiasCorrection,
       estimator,
       counts,
@@ -432,7 +432,12 @@ export class Pipeline {
           : await this.#nearestWeights(weightBits, recipe, saturates),
       );
     }
-    return (operator, weightBits) => byWidth.get(weightBits)?.[operator] ?? null;
+    return (operator, weightBits) => {
+      const found = byWidth.get(weightBits)?.[operator] ?? null;
+      // It would be rounded from the weights that are there, and those are no float ones.
+      if (found === null && this.#job.isMaster) throw new FloatModelNeeded(operator);
+      return found;
+    };
   }
 
   async #refinedWeights(weightBits: Precision['weightBits'], recipe: QuantizationRecipe, saturates: boolean) {
@@ -525,7 +530,7 @@ export class Pipeline {
   async #memo<T>(key: string, kind: string, work: () => Promise<T>): Promise<T> {
     const known = this.#ports.store.result(key);
     if (known !== null) return known as T;
-    if (this.#job.isMaster && kind !== 'frontier') throw new FloatModelNeeded(kind);
+    if (this.#job.isMaster) throw new FloatModelNeeded(kind);
     const result = await work();
     this.#ports.store.putResult(key, kind, result);
     return result;

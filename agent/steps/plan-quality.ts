@@ -28,8 +28,8 @@ export interface Judged {
 
 /** Version of how quality is found: raising it makes stored qualities unused. */
 const version = 1;
-/** Float outputs are kept for the next plan up to this size; a detector's are run again. */
-const keptBytes = 16 * 2 ** 20;
+/** Float outputs are kept for the next plan up to this size; a detector's are computed again. */
+export const keptBytes = 16 * 2 ** 20;
 
 /**
  * Qualities of artifacts on the best samples there are. The float model runs once for all of them, and its outputs are stored with
@@ -90,7 +90,7 @@ export class PlanQualities {
     let quality = store.result(resultKey) as Quality | null;
     if (quality === null) {
       const { prepared, workThreads } = this.#job;
-      const sessions = await openSideBySide(this.#ports.runtime, artifact, workThreads);
+      const sessions = await openSideBySide(this.#ports.runtime, artifact, workThreads, float.outputs.length);
       try {
         quality = await scoreAgainst(prepared, samples, float, sessions, this.#signal);
       } finally {

@@ -6,9 +6,10 @@ import { correctedBy } from '../core/plan/corrected.js';
 import { type Plan, planKey, planOf } from '../core/plan/plan.js';
 import type { Assignment, Problem } from '../core/plan/problem.js';
 import { exceededBy, limitsOf } from '../core/plan/search.js';
-import { contentKey } from '../digest.js';
+import { contentKey, sha256 } from '../digest.js';
 import type { Job, Ports } from '../pipeline.js';
 import type { Progress } from '../ports.js';
+import { keptBytes } from './plan-quality.js';
 import { isClassifier } from './quality.js';
 import type { SampleReader } from './samples.js';
 import { type Divergence, PlanVerifier } from './verification.js';
@@ -27,8 +28,8 @@ const hopeless = 1.2;
  * for a plan itself, instead of for a width, took the KL of 23 plans down to a half at best: what is given up is half of this at most.
  */
 const nearFloat = { kl: 0.1, squaredDistance: 0.01 } as const;
-/** Version of the stored outputs. */
-const version = 2;
+/** Version of what is stored here. */
+const version = 3;
 /** Calibration samples of a pass: as many as take about 10^10 multiplications, within bounds. */
 const verifyingSamples = (macs: number) => Math.min(256, Math.max(8, Math.round(1e10 / Math.max(1, macs))));
 
@@ -36,6 +37,16 @@ const verifyingSamples = (macs: number) => Math.min(256, Math.max(8, Math.round(
 interface Observed {
   readonly plan: Plan;
   readonly divergence: Divergence;
+}
+
+/** What the solver finds; null where it runs out of time: there are other plans already. */
+async function inTime<T>(solving: Promise<T>): Promise<T | null> {
+  try {
+    return await solving;
+  } catch (error) {
+    if (error instanceof EdgeError && error.code === 'solver/failed') return null;
+    throw error;
+  }
 }
 
 function isUnder(ceilings: Ceilings, { costs }: Plan): boolean {
@@ -117,10 +128,12 @@ export class PlanRanking {
     };
     await run(estimated);
     const { timeLimitSeconds } = solverLimits;
-    const optima = await doubtedOptima(problem, assignment, ceilings, solver, timeLimitSeconds, this.#signal);
+    const solving = doubtedOptima(problem, assignment, ceilings, solver, timeLimitSeconds, this.#signal);
+    const optima = ((await inTime(solving)) ?? []).map((other) => planOf(problem, other));
     const uniform = uniformPlans(problem).filter((plan) => isUnder(ceilings, plan));
-    for (const plan of [...optima.map((other) => planOf(problem, other)), ...uniform])
-      if (!this.#observed.has(planKey(plan))) await run(plan);
+    uniform.sort((a, b) => a.costs.sensitivity - b.costs.sensitivity);
+    for (const plan of [...optima, ...uniform])
+      if (ran < most / 2 && !this.#observed.has(planKey(plan))) await run(plan);
     while (ran < most) {
       const next = await this.#mostPromising(problem, ceilings, solver);
       if (next === null) break;
@@ -143,13 +156,7 @@ export class PlanRanking {
     const corrected = correctedBy(problem, observations);
     // A ceiling on sensitivity is for the estimate as it is.
     const { sensitivity: _, ...kept } = ceilings;
-    const next = await allocate(corrected, 'sensitivity', kept, solver, limits, this.#signal).catch(
-      (error: unknown) => {
-        // There are plans enough already: one that is not found in time is none.
-        if (error instanceof EdgeError && error.code === 'solver/failed') return null;
-        throw error;
-      },
-    );
+    const next = await inTime(allocate(corrected, 'sensitivity', kept, solver, limits, this.#signal));
     if (next === null || next.status === 'infeasible') return null;
     const plan = planOf(problem, next.assignment);
     const isHopeless = next.costs.sensitivity > hopeless * (held[0]?.divergence.logits ?? Number.POSITIVE_INFINITY);
@@ -179,32 +186,49 @@ export class PlanRanking {
 
   /** Whether an artifact is nearer to the float model than a plan as it is. */
   async isNearer(artifact: Uint8Array, plan: Plan): Promise<boolean> {
-    const verifier = await this.#verifierOf();
-    return (await verifier.divergence(artifact, this.#signal)).exact < (await this.#divergenceOf(plan)).exact;
+    return (await this.#divergenceOfArtifact(artifact)).logits < (await this.#divergenceOf(plan)).logits;
   }
 
   async #divergenceOf(plan: Plan): Promise<Divergence> {
     const key = planKey(plan);
     const known = this.#divergences.get(key);
     if (known !== undefined) return known;
-    const verifier = await this.#verifierOf();
-    const divergence = await verifier.divergence(this.#bytesOf(plan), this.#signal);
+    const divergence = await this.#divergenceOfArtifact(this.#bytesOf(plan));
     this.#divergences.set(key, divergence);
     return divergence;
+  }
+
+  /** Stored by content: another budget's search runs many of the same plans. */
+  async #divergenceOfArtifact(artifact: Uint8Array): Promise<Divergence> {
+    const { store } = this.#ports;
+    const key = this.#keyOf('divergence', sha256(artifact));
+    const known = store.result(key) as Divergence | null;
+    if (known !== null) return known;
+    const divergence = await (await this.#verifierOf()).divergence(artifact, this.#signal);
+    store.putResult(key, 'divergence', divergence);
+    return divergence;
+  }
+
+  #keyOf(kind: string, ...more: readonly string[]): string {
+    const { prepared, modelSha256 } = this.#job;
+    const samples = [this.#calibrationSamples.digest, verifyingSamples(prepared.macs)];
+    return contentKey([kind, version, modelSha256, prepared.card, samples, ...more]);
   }
 
   /** With what the float model answers: from an earlier plan, where there was one. */
   async #verifierOf(): Promise<PlanVerifier> {
     if (this.#verifier !== null) return this.#verifier;
-    const { prepared, workThreads, modelSha256, isMaster } = this.#job;
+    const { prepared, workThreads, isMaster } = this.#job;
     const { store, runtime } = this.#ports;
     const samples = this.#calibrationSamples;
     const options = { most: verifyingSamples(prepared.macs), threads: workThreads };
-    const key = contentKey(['verifying-outputs', version, modelSha256, prepared.card, samples.digest, options.most]);
+    const key = this.#keyOf('verifying-outputs');
     const known = store.result(key) as readonly Float32Array[] | null;
     if (known === null && isMaster) throw new FloatModelNeeded('verifying plans');
     this.#verifier = await PlanVerifier.open(prepared, samples, options, runtime, this.#signal, known);
-    if (known === null) store.putResult(key, 'verifying-outputs', this.#verifier.references);
+    const { references } = this.#verifier;
+    const bytes = references.reduce((sum, output) => sum + output.byteLength, 0);
+    if (known === null && bytes <= keptBytes) store.putResult(key, 'verifying-outputs', references);
     return this.#verifier;
   }
 }

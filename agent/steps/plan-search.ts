@@ -136,12 +136,14 @@ export class PlanSearch {
     const found = this.#isForAccuracy() ? await this.#mostAccurateUnderCeilings() : await this.#fastest();
     if (found.chosen === null) return this.#outcome(null, null, found.shortfalls);
     const quality = await this.#quality(found.chosen);
-    const chosen = this.#isGoodEnough(quality) ? found.chosen : await this.#fastestGoodEnough(found.chosen);
-    if (chosen !== null) {
-      const refined = await this.#refined(chosen);
-      return this.#outcome(refined, await this.#quality(refined), []);
-    }
-    return this.#outcome(null, quality, this.#qualityShortfalls(quality));
+    const isGood = this.#isGoodEnough(quality);
+    // Weights of its own may be what a plan lacks, before a slower one is looked for.
+    const better = isGood ? found.chosen : await this.#refined(found.chosen, async () => true);
+    const chosen = isGood || better !== found.chosen ? better : await this.#fastestGoodEnough(found.chosen);
+    if (chosen === null) return this.#outcome(null, quality, this.#qualityShortfalls(quality));
+    const isWorthIt = async () => !(await this.#ranking.isNearFloat(chosen.plan));
+    const last = chosen.isRefined ? chosen : await this.#refined(chosen, isWorthIt);
+    return this.#outcome(last, await this.#quality(last), []);
   }
 
   #outcome(
@@ -175,11 +177,10 @@ export class PlanSearch {
 
   /**
    * The plan with weights, biases and ranges of its own instead of those that each width has by itself; as it is, where that does not bring
-   * it nearer to the float model, or takes it beyond the budget. That takes longer than everything else about a plan: a model that has
-   * been quantized here before gets it only where there is something to win (`PlanRanking.isNearFloat`), and a first one always.
+   * it nearer to the float model, or takes it beyond the budget. That takes longer than everything else about a plan.
    */
-  async #refined(chosen: MeasuredPlan): Promise<MeasuredPlan> {
-    const { job, assessed, experience } = this.#context;
+  async #refined(chosen: MeasuredPlan, isWorthIt: () => Promise<boolean>): Promise<MeasuredPlan> {
+    const { job, assessed } = this.#context;
     if (job.variant !== 'native') return chosen;
     const { plan } = chosen;
     const key = planKey(plan);
@@ -187,10 +188,7 @@ export class PlanSearch {
     // Ranges and biases of their own overfit to made-up samples, and only rounding, which there is none of, would be worth that.
     const roundsNone = [...precisions.values()].every(({ weightBits }) => weightBits >= judgedFromBits);
     if (job.calibration === null && roundsNone) return chosen;
-    const isFirst = experience.int8Ratio === null;
-    const refinement = await this.#timed('apply', () =>
-      this.#context.refine(precisions, async () => isFirst || !(await this.#ranking.isNearFloat(plan))),
-    );
+    const refinement = await this.#timed('apply', () => this.#context.refine(precisions, isWorthIt));
     if (refinement === null) return chosen;
     const bytes = apply(job.prepared, precisions, refinedRecipe(assessed.recipe, refinement), assessed.form);
     if (!(await this.#timed('verify', () => this.#ranking.isNearer(bytes, plan)))) return chosen;

@@ -109,8 +109,8 @@ export async function refine(
   progress: Progress,
 ): Promise<Refinement> {
   const walk = new Walk(prepared, precisions, options, ports, signal);
-  const few = samples.count < mirroredBelow;
-  await walk.start(few ? withMirrored(samples, prepared) : samples, inputRange);
+  const all = samples.count < mirroredBelow ? withMirrored(samples, prepared) : samples;
+  await walk.start(all, inputRange, all.count > samples.count);
   for (const [index, operator] of prepared.operators.entries()) {
     signal.throwIfAborted();
     progress(index / prepared.operators.length, `rounding ${operator.name}`);
@@ -134,6 +134,7 @@ class Walk {
   readonly #signal: AbortSignal;
   #source: SampleReader['source'] = 'samples';
   #samples = 0;
+  #isMirrored = false;
   #index = 0;
 
   constructor(
@@ -155,7 +156,9 @@ class Walk {
     });
   }
 
-  async start(samples: SampleReader, range: Range): Promise<void> {
+  /** @param isMirrored the samples end with the mirror images of the first ones */
+  async start(samples: SampleReader, range: Range, isMirrored: boolean): Promise<void> {
+    this.#isMirrored = isMirrored;
     const { card, inputDims } = this.#prepared;
     const name = card.input.name;
     this.#source = samples.source;
@@ -411,7 +414,7 @@ class Walk {
     return errors[1]! < mustImproveTo * errors[0]! ? candidates[1] : candidates[0];
   }
 
-  /** Layer-wise rounding, from the samples from `first` on. */
+  /** Layer-wise rounding, from the samples from `first` on, and without the mirror images of those before. */
   async #layerWise(
     operator: Operator,
     weight: Tensor,
@@ -426,7 +429,8 @@ class Walk {
     const isConvolution = operator.op === 'Conv';
     const isTransposed = !isConvolution && channelAxis === 1;
     const { inHeight, inWidth, inChannels, outChannels, groups } = shape;
-    const samples = input.codes.length - first;
+    const end = input.codes.length - (this.#isMirrored ? first : 0);
+    const samples = end - first;
     const positions = Math.min(groups > 1 ? 6000 : 24000, samples * shape.outHeight * shape.outWidth);
     const result = await this.#ports.rounder.round(
       {
@@ -451,10 +455,10 @@ class Walk {
         groups,
         rows: outChannels / groups,
         weights: isTransposed ? transposed(values, inChannels, outChannels) : values,
-        codes: input.codes.slice(first),
+        codes: input.codes.slice(first, end),
         scale: input.affine.scale,
         zero: input.affine.zeroPoint,
-        references: this.#options.aims ? input.float.slice(first) : [],
+        references: this.#options.aims ? input.float.slice(first, end) : [],
         limit: 2 ** (bits - 1) - 1,
         leastScales: least,
         damping,

@@ -10,8 +10,8 @@ export interface SampleReader {
 }
 
 /**
- * The same samples, followed by their mirror images (left to right) where they are pictures, of three channels and real: what is in one
- * is as likely the other way round.
+ * The same samples, followed by their mirror images (left to right, the last one first) where they are pictures, of three channels and
+ * real: what is in one is as likely the other way round.
  */
 export function withMirrored(samples: SampleReader, { card, inputDims }: PreparedModel): SampleReader {
   const { count, source } = samples;
@@ -22,7 +22,7 @@ export function withMirrored(samples: SampleReader, { card, inputDims }: Prepare
   const inner = layout === 'NHWC' ? channels : 1;
   const read = async (index: number) => {
     if (index < count) return samples.read(index);
-    const data = await samples.read(index - count);
+    const data = await samples.read(2 * count - 1 - index);
     const mirrored = new Float32Array(data.length);
     for (let row = 0; row < data.length; row += width * inner) {
       for (let x = 0; x < width; x++) {

@@ -82,7 +82,7 @@ export class PlanVerifier {
   /** How far an artifact is from float over the samples. */
   async divergence(artifact: Uint8Array, signal: AbortSignal): Promise<Divergence> {
     const isSoftmax = isClassifier(this.#prepared);
-    const sessions = await openSideBySide(this.#runtime, artifact, this.#threads);
+    const sessions = await openSideBySide(this.#runtime, artifact, this.#threads, this.samples);
     try {
       let [logits, exact] = [0, 0];
       let index = 0;

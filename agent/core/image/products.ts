@@ -226,11 +226,11 @@ interface StoredWeights {
 const storedBefore = new WeakMap<QuantizedWeights, StoredWeights>();
 
 function storedWeights(weights: QuantizedWeights, product: Product, weightBits: number): StoredWeights {
+  const storageBits = weightBits <= 2 ? 2 : weightBits <= 4 ? 4 : 8;
   const known = storedBefore.get(weights);
-  if (known !== undefined) return known;
+  if (known?.storageBits === storageBits) return known;
   const { codes, scales } = weights;
   const { weightIndex, weightsPerChannel } = product;
-  const storageBits = weightBits <= 2 ? 2 : weightBits <= 4 ? 4 : 8;
   const rowBytes = Math.ceil((weightsPerChannel * storageBits) / 8);
   const bytes = new Uint8Array(rowBytes * scales.length);
   const [below, above] = [new Int32Array(scales.length), new Int32Array(scales.length)];

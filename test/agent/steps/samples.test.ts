@@ -105,7 +105,7 @@ for (const layout of ['NCHW', 'NHWC'] as const) {
           for (let x = 0; x < 5; x++) {
             const at = (column: number) =>
               layout === 'NCHW' ? (channel * 4 + y) * 5 + column : (y * 5 + column) * 3 + channel;
-            t.equal(read[2 + index]![at(x)], picture[at(4 - x)]);
+            t.equal(read[3 - index]![at(x)], picture[at(4 - x)]);
           }
         }
       }

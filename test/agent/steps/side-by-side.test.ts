@@ -42,7 +42,7 @@ class Doubling {
 }
 
 async function answers(runtime: Doubling, cores: number, count: number, signal = never): Promise<number[]> {
-  const sessions = await openSideBySide(runtime, new Uint8Array(), cores);
+  const sessions = await openSideBySide(runtime, new Uint8Array(), cores, 99);
   const found: number[] = [];
   try {
     const feeds = Array.from({ length: count }, (_, index) => feedOf(index));
@@ -72,10 +72,33 @@ t.test('a failure, an abort and a reader who leaves wait for what is under way',
   t.equal(failing.atWork, 0);
   await t.rejects(answers(new Doubling(), 2, 5, AbortSignal.abort(new Error('enough'))), /enough/);
   const left = new Doubling();
-  const sessions = await openSideBySide(left, new Uint8Array(), 2);
+  const sessions = await openSideBySide(left, new Uint8Array(), 2, 3);
   for await (const _ of runSideBySide(sessions, [feedOf(0), feedOf(1), feedOf(2)], never)) break;
   await closeAll(sessions);
   t.equal(left.atWork, 0);
+});
+
+t.test('a failure while the next sample is read is one of the caller, not of the process', async (t) => {
+  const failing = new Doubling(1);
+  const sessions = await openSideBySide(failing, new Uint8Array(), 3, 99);
+  async function* slowly() {
+    for (let index = 0; index < 6; index++) {
+      await sleep(20);
+      yield feedOf(index);
+    }
+  }
+  const consume = async () => {
+    for await (const _ of runSideBySide(sessions, slowly(), never));
+  };
+  await t.rejects(consume(), /sample 1/);
+  await closeAll(sessions);
+  t.equal(failing.closed, 3);
+});
+
+t.test('no more sessions are opened than there are samples', async (t) => {
+  const runtime = new Doubling();
+  await closeAll(await openSideBySide(runtime, new Uint8Array(), 8, 2));
+  t.equal(runtime.opened, 2);
 });
 
 t.test('where one cannot be opened, those before it are closed', async (t) => {
@@ -84,6 +107,6 @@ t.test('where one cannot be opened, those before it are closed', async (t) => {
     if (runtime.opened === 2) throw new Error('no memory');
     return runtime.open();
   };
-  await t.rejects(openSideBySide({ open }, new Uint8Array(), 4), /no memory/);
+  await t.rejects(openSideBySide({ open }, new Uint8Array(), 4, 99), /no memory/);
   t.equal(runtime.closed, 2);
 });
