@@ -140,9 +140,11 @@ function stageOrObstacle(patched: PatchedModel, split: number): Stage | Obstacle
   const sources = [...new Set(held.flatMap(({ inputs }) => inputs))].filter((name) => !made.has(name));
   const crossing = [...made].filter((name) => readByTail.has(name));
   const last = held[split - 1]!;
-  if (sources.length !== 1 || crossing.length !== 1 || readByTail.has(sources[0]!)) {
-    const message = `${crossing.length} images cross the split behind ${last.name}, not one made from one input`;
-    return { subject: last.name, message };
+  if (sources.length !== 1 || readByTail.has(sources[0]!)) {
+    return { subject: last.name, message: `the operators up to ${last.name} are not the only readers of one input` };
+  }
+  if (crossing.length !== 1) {
+    return { subject: last.name, message: `${crossing.length} tensors are read behind ${last.name}, not one` };
   }
   const names = [sources[0]!, ...made];
   const tensors: StageTensor[] = [];

@@ -4,7 +4,6 @@
  */
 import { EdgeError } from '../../../configs/contracts/errors.js';
 import { graphInputs } from '../onnx/graph.js';
-import type { Operator } from '../onnx/model.js';
 import { liveBytes } from './memory.js';
 import {
   area,
@@ -41,7 +40,7 @@ export interface StageMacs {
   readonly clipped: number;
 }
 
-/** Bytes of activations; kernels' scratch and padding of rows are not counted. */
+/** Bytes of live activations, which no arena is smaller than; kernels' scratch and padding of rows are not counted. */
 export interface PatchRam {
   /** The most that one branch holds, without the stage's output, which it writes into directly. */
   readonly branchBytes: number;
@@ -66,7 +65,10 @@ export interface PatchPlan {
   readonly ram: PatchRam;
 }
 
-/** Share of multiply-accumulates that patches add to those of the stage: 0.42 is 42 % more. */
+/**
+ * Share of multiply-accumulates that patches add to those of the stage: 0.42 is 42 % more. Negative where layers compute more that
+ * nobody reads than branches compute twice.
+ */
 export function redundancy({ layered, clipped, nominal }: StageMacs): { nominal: number; clipped: number } {
   const share = (macs: number) => (layered === 0 ? 0 : macs / layered - 1);
   return { nominal: share(nominal), clipped: share(clipped) };
@@ -93,7 +95,21 @@ export function halo(stage: Stage, grid: PatchGrid): { rows: number; columns: nu
  * @throws RangeError for grids finer than the stage's output, `model/unsupported` where the tail has tensors of unknown shape
  */
 export function costPatches(patched: PatchedModel, stage: Stage, grid: PatchGrid, memory: PatchMemory): PatchPlan {
-  return costGrid(stage, grid, memory, remainderBytes(patched, stage, memory));
+  const { macs, branchBytes } = costBranches(stage, grid, memory);
+  const nominal = cutGrid(stage.tensors[stage.output]!, grid.rows, grid.columns)
+    .map((region) => branchMacs(stage, branchOf(stage, region, 'nominal')))
+    .reduce((a, b) => a + b, 0);
+  const outputBytes = wholeBytes(stage, stage.output, memory);
+  const inputBytes = memory.isInputStreamed ? 0 : wholeBytes(stage, stage.input, memory);
+  const stageBytes = branchBytes + outputBytes + inputBytes;
+  const tailBytes = remainderBytes(patched, stage, memory);
+  const peakBytes = Math.max(stageBytes, tailBytes);
+  return {
+    split: stage.split,
+    grid,
+    macs: { layered: layeredMacs(stage), nominal, clipped: macs },
+    ram: { branchBytes, outputBytes, inputBytes, stageBytes, tailBytes, peakBytes },
+  };
 }
 
 /** The model without patches: the input in RAM, one operator after another. */
@@ -107,10 +123,21 @@ export function costLayered(patched: PatchedModel, memory: PatchMemory): PatchPl
   };
 }
 
+/** A stage (null: none) and a grid, and what decides between them. */
+interface Candidate {
+  readonly stage: Stage | null;
+  readonly grid: PatchGrid;
+  readonly extraMacs: number;
+  readonly peakBytes: number;
+}
+
 /**
- * The plan with the fewest additional multiply-accumulates (clipped) whose peak is within the ceiling, among all splits and all grids
- * up to `largestGrid` patches along an axis, and no patches at all. Equally good ones are decided by RAM, then by the number of patches,
- * then by the shorter stage. Where no plan is within the ceiling, `isWithin` is false and the plan is one of the least peak.
+ * The plan with the fewest multiply-accumulates (clipped) whose peak is within the ceiling, among all splits and all grids up to
+ * `largestGrid` patches along an axis, and no patches at all. Equally good ones are decided by RAM, then by the number of patches,
+ * then by the shorter stage. Where no plan is within the ceiling, `isWithin` is false and the plan is one of the least peak. Even
+ * with RAM to spare a stage may win: branches leave out what nobody reads, such as the last row in front of a pool of stride 2.
+ *
+ * @throws RangeError for a `largestGrid` below 1, `model/unsupported` where tensors have unknown shapes
  */
 export function searchPatches(
   patched: PatchedModel,
@@ -118,60 +145,57 @@ export function searchPatches(
   memory: PatchMemory,
   largestGrid = 8,
 ): { readonly isWithin: boolean; readonly plan: PatchPlan } {
-  let best = costLayered(patched, memory);
-  const isWithin = ({ ram }: PatchPlan) => ram.peakBytes <= ceilingBytes;
+  if (!Number.isSafeInteger(largestGrid) || largestGrid < 1) throw new RangeError(`no grid has ${largestGrid} patches`);
+  const layered = costLayered(patched, memory);
+  let best: Candidate = { stage: null, grid: layered.grid, extraMacs: 0, peakBytes: layered.ram.peakBytes };
+  const isWithin = ({ peakBytes }: Candidate) => peakBytes <= ceilingBytes;
   for (const stage of listStages(patched)) {
     const tailBytes = remainderBytes(patched, stage, memory);
     // Whatever the grid, the peak is no less than the tail's.
-    if (tailBytes > ceilingBytes && (isWithin(best) || tailBytes > best.ram.peakBytes)) continue;
+    if (tailBytes > ceilingBytes && (isWithin(best) || tailBytes > best.peakBytes)) continue;
+    const outside = wholeBytes(stage, stage.output, memory);
+    const fixedBytes = outside + (memory.isInputStreamed ? 0 : wholeBytes(stage, stage.input, memory));
     for (const grid of gridsOf(stage, largestGrid)) {
-      const plan = costGrid(stage, grid, memory, tailBytes);
-      if (isBetter(plan, best, isWithin)) best = plan;
+      const { macs, branchBytes } = costBranches(stage, grid, memory);
+      const extraMacs = macs - layeredMacs(stage);
+      const candidate = { stage, grid, extraMacs, peakBytes: Math.max(fixedBytes + branchBytes, tailBytes) };
+      if (isBetter(candidate, best, isWithin)) best = candidate;
     }
   }
-  return { isWithin: isWithin(best), plan: best };
+  const plan = best.stage === null ? layered : costPatches(patched, best.stage, best.grid, memory);
+  return { isWithin: isWithin(best), plan };
 }
 
-/** All grids of at least two patches that the stage's output can be cut into. */
 function gridsOf({ tensors, output }: Stage, largest: number): PatchGrid[] {
   const upTo = (size: number) => Array.from({ length: Math.min(size, largest) }, (_, index) => index + 1);
   const { rows, columns } = tensors[output]!;
-  const grids = upTo(rows).flatMap((across) => upTo(columns).map((along) => ({ rows: across, columns: along })));
-  return grids.filter((grid) => grid.rows * grid.columns > 1);
+  return upTo(rows).flatMap((down) => upTo(columns).map((across) => ({ rows: down, columns: across })));
 }
 
-function isBetter(plan: PatchPlan, best: PatchPlan, isWithin: (plan: PatchPlan) => boolean): boolean {
-  if (isWithin(plan) !== isWithin(best)) return isWithin(plan);
-  const extra = ({ macs }: PatchPlan) => macs.clipped - macs.layered;
-  const patches = ({ grid }: PatchPlan) => grid.rows * grid.columns;
-  const bytes = ({ ram }: PatchPlan) => ram.peakBytes;
-  const byMacs = extra(plan) - extra(best);
-  const byBytes = bytes(plan) - bytes(best);
-  const byCost = isWithin(plan) ? byMacs || byBytes : byBytes || byMacs;
-  return (byCost || patches(plan) - patches(best)) < 0;
+function isBetter(candidate: Candidate, best: Candidate, isWithin: (candidate: Candidate) => boolean): boolean {
+  if (isWithin(candidate) !== isWithin(best)) return isWithin(candidate);
+  const byMacs = candidate.extraMacs - best.extraMacs;
+  const byBytes = candidate.peakBytes - best.peakBytes;
+  const byCost = isWithin(candidate) ? byMacs || byBytes : byBytes || byMacs;
+  const patches = ({ grid }: Candidate) => grid.rows * grid.columns;
+  return (byCost || patches(candidate) - patches(best)) < 0;
 }
 
-function costGrid(stage: Stage, grid: PatchGrid, memory: PatchMemory, tailBytes: number): PatchPlan {
-  const parts = cutGrid(stage.tensors[stage.output]!, grid.rows, grid.columns);
-  const macs = { layered: 0, nominal: 0, clipped: 0 };
-  for (const { operator } of stage.operators) macs.layered += operator.macs;
+/** Multiply-accumulates of all clipped branches together, and the most that one of them holds. */
+function costBranches(stage: Stage, grid: PatchGrid, memory: PatchMemory): { macs: number; branchBytes: number } {
+  const peakOfBranch = branchPeak(stage, memory);
+  let macs = 0;
   let branchBytes = 0;
-  for (const region of parts) {
-    const clipped = branchOf(stage, region, 'clipped');
-    macs.clipped += branchMacs(stage, clipped);
-    macs.nominal += branchMacs(stage, branchOf(stage, region, 'nominal'));
-    branchBytes = Math.max(branchBytes, branchPeakBytes(stage, clipped, memory));
+  for (const region of cutGrid(stage.tensors[stage.output]!, grid.rows, grid.columns)) {
+    const branch = branchOf(stage, region, 'clipped');
+    macs += branchMacs(stage, branch);
+    branchBytes = Math.max(branchBytes, peakOfBranch(branch));
   }
-  const whole = (tensor: number) => {
-    const { name, channels, rows, columns } = stage.tensors[tensor]!;
-    return bytesOf(channels * rows * columns, memory.bitsOf(name));
-  };
-  const outputBytes = whole(stage.output);
-  const inputBytes = memory.isInputStreamed ? 0 : whole(stage.input);
-  const stageBytes = branchBytes + outputBytes + inputBytes;
-  const peakBytes = Math.max(stageBytes, tailBytes);
-  const ram = { branchBytes, outputBytes, inputBytes, stageBytes, tailBytes, peakBytes };
-  return { split: stage.split, grid, macs, ram };
+  return { macs, branchBytes };
+}
+
+function layeredMacs(stage: Stage): number {
+  return stage.operators.reduce((sum, { operator }) => sum + operator.macs, 0);
 }
 
 /** Multiply-accumulates of one branch. */
@@ -179,80 +203,94 @@ export function branchMacs(stage: Stage, { steps }: Branch): number {
   return stage.operators.reduce((sum, each, index) => sum + each.macsPerPosition * area(steps[index]!.computes), 0);
 }
 
+function wholeBytes({ tensors }: Stage, tensor: number, { bitsOf }: PatchMemory): number {
+  const { name, channels, rows, columns } = tensors[tensor]!;
+  return bytesOf(channels * rows * columns, bitsOf(name));
+}
+
 /**
- * Most bytes that a clipped branch holds at once: every tensor's region from its operator to its last reader. The stage's output is
- * not among them, and the input is where it is streamed. Branches of another class of patches have other bits: ask for each.
+ * Answers the most bytes that a clipped branch holds at once: every tensor's region from its operator to its last reader. The stage's
+ * output is not among them, and the input only where it is streamed. Patches of different classes have different bits: ask for each.
  */
-export function branchPeakBytes(stage: Stage, branch: Branch, memory: PatchMemory): number {
-  const byName = new Map(stage.tensors.map(({ name }, index) => [name, index]));
-  return peakOf({
-    operators: stage.operators.map((each) => ({ ...each.operator, isInPlace: memory.isInPlace && each.canWriteOver })),
-    source: stage.tensors[stage.input]!.name,
-    isDelivered: () => false,
-    bytes: (name) => {
-      const tensor = byName.get(name)!;
-      if (tensor === stage.output || (tensor === stage.input && !memory.isInputStreamed)) return 0;
-      return bytesOf(area(branch.regions[tensor]!) * stage.tensors[tensor]!.channels, memory.bitsOf(name));
-    },
+export function branchPeak(stage: Stage, memory: PatchMemory): (branch: Branch) => number {
+  const { tensors, input, output } = stage;
+  const schedule = scheduleOf(
+    stage.operators.map((each) => ({ ...each, isInPlace: memory.isInPlace && each.canWriteOver })),
+    tensors.length,
+    new Set(),
+  );
+  const bits = tensors.map(({ name, channels }, tensor) => {
+    const isElsewhere = tensor === output || (tensor === input && !memory.isInputStreamed);
+    return isElsewhere ? 0 : channels * memory.bitsOf(name);
   });
+  return ({ regions }) => peakOf(schedule, (tensor) => bytesOf(area(regions[tensor]!), bits[tensor]!));
 }
 
 /** Peak of what runs operator by operator: the tail of a stage, or all of the model. */
 function remainderBytes(patched: PatchedModel, stage: Stage | null, memory: PatchMemory): number {
-  const { model, operators, shapes } = patched;
-  const delivered = new Set(model.graph.outputs.map(({ name }) => name));
-  return peakOf({
-    operators: operators.slice(stage?.split ?? 0).map((operator) => ({
-      inputs: operator.inputs,
-      outputs: operator.outputs,
-      isInPlace: memory.isInPlace && canWriteOver(operator, patched),
-    })),
-    source: stage === null ? graphInputs(model.graph)[0]!.name : stage.tensors[stage.output]!.name,
-    isDelivered: (name) => delivered.has(name),
-    bytes: (name) => {
-      const shape = shapes.get(name);
-      if (shape === undefined)
-        throw new EdgeError('model/unsupported', `the size of ${name} is not known`, { subject: name });
-      return bytesOf(
-        shape.reduce((a, b) => a * b, 1),
-        memory.bitsOf(name),
-      );
-    },
+  const { model, shapes } = patched;
+  const operators = patched.operators.slice(stage?.split ?? 0);
+  const source = stage === null ? graphInputs(model.graph)[0]!.name : stage.tensors[stage.output]!.name;
+  const names = [source, ...operators.flatMap(({ outputs }) => outputs)];
+  const index = new Map(names.map((name, position) => [name, position]));
+  const indices = (list: readonly string[]) => list.flatMap((name) => index.get(name) ?? []);
+  const bytes = names.map((name) => {
+    const shape = shapes.get(name);
+    if (shape === undefined) throw new EdgeError('model/unsupported', `${name} has no known size`, { subject: name });
+    const elements = shape.reduce((a, b) => a * b, 1);
+    return bytesOf(elements, memory.bitsOf(name));
   });
+  const steps = operators.map((operator) => ({
+    inputs: indices(operator.inputs),
+    outputs: indices(operator.outputs),
+    isInPlace: memory.isInPlace && canWriteOver(operator, patched),
+  }));
+  const delivered = new Set(indices(model.graph.outputs.map(({ name }) => name)));
+  return peakOf(scheduleOf(steps, names.length, delivered), (tensor) => bytes[tensor]!);
 }
 
-/** Operators one after another, and the memory of their tensors. */
-interface Execution {
-  readonly operators: readonly (Pick<Operator, 'inputs' | 'outputs'> & { readonly isInPlace: boolean })[];
-  /** The tensor that is there at the beginning. */
-  readonly source: string;
-  /** Whether the tensor must be there at the end. */
-  readonly isDelivered: (tensor: string) => boolean;
-  readonly bytes: (tensor: string) => number;
+/** An operator by the indices of its tensors. */
+interface ScheduledOperator {
+  readonly inputs: readonly number[];
+  readonly outputs: readonly number[];
+  readonly isInPlace: boolean;
 }
 
-/** Largest sum of live bytes; lifetimes are those of `tensorLifetimes`, but an output in place begins when its input has ended. */
-function peakOf({ operators, source, isDelivered, bytes }: Execution): number {
-  const end = operators.length;
-  const lifetime = (name: string, first: number) => {
-    return { name, bytes: bytes(name), first, last: isDelivered(name) ? end : first };
-  };
-  const alive = new Map([[source, lifetime(source, 0)]]);
+/** Operators one after another, and when each tensor is there, as `tensorLifetimes` has it. */
+interface Schedule {
+  readonly operators: readonly ScheduledOperator[];
+  readonly first: readonly number[];
+  readonly last: readonly number[];
+}
+
+/** @param delivered tensors that must be there at the end; what no operator makes is there at the beginning */
+function scheduleOf(
+  operators: readonly ScheduledOperator[],
+  tensors: number,
+  delivered: ReadonlySet<number>,
+): Schedule {
+  const first = new Array<number>(tensors).fill(0);
+  const last = new Array<number>(tensors).fill(0);
   operators.forEach(({ inputs, outputs }, position) => {
-    for (const name of outputs) alive.set(name, lifetime(name, position));
-    for (const name of inputs) {
-      const tensor = alive.get(name)!;
-      tensor.last = Math.max(tensor.last, position);
-    }
+    for (const tensor of outputs) first[tensor] = last[tensor] = position;
+    for (const tensor of inputs) last[tensor] = position;
   });
-  operators.forEach(({ inputs, outputs, isInPlace }, position) => {
-    const output = alive.get(outputs[0]!)!;
-    const ends = (name: string) => alive.get(name)!.last === position && alive.get(name)!.bytes >= output.bytes;
-    if (isInPlace && output.last > position && inputs.some(ends)) output.first = position + 1;
-  });
-  return liveBytes([...alive.values()], end + 1).reduce((a, b) => Math.max(a, b), 0);
+  for (const tensor of delivered) last[tensor] = operators.length;
+  return { operators, first, last };
 }
 
+/** Largest sum of live bytes. An output that is written over an input begins when that has ended. */
+function peakOf({ operators, first, last }: Schedule, bytes: (tensor: number) => number): number {
+  const alive = first.map((start, tensor) => ({ name: '', bytes: bytes(tensor), first: start, last: last[tensor]! }));
+  operators.forEach(({ inputs, outputs, isInPlace }, position) => {
+    const output = alive[outputs[0]!]!;
+    const isRoom = (tensor: number) => last[tensor] === position && alive[tensor]!.bytes >= output.bytes;
+    if (isInPlace && inputs.some(isRoom)) output.first = position + 1;
+  });
+  return liveBytes(alive, operators.length + 1).reduce((a, b) => Math.max(a, b), 0);
+}
+
+/** Bytes of elements, packed without gaps. */
 function bytesOf(elements: number, bits: number): number {
   return Math.ceil((elements * bits) / 8);
 }

@@ -24,6 +24,7 @@ import { type PreparedModel, prepare } from '../../../../agent/core/prepare.js';
 import { EdgeError } from '../../../../configs/contracts/errors.js';
 import { NetworkBuilder } from '../../../support/networks.js';
 import { announceSeed, Random } from '../../../support/seed.js';
+import { node } from '../onnx/support.js';
 import { type DrawnNetwork, drawNetwork, mobileNetV2 } from './patch-networks.js';
 
 const seed = announceSeed();
@@ -228,13 +229,17 @@ t.test('costs are those of marking every pixel and running every branch', async 
         memory.isInPlace && (layerOf(operator).isDepthwise || ['Relu', 'Add'].includes(layerOf(operator).op));
       const held = prepared.operators.slice(0, stage.split);
       let branchBytes = 0;
+      const inputs: Region[] = [];
       for (const part of cutGrid(image, grid.rows, grid.columns)) {
         for (const borders of ['nominal', 'clipped'] as const) {
           const marked = mark(net, tensorNamed(net, image.name), part, borders, true);
           for (const operator of held) {
             macs[borders] += marked[tensorNamed(net, operator.outputs[0]!)]!.size * layerOf(operator).macsPerPixel;
           }
-          if (borders === 'nominal') continue;
+          if (borders === 'nominal') {
+            inputs.push(hullOf(marked[0]!));
+            continue;
+          }
           const bytes = (name: string) => {
             if (name === image.name || (name === 'x' && !memory.isInputStreamed)) return 0;
             return bytesOf(name, marked[tensorNamed(net, name)]!.size);
@@ -246,6 +251,21 @@ t.test('costs are those of marking every pixel and running every branch', async 
         const [, rows, columns] = net.sizes[tensorNamed(net, operator.outputs[0]!)]!;
         macs.layered += rows * columns * layerOf(operator).macsPerPixel;
       }
+      const common = (one: number, other: number) => {
+        const pixels = pixelsOf(inputs[other]!);
+        return hullOf(new Set([...pixelsOf(inputs[one]!)].filter((code) => pixels.has(code))));
+      };
+      const widest = { rows: 0, columns: 0 };
+      for (let row = 0; row < grid.rows; row++) {
+        for (let column = 0; column < grid.columns; column++) {
+          const patch = row * grid.columns + column;
+          const below = row + 1 < grid.rows ? common(patch, patch + grid.columns) : null;
+          const beside = column + 1 < grid.columns ? common(patch, patch + 1) : null;
+          if (below) widest.rows = Math.max(widest.rows, below.rows.end - below.rows.first);
+          if (beside) widest.columns = Math.max(widest.columns, beside.columns.end - beside.columns.first);
+        }
+      }
+      t.same(halo(stage, grid), widest);
       const tail = prepared.operators.slice(stage.split);
       const delivered = [net.names.at(-1)!];
       const tailBytes = simulatedPeak(tail, image.name, delivered, whole, writesOver);
@@ -269,6 +289,18 @@ t.test('costs are those of marking every pixel and running every branch', async 
   t.ok(compared > 60, `${compared} plans`);
 });
 
+t.test('what is still to be read is not written over', async (t) => {
+  const builder = new NetworkBuilder(new Random(seed), [1, 1, 8, 8]);
+  const narrow = builder.conv('x', { out: 4 });
+  const wide = builder.conv('x', { out: 4 });
+  const sum = builder.emit('Add', [narrow, wide], [1, 4, 8, 8]);
+  const prepared = prepare(builder.build([builder.emit('Add', [sum, wide], [1, 4, 8, 8])]), null);
+  const bitsOf = (name: string) => (name === narrow ? 2 : 8);
+  // The first sum has no room in 64 bytes, and must not take the 256 that the second one reads.
+  t.equal(costLayered(prepared, { ...int8, bitsOf }).ram.peakBytes, 64 + 256 + 256);
+  t.equal(costLayered(prepared, { ...int8, bitsOf, isInPlace: false }).ram.peakBytes, 3 * 256);
+});
+
 t.test('the search answers what enumerating all splits and grids does', async (t) => {
   const outcomes = new Set<string>();
   for (const { prepared, random } of networks(40, false, 7)) {
@@ -289,7 +321,7 @@ t.test('the search answers what enumerating all splits and grids does', async (t
       for (let rows = 1; rows <= 4; rows++) {
         for (let columns = 1; columns <= 4; columns++) {
           const image = stage.tensors[stage.output]!;
-          if (rows * columns === 1 || rows > image.rows || columns > image.columns) continue;
+          if (rows > image.rows || columns > image.columns) continue;
           plans.push(costPatches(prepared, stage, { rows, columns }, memory));
         }
       }
@@ -307,6 +339,7 @@ t.test('the search answers what enumerating all splits and grids does', async (t
       } else {
         t.ok(plan.ram.peakBytes <= ceiling);
         t.equal(extra(plan), Math.min(...within.map(extra)));
+        t.ok(plan.macs.nominal >= plan.macs.clipped);
         const cheapest = within.filter((other) => extra(other) === extra(plan));
         t.equal(plan.ram.peakBytes, Math.min(...cheapest.map(({ ram }) => ram.peakBytes)));
       }
@@ -335,6 +368,38 @@ t.test('what patches cannot compute is refused by name', async (t) => {
   const stage = cutStage(prepared, 3);
   t.throws(() => branchOf(stage, { rows: { first: 0, end: 9 }, columns: { first: 0, end: 1 } }, 'clipped'), RangeError);
 });
+
+t.test(
+  'channels may be split and joined in a stage, rows may not, and constants must be the same everywhere',
+  async (t) => {
+    const splits = (build: (builder: NetworkBuilder, image: string) => string) => {
+      const builder = new NetworkBuilder(new Random(seed), [1, 3, 8, 8]);
+      const image = build(builder, builder.conv('x', { out: 4 }));
+      const prepared = prepare(builder.build([builder.conv(image, { out: 2 })]), null);
+      return listStages(prepared).map(({ split }) => split);
+    };
+    const halves = (axis: number) => (builder: NetworkBuilder, image: string) => {
+      const shape = [1, 4, 8, 8].map((size, index) => (index === axis ? size / 2 : size));
+      const names = ['low', 'high'];
+      builder.nodes.push(node('Split', [image], names, { axis }));
+      for (const name of names) builder.shapes.set(name, shape);
+      const low = builder.conv('low', { out: shape[1]! });
+      return builder.emit('Concat', [low, 'high'], [1, 4, 8, 8], { axis });
+    };
+    t.same(splits(halves(1)), [1, 4, 5]);
+    t.same(splits(halves(2)), [1]);
+    const scaled = (dims: number[]) => (builder: NetworkBuilder, image: string) => {
+      const factor = builder.constant(dims, builder.random.floats(dims.reduce((a, b) => a * b, 1)));
+      return builder.emit('Mul', [builder.same('Relu', image), factor], [1, 4, 8, 8]);
+    };
+    t.same(splits(scaled([4, 1, 1])), [1, 2, 3]);
+    t.same(splits(scaled([8, 8])), [1]);
+    t.same(
+      splits((builder, image) => builder.same('Softmax', image, { axis: 1 })),
+      [1],
+    );
+  },
+);
 
 /** The first stage of MobileNetV2 whose output has 28 x 28 x 32 positions: behind the first block of stride 8. */
 function mcuNetStage(prepared: PreparedModel): Stage {
