@@ -27,8 +27,8 @@ export interface DrawnNetwork {
 type Pair = [number, number];
 
 /**
- * @param hasGaps strides beyond kernels, dilations and paddings as wide as kernels: an operator then reads positions that it has no
- *   use for, or windows that lie in the padding
+ * @param hasGaps strides beyond kernels, dilations, paddings wider than kernels or negative: an operator then reads positions that it
+ *   has no use for, or windows that lie in the padding
  */
 export function drawNetwork(seed: number, steps: number, hasGaps: boolean): DrawnNetwork {
   const random = new Random(seed);
@@ -53,8 +53,9 @@ export function drawNetwork(seed: number, steps: number, hasGaps: boolean): Draw
     const dilation = both(() => (hasGaps && op !== 'AveragePool' ? 1 + random.below(3) : 1));
     const reach = both((axis) => (kernel[axis]! - 1) * dilation[axis]! + 1);
     const most = (axis: number) => (hasGaps && op === 'Conv' ? reach[axis]! + 1 : kernel[axis]!);
-    const pad = both((axis) => random.below(most(axis)));
-    const padEnd = both((axis) => random.below(most(axis)));
+    const least = hasGaps && op === 'Conv' && random.next() < 0.2 ? -1 : 0;
+    const pad = both((axis) => least + random.below(most(axis) - least));
+    const padEnd = both((axis) => least + random.below(most(axis) - least));
     const roundsUp = op !== 'Conv' && random.next() < 0.4;
     const size = both((axis) => {
       const steps = (extent[axis]! + pad[axis]! + padEnd[axis]! - reach[axis]!) / stride[axis]!;
