@@ -78,6 +78,8 @@ export interface SearchContext {
 type Timed = <T>(step: keyof StepSeconds, work: () => Promise<T>) => Promise<T>;
 
 const defaultRounds = 6;
+/** Once a plan holds the budget after as many, another round would take longer than it could win. */
+const enoughRounds = 2;
 /** See `#agreementFloor`. */
 const tolerableDisagreement = 0.01;
 
@@ -239,6 +241,7 @@ export class PlanSearch {
       for (const plan of plans) if (!this.#alreadyMeasured(plan) && (await this.#improves(plan))) fresh.push(plan);
       if (fresh.length === 0) break;
       await this.#measure(fresh);
+      if (round + 1 >= enoughRounds && this.#eligible().length > 0) break;
     }
     const chosen = await this.#mostAccurateEligible();
     if (chosen !== null) return { chosen, shortfalls: [] };
