@@ -13,7 +13,7 @@ const seed = announceSeed();
 const options = { count: 16, threads: 1 };
 
 /** A convolution and a BatchNormalization that saw other inputs in training than the prior has. */
-function withBatchNorm(preprocess: Preprocess = {}, of = seed): PreparedModel {
+function withBatchNorm(preprocess: Preprocess = {}, of = seed, classes = 3): PreparedModel {
   const random = new Random(of);
   const builder = new NetworkBuilder(random, [1, 3, 12, 12]);
   const hidden = builder.conv('x', { out: 6, hasBias: false });
@@ -25,7 +25,7 @@ function withBatchNorm(preprocess: Preprocess = {}, of = seed): PreparedModel {
     vector(() => 0.02 + 0.02 * random.next()),
   ];
   const normalized = builder.emit('BatchNormalization', [hidden, ...statistics], [1, 6, 12, 12]);
-  const output = builder.gemm(builder.pooled(builder.same('Relu', normalized)), 3);
+  const output = builder.gemm(builder.pooled(builder.same('Relu', normalized)), classes);
   return prepare(builder.build([output]), { ...imageCard('classification', [1, 3, 12, 12]), preprocess });
 }
 
@@ -102,15 +102,15 @@ t.test(
   },
 );
 
-t.test('without statistics, every second sample drives the outputs further, and to no fewer classes', async (t) => {
+t.test('without statistics, every second sample drives the outputs further, and to more classes', async (t) => {
   const winner = (scores: readonly number[]) => scores.indexOf(Math.max(...scores));
   const strengthOf = (list: readonly number[][]) =>
     Math.max(...list.map((scores) => Math.max(...scores) - moments(scores).mean));
   const classesOf = (list: readonly number[][]) => new Set(list.map(winner)).size;
-  // A network of three classes may show one of them less often by chance.
+  // Of few classes, in one network, one more or less is chance.
   const classes = { common: 0, exciting: 0 };
   for (let network = 0; network < 8; network++) {
-    const prepared = { ...withBatchNorm({}, seed + network), batchNorms: [] };
+    const prepared = { ...withBatchNorm({}, seed + network, 12), batchNorms: [] };
     const { samples } = await made(prepared, { count: 40 });
     const oracle = await Oracle.open(prepared.model, 'disabled');
     const outputs: number[][] = [];
@@ -124,7 +124,7 @@ t.test('without statistics, every second sample drives the outputs further, and 
     classes.common += classesOf(common!);
     classes.exciting += classesOf(exciting!);
   }
-  t.ok(classes.exciting >= 0.85 * classes.common, `${classes.exciting} and ${classes.common} classes`);
+  t.ok(classes.exciting >= classes.common, `${classes.exciting} and ${classes.common} classes`);
 });
 
 t.test('pixels stay within the range that the preprocessing of the card gives them', async (t) => {
