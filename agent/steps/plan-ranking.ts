@@ -3,7 +3,7 @@ import { FloatModelNeeded } from '../core/master.js';
 import { allocate, type Ceilings } from '../core/plan/allocate.js';
 import { doubtedOptima, uniformPlans } from '../core/plan/alternatives.js';
 import { correctedBy } from '../core/plan/corrected.js';
-import { type Plan, planKey, planOf } from '../core/plan/plan.js';
+import { type Plan, planKey, planOf, planWith, sameIn } from '../core/plan/plan.js';
 import type { Assignment, Problem } from '../core/plan/problem.js';
 import { exceededBy, limitsOf } from '../core/plan/search.js';
 import { contentKey, sha256 } from '../digest.js';
@@ -19,6 +19,8 @@ const solverLimits = { timeLimitSeconds: 0.5, relativeGap: 1e-3 } as const;
 /** Multiplications for all the plans that are run for one ceiling, and how many plans that may be. */
 const searchMacs = 1.2e11;
 const searchedPlans = { least: 8, most: 24 } as const;
+/** Of as many that were run, a search for another budget is told. */
+const rememberedPlans = 32;
 /** Plans that are worth timing: how many, and by how much they may diverge more than the best. */
 const fewPlans = { most: 4, withinOfBest: 1.3 } as const;
 /** A plan is not worth a run if it is expected to diverge by as much, as a share of the best. */
@@ -119,6 +121,7 @@ export class PlanRanking {
   ): Promise<Plan[]> {
     const estimated = planOf(problem, assignment);
     if (!this.verifies) return [estimated];
+    if (this.#observed.size === 0) this.#remember(problem);
     // Another ceiling finds most of what there is to learn learnt.
     const most = Math.ceil(this.#searchedPlans() / (this.#observed.size === 0 ? 1 : 3));
     let ran = 0;
@@ -139,21 +142,36 @@ export class PlanRanking {
       if (next === null) break;
       await run(next);
     }
+    this.#ports.store.putResult(
+      this.#keyOf('run-plans'),
+      'run-plans',
+      [...this.#observed.keys()].slice(-rememberedPlans),
+    );
     const held = this.#observedUnder(problem, ceilings);
     const enough = fewPlans.withinOfBest * (held[0]?.divergence.logits ?? 0);
     const few = held.filter(({ divergence }) => divergence.logits <= enough).slice(0, fewPlans.most);
     return few.length === 0 ? [estimated] : few.map(({ plan }) => plan);
   }
 
+  /** Takes in what an earlier search has run, as far as it would still be written as it was. */
+  #remember(problem: Problem): void {
+    const { store } = this.#ports;
+    for (const key of (store.result(this.#keyOf('run-plans')) ?? []) as readonly string[]) {
+      const plan = planWith(problem, key);
+      if (plan === null) continue;
+      const divergence = store.result(this.#keyOf('divergence', sha256(this.#bytesOf(plan)))) as Divergence | null;
+      if (divergence !== null) this.#observed.set(key, { plan, divergence });
+    }
+  }
+
   /** The plan of least sensitivity that has not been run, as far as those that were tell; null where that is hopeless. */
   async #mostPromising(problem: Problem, ceilings: Ceilings, solver: Ports['solver']): Promise<Plan | null> {
-    const observed = [...this.#observed.values()].filter(({ plan }) => plan.problem === problem);
-    const observations = observed.map(({ plan, divergence }) => {
-      return { assignment: plan.assignment, divergence: divergence.logits };
+    const observations = this.#observedIn(problem).map(({ plan, divergence }) => {
+      return { assignment: plan.assignment, value: divergence.logits };
     });
     const held = this.#observedUnder(problem, ceilings);
     const limits = { ...solverLimits, excluded: held.map(({ plan }) => plan.assignment) };
-    const corrected = correctedBy(problem, observations);
+    const corrected = correctedBy(problem, 'sensitivity', observations);
     // A ceiling on sensitivity is for the estimate as it is.
     const { sensitivity: _, ...kept } = ceilings;
     const next = await inTime(allocate(corrected, 'sensitivity', kept, solver, limits, this.#signal));
@@ -165,9 +183,17 @@ export class PlanRanking {
 
   /** Plans that were run and hold the ceilings, best first. */
   #observedUnder(problem: Problem, ceilings: Ceilings): Observed[] {
-    return [...this.#observed.values()]
-      .filter(({ plan }) => plan.problem === problem && isUnder(ceilings, plan))
+    return this.#observedIn(problem)
+      .filter(({ plan }) => isUnder(ceilings, plan))
       .sort((a, b) => a.divergence.logits - b.divergence.logits);
+  }
+
+  /** Plans that were run, with what a problem of the same operators says of them. */
+  #observedIn(problem: Problem): Observed[] {
+    return [...this.#observed.values()].flatMap(({ plan, divergence }) => {
+      const same = sameIn(problem, plan);
+      return same === null ? [] : [{ plan: same, divergence }];
+    });
   }
 
   /** Fewer of large models, and of those with few samples no more than can be told apart. */

@@ -1,38 +1,21 @@
 import type { Precision } from '../../configs/contracts/plan.js';
-import { type Correction, ceilingsOf, latencyCeiling, latencyRatio } from '../core/budget.js';
-import { speedReferenceKey } from '../core/latency.js';
+import { type Correction, ceilingsOf, latencyCeiling } from '../core/budget.js';
 import { allocate, type Shortfall } from '../core/plan/allocate.js';
-import type { LatencyExperience, MeasuredPoint } from '../core/plan/expected-latency.js';
-import { type Plan, planKey, planOf, precisionsOf, uniformPlan } from '../core/plan/plan.js';
-import type { Choice, Problem } from '../core/plan/problem.js';
+import type { LatencyExperience } from '../core/plan/expected-latency.js';
+import { type Plan, planKey, planOf, precisionsOf, sameIn, uniformPlan } from '../core/plan/plan.js';
+import type { Choice } from '../core/plan/problem.js';
 import { unitsOf } from '../core/plan/units.js';
 import type { PreparedModel } from '../core/prepare.js';
 import { canRunInt8 } from '../core/quant/qdq.js';
-import { median } from '../core/statistics.js';
 import type { Assessed, Job, Ports, StepSeconds } from '../pipeline.js';
-import type { Feeds, Progress } from '../ports.js';
+import type { Progress } from '../ports.js';
 import { apply, floatModel } from './apply.js';
 import { PlanQualities, type QualityReport } from './plan-quality.js';
 import { PlanRanking } from './plan-ranking.js';
+import { type Artifact, type MeasuredPlan, PlanTimings } from './plan-timings.js';
 import type { Quality } from './quality.js';
 import { judgedFromBits, type Refinement, refinedRecipe } from './refine.js';
 import type { SampleReader } from './samples.js';
-
-/** A plan with its artifact and what the device said about it. Latencies are in the target's counter. */
-export interface MeasuredPlan {
-  readonly plan: Plan;
-  readonly bytes: Uint8Array;
-  /** With weights, biases and ranges found for this plan. */
-  readonly isRefined: boolean;
-  readonly latency: number;
-  readonly minimumLatency: number;
-  /** Float and uniform int8 of the same interleaved comparison. */
-  readonly floatLatency: number;
-  readonly int8Latency: number;
-  /** How much slower the machine was than when the table was measured, by the speed reference. */
-  readonly slowdown: number;
-  readonly throttled: boolean;
-}
 
 /**
  * How a search ended. `chosen` is null where nothing held the budget; `quality` is then that of the plan that missed the floor on
@@ -78,8 +61,9 @@ export interface SearchContext {
 type Timed = <T>(step: keyof StepSeconds, work: () => Promise<T>) => Promise<T>;
 
 const defaultRounds = 6;
-/** Once a plan holds the budget after as many, another round would take longer than it could win. */
-const enoughRounds = 2;
+/** After as many, a plan has to rank at most as high as this share of the one that would be chosen to be worth another round. */
+const fewRounds = 2;
+const worthAnotherRound = 0.9;
 /** See `#agreementFloor`. */
 const tolerableDisagreement = 0.01;
 
@@ -95,15 +79,9 @@ export class PlanSearch {
   /** Uniform int8 of the target itself. */
   readonly #int8: Plan;
   /** Timed in every comparison. The first two are float and int8: ONNX Runtime's, but on a microcontroller, which has no float. */
-  readonly #always: readonly [Fixed, Fixed, ...Fixed[]];
-  /** Of everything measured, the uniform ends too. */
-  readonly #corrections: Correction[] = [];
-  /** The same with latencies as the budget counts them: relative to int8 under a relative ceiling. */
-  readonly #comparable: Correction[] = [];
+  readonly #always: readonly [Artifact, Artifact, ...Artifact[]];
+  readonly #timings: PlanTimings;
   readonly #rounds: Correction[] = [];
-  /** Everything measured; several entries for an end, one a comparison. */
-  readonly #pool: MeasuredPlan[] = [];
-  readonly #int8Latencies: number[] = [];
   /** Artifacts of plans with weights of their own. */
   readonly #refinedBytes = new Map<string, Uint8Array>();
   readonly #qualities: PlanQualities;
@@ -116,18 +94,20 @@ export class PlanSearch {
     this.#progress = progress;
     this.#timed = timed;
     const { problem } = context.assessed;
-    const fixed = (plan: Plan): Fixed => ({ plan, bytes: this.#apply(plan) });
+    const fixed = (plan: Plan): Artifact => ({ plan, bytes: this.#apply(plan), isRefined: false });
     this.#qualities = new PlanQualities(context, progress('verify'));
     this.#ranking = new PlanRanking(context, (plan) => this.#applyAssessed(plan), progress('plan'));
     this.#int8 = uniformPlan(problem, 'W8A8');
     const { prepared } = context.job;
-    const float = { plan: null, bytes: floatModel(prepared) };
+    const other = (bytes: Uint8Array): Artifact => ({ plan: null, bytes, isRefined: false });
+    const float = other(floatModel(prepared));
     const ends = {
       ort: () => [fixed(uniformPlan(problem, 'float')), fixed(this.#int8)] as const,
-      native: () => [float, { plan: null, bytes: ortInt8(prepared, context.assessed) }, fixed(this.#int8)] as const,
+      native: () => [float, other(ortInt8(prepared, context.assessed)), fixed(this.#int8)] as const,
       mcu: () => [float, fixed(this.#int8)] as const,
     };
     this.#always = ends[context.ports.target.kind]();
+    this.#timings = new PlanTimings(context, this.#int8, this.#always[1].plan !== null);
   }
 
   async run(): Promise<PlanOutcome> {
@@ -158,23 +138,10 @@ export class PlanSearch {
       shortfalls,
       chosen,
       rounds: this.#rounds,
-      experience: {
-        ratio: latencyRatio(this.#corrections, this.#context.experience.ratio),
-        points: this.#measuredFrontier(),
-        int8Ratio: this.#int8Ratio(),
-      },
+      experience: this.#timings.learntFor(this.#context.frontier),
       solver: this.#solver,
       quality,
     };
-  }
-
-  #measuredFrontier(): MeasuredPoint[] {
-    return this.#context.frontier.flatMap((plan) => {
-      const measured = this.#pool.filter((candidate) => planKey(candidate.plan) === planKey(plan));
-      return measured.length === 0
-        ? []
-        : [{ predicted: plan.costs.latency, measured: median(measured.map((candidate) => candidate.latency)) }];
-    });
   }
 
   /**
@@ -196,7 +163,7 @@ export class PlanSearch {
     if (!(await this.#timed('verify', () => this.#ranking.isNearer(bytes, plan)))) return chosen;
     this.#refinedBytes.set(key, bytes);
     await this.#measure([plan]);
-    const measured = this.#pool.filter((candidate) => candidate.bytes === bytes && this.#holds(candidate)).at(-1);
+    const measured = this.#timings.measured.filter((one) => one.bytes === bytes && this.#holds(one)).at(-1);
     if (measured !== undefined && this.#isGoodEnoughQuality(await this.#qualityOf(plan))) return measured;
     this.#refinedBytes.delete(key);
     return chosen;
@@ -214,15 +181,15 @@ export class PlanSearch {
    * lowers them, room to spare raises them. Ends when a round brings no new plan, or none that is better.
    */
   async #mostAccurateUnderCeilings(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
-    const { job, assessed, ports, signal, experience } = this.#context;
+    const { job, assessed, ports, signal } = this.#context;
     const rounds = job.budget.rounds ?? defaultRounds;
     let shortfalls: readonly Shortfall[] = [];
     for (let round = 0; round < rounds; round++) {
-      const prior = job.budget.latencyRatio === undefined ? experience.ratio : 1;
-      const ceilings = ceilingsOf(job.budget, this.#int8Prediction(), this.#comparable, prior);
+      const { problem, corrections, prior } = this.#timings.learnt(assessed.candidates);
+      const ceilings = ceilingsOf(job.budget, this.#timings.int8Prediction(), corrections, prior);
       this.#progress('plan')(round / rounds, `solving, round ${round + 1}`);
       const allocation = await this.#timed('plan', () =>
-        allocate(assessed.candidates, 'sensitivity', ceilings, ports.solver, {}, signal),
+        allocate(problem, 'sensitivity', ceilings, ports.solver, {}, signal),
       );
       this.#solver.seconds += allocation.seconds;
       let plans: readonly Plan[];
@@ -233,15 +200,16 @@ export class PlanSearch {
       } else {
         this.#solver.status = allocation.status;
         this.#solver.gap = allocation.gap;
-        plans = await this.#timed('plan', () =>
-          this.#ranking.bestNear(assessed.candidates, allocation.assignment, ceilings, ports.solver),
+        const found = await this.#timed('plan', () =>
+          this.#ranking.bestNear(problem, allocation.assignment, ceilings, ports.solver),
         );
+        plans = found.map(({ assignment }) => planOf(assessed.candidates, assignment));
       }
       const fresh: Plan[] = [];
-      for (const plan of plans) if (!this.#alreadyMeasured(plan) && (await this.#improves(plan))) fresh.push(plan);
+      const worth = round < fewRounds ? 1 : worthAnotherRound;
+      for (const plan of plans) if (!this.#timings.has(plan) && (await this.#improves(plan, worth))) fresh.push(plan);
       if (fresh.length === 0) break;
       await this.#measure(fresh);
-      if (round + 1 >= enoughRounds && this.#eligible().length > 0) break;
     }
     const chosen = await this.#mostAccurateEligible();
     if (chosen !== null) return { chosen, shortfalls: [] };
@@ -258,12 +226,12 @@ export class PlanSearch {
     );
   }
 
-  /** Whether a plan would be chosen over what is there already, if it held. */
-  async #improves(plan: Plan): Promise<boolean> {
+  /** Whether a plan would be chosen over what is there already, if it held, and ranks at most as high as this share of that. */
+  async #improves(plan: Plan, share: number): Promise<boolean> {
     const chosen = await this.#mostAccurateEligible();
     if (chosen === null) return true;
     const [rank, least] = await this.#ranking.of([plan, chosen.plan]);
-    return rank! < least!;
+    return rank! < share * least!;
   }
 
   /** The fastest plan under the ceiling on sensitivity, if there is one, by measurement against both uniform ends. */
@@ -294,7 +262,7 @@ export class PlanSearch {
    */
   async #fastestGoodEnough(failed: MeasuredPlan): Promise<MeasuredPlan | null> {
     const { assessed, frontier, job } = this.#context;
-    const ceiling = latencyCeiling(job.budget, this.#int8Prediction()) ?? Number.POSITIVE_INFINITY;
+    const ceiling = latencyCeiling(job.budget, this.#timings.int8Prediction()) ?? Number.POSITIVE_INFINITY;
     const points = frontier.filter(
       (plan) => plan.costs.sensitivity < failed.plan.costs.sensitivity && plan.costs.latency <= ceiling,
     );
@@ -335,72 +303,25 @@ export class PlanSearch {
     return high;
   }
 
-  /** Times plans against both uniform ends and records what was predicted and measured. */
+  /** Times plans against both uniform ends. */
   async #measure(plans: readonly Plan[]): Promise<void> {
-    const { ports, signal, calibrationSamples, job } = this.#context;
     // A plan that is timed in any case is the same artifact: it is timed once.
     const known = this.#always.flatMap(({ plan }) => (plan === null ? [] : [planKey(plan)]));
     const others = plans.filter((plan) => !known.includes(planKey(plan)));
-    const written = await this.#timed('apply', async () => others.map((plan) => ({ plan, bytes: this.#apply(plan) })));
-    const always = this.#always.map(({ plan, bytes }) => ({ plan, bytes: this.#refinedOf(plan) ?? bytes }));
-    const candidates: readonly Fixed[] = [...always, ...written];
-    const data = await calibrationSamples.read(0);
-    const feeds: Feeds = new Map([[job.prepared.card.input.name, { dims: job.prepared.inputDims, data }]]);
-    const comparison = await this.#timed('verify', () =>
-      ports.target.compare(
-        candidates.map(({ bytes }, index) => ({ name: String(index), bytes })),
-        feeds,
-        signal,
-        this.#progress('verify'),
-      ),
-    );
-    this.#int8Latencies.push(comparison.timings[1]!.median);
-    candidates.forEach(({ plan, bytes }, index) => {
-      if (plan === null) return;
-      const timing = comparison.timings[index]!;
-      this.#pool.push({
-        plan,
-        bytes,
-        isRefined: this.#refinedOf(plan) === bytes,
-        latency: timing.median,
-        minimumLatency: timing.minimum,
-        floatLatency: comparison.timings[0]!.median,
-        int8Latency: comparison.timings[1]!.median,
-        slowdown:
-          comparison.referenceLatency /
-          this.#context.assessed.table.median(speedReferenceKey, 'float', comparison.referenceLatency),
-        throttled: comparison.throttled,
-      });
-      const correction = {
-        predictedLatency: plan.costs.latency,
-        measuredLatency: timing.median,
-        predictedBytes: plan.costs.bytes,
-        measuredBytes: bytes.length,
-      };
-      this.#corrections.push(correction);
-      const measuredLatency = this.#comparableLatency(timing.median, comparison.timings[1]!.median);
-      this.#comparable.push({ ...correction, measuredLatency });
-      if (plans.some((other) => planKey(other) === planKey(plan))) this.#rounds.push(correction);
+    const written = await this.#timed('apply', async () => others.map((plan) => this.#artifact(plan)));
+    const always = this.#always.map((artifact) => {
+      const { plan } = artifact;
+      return plan === null || this.#refinedOf(plan) === null ? artifact : this.#artifact(plan);
     });
+    const corrections = await this.#timed('verify', () =>
+      this.#timings.measure([...always, ...written], this.#progress('verify')),
+    );
+    const asked = new Set(plans.map(planKey));
+    this.#rounds.push(...corrections.filter(({ plan }) => asked.has(planKey(plan))));
   }
 
-  /** Under a relative ceiling a plan is held against the int8 latency of its own comparison. */
-  #comparableLatency(latency: number, int8Latency: number): number {
-    return this.#context.job.budget.latencyRatio === undefined
-      ? latency
-      : (latency / int8Latency) * this.#int8Prediction();
-  }
-
-  /** What ONNX Runtime's int8 takes, in the units of the tables: as they predict it, or by how it measured against the engine's. */
-  #int8Prediction(): number {
-    return this.#int8.costs.latency * (this.#int8Ratio() ?? 1);
-  }
-
-  #int8Ratio(): number | null {
-    if (this.#always[1].plan !== null) return 1;
-    if (this.#int8Latencies.length === 0) return this.#context.experience.int8Ratio;
-    const own = this.#pool.filter(({ plan }) => planKey(plan) === planKey(this.#int8)).map((entry) => entry.latency);
-    return median(this.#int8Latencies) / median(own);
+  #artifact(plan: Plan): Artifact {
+    return { plan, bytes: this.#apply(plan), isRefined: this.#refinedOf(plan) !== null };
   }
 
   #holds(candidate: MeasuredPlan): boolean {
@@ -426,7 +347,7 @@ export class PlanSearch {
 
   /** What was measured, holds the budget, and uses no precision that was not asked for. */
   #eligible(): MeasuredPlan[] {
-    return this.#pool.filter((candidate) => this.#holds(candidate) && this.#isCandidate(candidate.plan));
+    return this.#timings.measured.filter((candidate) => this.#holds(candidate) && this.#isCandidate(candidate.plan));
   }
 
   #isCandidate(plan: Plan): boolean {
@@ -437,8 +358,8 @@ export class PlanSearch {
 
   /** Latencies of the solver are predictions under corrected ceilings: told as asked for, and as they can be expected to measure. */
   #inMeasuredUnits(shortfalls: readonly Shortfall[]): Shortfall[] {
-    const ratio = latencyRatio(this.#corrections, this.#context.experience.ratio);
-    const asked = latencyCeiling(this.#context.job.budget, this.#int8Prediction() * ratio);
+    const ratio = this.#timings.ratio();
+    const asked = this.#timings.expectedCeiling();
     return shortfalls.map((shortfall) => {
       if (shortfall.metric !== 'latency' || asked === null) return shortfall;
       const minimum = shortfall.minimum === null ? null : shortfall.minimum * ratio;
@@ -450,20 +371,16 @@ export class PlanSearch {
   #missedCeilings(): Shortfall[] {
     const isRival = (candidate: MeasuredPlan) =>
       this.#holdsBesidesLatency(candidate) && this.#isCandidate(candidate.plan);
-    const rivals = this.#pool.filter(isRival);
+    const rivals = this.#timings.measured.filter(isRival);
     const fastest = best(
-      rivals.length > 0 ? rivals : this.#pool,
+      rivals.length > 0 ? rivals : this.#timings.measured,
       (candidate) => candidate.latency,
       () => 0,
     );
     const limit = fastest === null ? null : latencyCeiling(this.#context.job.budget, fastest.int8Latency);
     if (fastest === null || limit === null) return [];
-    const alone = rivals.length === this.#pool.length;
+    const alone = rivals.length === this.#timings.measured.length;
     return [{ metric: 'latency', ceiling: limit, minimum: fastest.latency, alone }];
-  }
-
-  #alreadyMeasured(plan: Plan): boolean {
-    return this.#pool.some((candidate) => planKey(candidate.plan) === planKey(plan));
   }
 
   /** Quality of a measured plan and of the int8 end on the best samples there are. */
@@ -542,12 +459,6 @@ export class PlanSearch {
   }
 }
 
-/** An artifact that is timed in every comparison; `plan` is null where it is no plan of the target. */
-interface Fixed {
-  readonly plan: Plan | null;
-  readonly bytes: Uint8Array;
-}
-
 /** The model as ONNX Runtime runs it at 8 bits, from the same ranges. */
 function ortInt8(prepared: PreparedModel, { recipe, saturates }: Assessed): Uint8Array {
   const int8 = { weightBits: 8, activationBits: 8 } as const;
@@ -568,14 +479,6 @@ function best<T>(items: readonly T[], first: (item: T) => number, second: (item:
       chosen = item;
   }
   return chosen;
-}
-
-/** A plan in the choices of another problem of the same operators; null where that lacks one of its precisions. */
-function sameIn(problem: Problem, plan: Plan): Plan | null {
-  const assignment = problem.operators.map(({ choices }, index) =>
-    choices.findIndex(({ precision }) => precision === choiceAt(plan, index).precision),
-  );
-  return assignment.includes(-1) ? null : planOf(problem, assignment);
 }
 
 function choiceAt({ problem, assignment }: Plan, index: number): Choice {

@@ -6,6 +6,7 @@
  */
 import { NativeTarget } from '../../agent/adapters/native-target.js';
 import { allocate } from '../../agent/core/plan/allocate.js';
+import { correctedBy } from '../../agent/core/plan/corrected.js';
 import { type Plan, planKey, planOf, precisionsOf, restrict, uniformPlan } from '../../agent/core/plan/plan.js';
 import type { Assignment } from '../../agent/core/plan/problem.js';
 import { parsePrecision } from '../../agent/core/precision.js';
@@ -62,7 +63,11 @@ interface Row {
 /** Chooses plans to be timed under a ceiling on predicted latency, best first; none where it finds none. */
 interface Method {
   readonly name: string;
-  readonly choose: (ceiling: number) => Promise<readonly Plan[]>;
+  /**
+   * @param ceiling what uniform W4A8 is predicted to take, corrected by how much longer the method's plans took than predicted
+   * @param trials what it was told of its plans so far
+   */
+  readonly choose: (ceiling: number, trials: readonly Trial[]) => Promise<readonly Plan[]>;
   /** Of plans that were chosen under several ceilings, the one with the least of this counts; estimated sensitivity where absent. */
   readonly ranksOf?: (plans: readonly Plan[]) => Promise<number[]>;
 }
@@ -170,9 +175,15 @@ function methodsOf({ assessed, uniform, ranking, ports, signal }: Subject): Meth
     const allocation = await allocate(problem, 'sensitivity', { latency }, ports.solver, {}, signal);
     return allocation.status === 'infeasible' ? null : allocation.assignment;
   };
-  const verified = async (latency: number) => {
-    const assignment = await programme(latency);
-    return assignment === null ? [] : ranking.bestNear(problem, assignment, { latency }, ports.solver);
+  // As in the product, what was measured corrects the latency of each choice, not only that of all.
+  const verified = async (_: number, trials: readonly Trial[]) => {
+    const latency = uniform.costs.latency;
+    const measured = trials.map(({ plan, ratio }) => ({ assignment: plan.assignment, value: ratio * latency }));
+    const learnt = correctedBy(problem, 'latency', measured);
+    const allocation = await allocate(learnt, 'sensitivity', { latency }, ports.solver, {}, signal);
+    if (allocation.status === 'infeasible') return [];
+    const best = await ranking.bestNear(learnt, allocation.assignment, { latency }, ports.solver);
+    return best.map(({ assignment }) => planOf(problem, assignment));
   };
   const exchange = async (ceiling: number) => {
     const starts = [greedyPlan(problem, ceiling), uniform.costs.latency <= ceiling ? uniform.assignment : null];
@@ -193,21 +204,22 @@ function methodsOf({ assessed, uniform, ranking, ports, signal }: Subject): Meth
 
 /**
  * What methods come to, each by itself: the least sensitive of its plans that measured no slower than uniform W4A8; the fastest, where
- * none did. Every plan corrects the ceiling of the method's next. Plans of one round are timed in one comparison.
+ * none did. Every plan corrects the ceiling of the method's next. Plans of one round are timed in one comparison. All are told of uniform
+ * W4A8, which is there without being chosen.
  */
 async function closedLoop(subject: Subject, methods: readonly Method[]): Promise<Contender[]> {
   const { uniform } = subject;
   const searches = methods.map((method) => ({
     ...method,
     ceiling: uniform.costs.latency,
-    trials: [] as Trial[],
+    trials: [{ plan: uniform, ratio: 1 }] as Trial[],
     seconds: 0,
   }));
   for (let round = 0; round < rounds; round++) {
     const fresh: { search: (typeof searches)[number]; plan: Plan }[] = [];
     for (const search of searches) {
       const started = performance.now();
-      const plans = await search.choose(search.ceiling);
+      const plans = await search.choose(search.ceiling, search.trials);
       search.seconds += (performance.now() - started) / 1000;
       const known = search.trials.map((trial) => planKey(trial.plan));
       for (const plan of plans) if (!known.includes(planKey(plan))) fresh.push({ search, plan });

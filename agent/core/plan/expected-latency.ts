@@ -14,10 +14,20 @@ export interface LatencyExperience {
   readonly points: readonly MeasuredPoint[];
   /** What ONNX Runtime's int8 took, as a share of what the target's own uniform int8 did; null: not measured yet. */
   readonly int8Ratio: number | null;
+  /** What the target's own uniform int8 took when it was last timed, in the target's counter; null: not measured yet. */
+  readonly int8Latency: number | null;
+  /** Plans that were timed lately, newest first, by `planKey`: what each took as a share of what that int8 did beside it. */
+  readonly plans: readonly { readonly key: string; readonly share: number }[];
 }
 
 /** Before anything was measured, predictions are taken as they are. */
-export const noExperience: LatencyExperience = { ratio: 1, points: [], int8Ratio: null };
+export const noExperience: LatencyExperience = {
+  ratio: 1,
+  points: [],
+  int8Ratio: null,
+  int8Latency: null,
+  plans: [],
+};
 
 /**
  * Expected latency of a frontier plan with this prediction. How far a prediction is off changes slowly along the frontier, whose

@@ -33,6 +33,11 @@ export function uniformPlan(problem: Problem, precision: string): Plan {
   return planOf(problem, assignment);
 }
 
+/** A plan in the choices of another problem of the same operators; null where that lacks one of its precisions. */
+export function sameIn(problem: Problem, plan: Plan): Plan | null {
+  return planWith(problem, planKey(plan));
+}
+
 /** A problem with only some of the choices; an operator that has none of them keeps float, or the widest where it has no float. */
 export function restrict(problem: Problem, precisions: readonly string[] | null): Problem {
   if (precisions === null) return problem;
@@ -58,6 +63,15 @@ export function precisionsOf({ problem, assignment }: Plan): Map<string, Precisi
 /** Equal for plans that give every operator the same precision. */
 export function planKey({ problem, assignment }: Plan): string {
   return problem.operators.map((operator, index) => operator.choices[assignment[index]!]!.precision).join(',');
+}
+
+/** The plan of a key; null where it is none of this problem's. */
+export function planWith(problem: Problem, key: string): Plan | null {
+  const precisions = key.split(',');
+  const assignment = problem.operators.map(({ choices }, index) =>
+    choices.findIndex(({ precision }) => precision === precisions[index]),
+  );
+  return precisions.length !== assignment.length || assignment.includes(-1) ? null : planOf(problem, assignment);
 }
 
 /** Bits of weights averaged over parameters, and of activations averaged over the values that operators write. */

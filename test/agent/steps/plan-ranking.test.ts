@@ -134,12 +134,12 @@ const rankOf = (plan: Plan) => every.find((one) => planKey(one.plan) === planKey
 const sizes = every.map(({ size }) => size);
 const [smallest, largest] = [Math.min(...sizes), Math.max(...sizes)];
 
-function rankingFor(variant: Job['variant'], signal = never): PlanRanking {
+function rankingFor(variant: Job['variant'], signal = never, store = new SqliteStore(':memory:')): PlanRanking {
   const job: Job = { ...jobOf(variant), prepared };
   const context = {
     job,
     calibrationSamples: { ...calibration, source: 'samples' as const },
-    ports: { runtime, store: new SqliteStore(':memory:') },
+    ports: { runtime, store },
     signal,
   };
   return new PlanRanking(context, written, () => {});
@@ -187,6 +187,26 @@ t.test('of the plans that were run the one that ranks best, and few others under
     all += holding.length;
   }
   t.ok(better <= all / 20, `${better} of ${all}`);
+});
+
+t.test('a search for another ceiling starts from the plans that the one before it ran', async (t) => {
+  const { problem } = assessed;
+  const [first, second] = [every[Math.floor(every.length / 3)]!, every[Math.floor(every.length / 2)]!];
+  const search = async (ranking: PlanRanking, { plan }: { plan: Plan }) => {
+    const ceilings = { latency: plan.costs.latency };
+    const holding = every.filter(({ plan: other }) => other.costs.latency <= ceilings.latency);
+    const estimated = holding.sort((a, b) => a.plan.costs.sensitivity - b.plan.costs.sensitivity)[0]!;
+    const before = runtime.opened;
+    const few = await ranking.bestNear(problem, estimated.plan.assignment, ceilings, solver);
+    return { runs: runtime.opened - before, rank: rankOf(few[0]!), holds: few[0]!.costs.latency <= ceilings.latency };
+  };
+  const shared = new SqliteStore(':memory:');
+  const alone = await search(rankingFor('native'), second);
+  await search(rankingFor('native', never, shared), first);
+  const told = await search(rankingFor('native', never, shared), second);
+  t.comment(`${alone.runs} runs alone, ${told.runs} after another; ranks ${alone.rank}, ${told.rank}`);
+  t.ok(told.runs < alone.runs, `${told.runs} runs, ${alone.runs} alone`);
+  t.ok(told.holds);
 });
 
 t.test('elsewhere plans are not run, and the estimate is all', async (t) => {

@@ -13,7 +13,7 @@ import { canRunBlockwise } from '../../../agent/core/quant/matmul-nbits.js';
 import { canRunInt8, emitQdq } from '../../../agent/core/quant/qdq.js';
 import { type Assessed, type Job, Pipeline, type QuantizeResult } from '../../../agent/pipeline.js';
 import type { Comparison, Feeds, Progress, Target, TargetIdentity } from '../../../agent/ports.js';
-import type { MeasuredPlan } from '../../../agent/steps/plan-search.js';
+import type { MeasuredPlan } from '../../../agent/steps/plan-timings.js';
 import type { Budget, LatencyRow, Precision } from '../../../configs/contracts/plan.js';
 import { imageCard, NetworkBuilder } from '../../support/networks.js';
 import { feed, Oracle } from '../../support/ort.js';

@@ -4,10 +4,11 @@ import { expectedLatency, noExperience, paretoPoints } from '../../../../agent/c
 import { announceSeed, Random } from '../../../support/seed.js';
 
 const seed = announceSeed();
+const unknown = { int8Ratio: null, int8Latency: null, plans: [] };
 
 t.test('with nothing measured a prediction stands, or is scaled by the ratio of earlier runs', async (t) => {
   t.equal(expectedLatency(3, noExperience), 3);
-  t.equal(expectedLatency(3, { ratio: 2, points: [], int8Ratio: null }), 6);
+  t.equal(expectedLatency(3, { ratio: 2, points: [], ...unknown }), 6);
 });
 
 t.test('what was measured is expected again, whatever the ratio', async (t) => {
@@ -17,17 +18,17 @@ t.test('what was measured is expected again, whatever the ratio', async (t) => {
     { predicted: 2, measured: 2 },
   ];
   for (const { predicted, measured } of points)
-    t.equal(expectedLatency(predicted, { ratio: 9, points, int8Ratio: null }), measured);
-  t.equal(expectedLatency(3, { ratio: 9, points, int8Ratio: null }), 3 * ((1 + 0.75) / 2), 'between two, half way');
-  t.equal(expectedLatency(0.5, { ratio: 9, points, int8Ratio: null }), 1, 'below the lowest, its ratio');
-  t.equal(expectedLatency(8, { ratio: 9, points, int8Ratio: null }), 6, 'above the highest, its ratio');
+    t.equal(expectedLatency(predicted, { ratio: 9, points, ...unknown }), measured);
+  t.equal(expectedLatency(3, { ratio: 9, points, ...unknown }), 3 * ((1 + 0.75) / 2), 'between two, half way');
+  t.equal(expectedLatency(0.5, { ratio: 9, points, ...unknown }), 1, 'below the lowest, its ratio');
+  t.equal(expectedLatency(8, { ratio: 9, points, ...unknown }), 6, 'above the highest, its ratio');
 });
 
 t.test('a plan that measures slower than a more accurate one leaves the frontier', async (t) => {
   // As on a small model, where the mix that should have been fastest is beaten by all float.
   const experience = {
     ratio: 1,
-    int8Ratio: null,
+    ...unknown,
     points: [
       { predicted: 39, measured: 52 },
       { predicted: 49, measured: 48 },
