@@ -1,21 +1,28 @@
-import { timingSafeEqual } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import swagger from '@fastify/swagger';
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { ModelCard } from '../../configs/contracts/card.js';
-import { EdgeError, type ErrorCode } from '../../configs/contracts/errors.js';
+import { EdgeError } from '../../configs/contracts/errors.js';
 import { Budget } from '../../configs/contracts/plan.js';
 import { ReleaseId } from '../../configs/contracts/release.js';
 import { matches, parseSelector } from '../selector.js';
+import { guardRoutes, personOf } from './access.js';
 import type { ArtifactFolder } from './artifacts.js';
+import type { AuditLog } from './audit.js';
+import { addAuditRoutes } from './audit-api.js';
+import type { Person } from './auth.js';
 import type { Fleet } from './fleet.js';
+import type { Health } from './health.js';
 import type { ConsoleMetrics } from './metrics.js';
 import { pageHtml, pageIcon, pageScript, pageStyle } from './page.js';
+import { addPeopleRoutes, type PeopleOptions } from './people-api.js';
+import { answerProblem, problem } from './problem.js';
 import { addRolloutRoutes } from './rollout-api.js';
 import type { Rollouts } from './rollouts.js';
 import { type ConsoleStore, type DeviceRecord, viewOf } from './store.js';
 import { streamEvents } from './stream.js';
+import type { Webhooks } from './webhooks.js';
 
 /** What the API works on. */
 export interface ApiOptions {
@@ -25,32 +32,15 @@ export interface ApiOptions {
   readonly artifacts: ArtifactFolder;
   readonly metrics: ConsoleMetrics;
   readonly version: string;
-  /** Bearer token that every request has to show, but for health; null: none. */
-  readonly token: string | null;
+  readonly people: PeopleOptions;
+  readonly audit: AuditLog;
+  readonly webhooks: Webhooks;
+  readonly health: Health;
   readonly mostUploadBytes: number;
-  /** Why the console is not ready, or null. */
-  readonly unready: () => string | null;
+  /** Whether a proxy on this machine is in front, whose word on address and scheme is taken. */
+  readonly behindProxy: boolean;
   readonly warn: (text: string) => void;
 }
-
-const statusOf: Partial<Record<ErrorCode, number>> = {
-  'usage/invalid': 400,
-  'selector/invalid': 400,
-  'budget/invalid': 400,
-  'card/invalid': 400,
-  'upload/invalid': 422,
-  'release/exists': 409,
-  'rollout/invalid': 400,
-  'rollout/unknown': 404,
-  'rollout/conflict': 409,
-  'rollout/state': 409,
-  'release/unknown': 404,
-  'device/unknown': 404,
-  'disk/full': 507,
-};
-
-/** Paths that need no token. */
-const open = new Set(['/livez', '/readyz']);
 
 const DeviceQuery = Type.Object({
   selector: Type.Optional(Type.String({ maxLength: 500 })),
@@ -92,8 +82,13 @@ const Sha = Type.Object({ sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) });
 
 /** The HTTP API of the console, and its page; OpenAPI at /openapi.json. Answers errors as RFC 9457 problems. */
 export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
-  const { store, fleet, artifacts, metrics } = options;
-  const app = Fastify({ bodyLimit: 2 ** 20, ajv: { customOptions: { removeAdditional: false, coerceTypes: true } } });
+  const { store, fleet, artifacts, metrics, audit } = options;
+  const { auth } = options.people;
+  const app = Fastify({
+    bodyLimit: 2 ** 20,
+    trustProxy: options.behindProxy ? 'loopback' : false,
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: true } },
+  });
   await app.register(swagger, {
     openapi: { openapi: '3.1.0', info: { title: 'Quantd fleet console', version: options.version } },
   });
@@ -104,11 +99,21 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
       message: `there is no ${request.method} ${request.url.split('?')[0]}`,
     }),
   );
-  app.addHook('onRequest', async (request, reply) => guard(request, reply, options.token));
+  guardRoutes(app, auth);
+  app.addHook('onResponse', async ({ method, routeOptions }, { statusCode }) =>
+    metrics.answered(method, routeOptions.url, statusCode),
+  );
   const get = <Q extends TSchema>(path: string, summary: string, querystring: Q, work: (query: Static<Q>) => unknown) =>
     app.get(path, { schema: { summary, querystring } }, async (request) => work(request.query as Static<Q>));
-  const post = <B extends TSchema>(path: string, summary: string, body: B, work: (body: Static<B>) => unknown) =>
-    app.post(path, { schema: { summary, body } }, async (request) => work(request.body as Static<B>));
+  const post = <B extends TSchema>(
+    path: string,
+    summary: string,
+    body: B,
+    work: (body: Static<B>, by: Person) => unknown,
+  ) =>
+    app.post(path, { schema: { summary, body } }, async (request) =>
+      work(request.body as Static<B>, personOf(request)),
+    );
 
   get(
     '/v1/devices',
@@ -138,15 +143,17 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     },
     async (request) => {
       const { id } = request.params as Static<typeof Id>;
-      fleet.adopt(id, (request.query as Static<typeof AdoptQuery>).take);
+      fleet.adopt(id, (request.query as Static<typeof AdoptQuery>).take, personOf(request));
       return deviceDocument(existing(store, id));
     },
   );
   get('/v1/releases', 'Releases, newest first', Type.Object({}), () => ({ releases: store.releases() }));
-  post('/v1/releases', 'Makes a release of an uploaded model', ReleaseBody, (body) => fleet.createRelease(body));
+  post('/v1/releases', 'Makes a release of an uploaded model', ReleaseBody, (body, by) =>
+    fleet.createRelease(body, by),
+  );
   get('/v1/assignments', 'Assignments, oldest first', Type.Object({}), () => ({ assignments: store.assignments() }));
-  post('/v1/assignments', 'Assigns a release to devices', AssignmentBody, ({ selector, target, release }) => ({
-    devices: fleet.assign(selector, target, release),
+  post('/v1/assignments', 'Assigns a release to devices', AssignmentBody, ({ selector, target, release }, by) => ({
+    devices: fleet.assign(selector, target, release, by),
   }));
   get('/v1/budgets', 'The budget of a selector, and of the devices that it names', SelectorQuery, ({ selector }) =>
     fleet.budget(selector),
@@ -156,7 +163,7 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     { schema: { summary: 'Sets the budget of a selector', body: BudgetBody } },
     async (request) => {
       const { selector, budget } = request.body as Static<typeof BudgetBody>;
-      return { devices: fleet.setBudget(selector, budget) };
+      return { devices: fleet.setBudget(selector, budget, personOf(request)) };
     },
   );
   post('/v1/budgets/what-if', 'What would become of a budget; changes nothing', BudgetBody, ({ selector, budget }) =>
@@ -166,10 +173,12 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     results: store.results(device, limit),
   }));
   addRolloutRoutes(app, options.rollouts);
+  await addPeopleRoutes(app, options.people);
+  addAuditRoutes(app, audit, options.webhooks);
   app.get(
     '/v1/events',
     { schema: { summary: 'Server-sent events: `device`, `event` and `rollout`' } },
-    (request, reply) => streamEvents(request, reply, store, fleet),
+    (request, reply) => streamEvents(request, reply, store, fleet, auth),
   );
 
   await app.register(async (uploads) => {
@@ -179,12 +188,12 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     uploads.put(
       '/v1/artifacts/:sha256',
       { schema: { summary: 'Uploads a model', params: Sha }, bodyLimit: options.mostUploadBytes },
-      (request) =>
-        artifacts.add(
-          request.body as AsyncIterable<Uint8Array>,
-          (request.params as Static<typeof Sha>).sha256,
-          options.mostUploadBytes,
-        ),
+      async (request) => {
+        const { sha256 } = request.params as Static<typeof Sha>;
+        const ref = await artifacts.add(request.body as AsyncIterable<Uint8Array>, sha256, options.mostUploadBytes);
+        audit.record(personOf(request), 'artifact.upload', sha256, { sizeBytes: ref.sizeBytes });
+        return ref;
+      },
     );
   });
   app.get(
@@ -205,8 +214,10 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
 
   app.get('/livez', { schema: { hide: true } }, async () => ({ live: true }));
   app.get('/readyz', { schema: { hide: true } }, async (_request, reply) => {
-    const why = options.unready();
-    return reply.code(why === null ? 200 : 503).send({ ready: why === null, why });
+    const checks = options.health.checks();
+    const failed = checks.filter(({ status }) => status === 'failed');
+    const why = failed.length === 0 ? null : failed.map(({ message }) => message).join('; ');
+    return reply.code(why === null ? 200 : 503).send({ ready: why === null, why, checks });
   });
   app.get('/metrics', { schema: { hide: true } }, async (_request, reply) =>
     reply.type('text/plain; version=0.0.4').send(await metrics.text()),
@@ -232,48 +243,6 @@ function existing(store: ConsoleStore, id: string): DeviceRecord {
   const device = store.device(id);
   if (device !== null) return device;
   throw new EdgeError('device/unknown', `there is no device ${id}`, { subject: id });
-}
-
-/**
- * With a token, whoever does not show it is refused; browsers show it as the password of any name. Without one, only requests by a
- * loopback name are answered: another site whose name leads here could read the answers otherwise. What changes something is not
- * taken from the page of another site at all.
- */
-async function guard(request: FastifyRequest, reply: FastifyReply, token: string | null): Promise<unknown> {
-  if (open.has(request.url)) return undefined;
-  if (request.method !== 'GET' && request.method !== 'HEAD' && isForeign(request)) {
-    return problem(reply, 403, { code: 'console/refused', message: 'this is not taken from the page of another site' });
-  }
-  if (token === null) {
-    const name = (request.headers.host ?? '').replace(/:\d+$/, '');
-    if (/^(localhost|127(\.\d{1,3}){3}|\[::1\])$/i.test(name)) return undefined;
-    return problem(reply, 421, {
-      code: 'console/refused',
-      message: 'without a token, the console answers to loopback names only',
-    });
-  }
-  if (isSame(shownToken(request.headers.authorization ?? ''), token)) return undefined;
-  reply.header('www-authenticate', ['Bearer', 'Basic realm="Quantd fleet", charset="UTF-8"']);
-  return problem(reply, 401, { code: 'console/refused', message: 'the token is missing or wrong' });
-}
-
-/** Whether a browser says that the page behind a request is of another site. */
-function isForeign({ headers }: FastifyRequest): boolean {
-  if (headers.origin === undefined) return false;
-  return !URL.canParse(headers.origin) || new URL(headers.origin).host !== headers.host;
-}
-
-function shownToken(authorization: string): string {
-  const [, scheme = '', credentials = ''] = /^(Bearer|Basic) (.+)$/i.exec(authorization) ?? [];
-  if (scheme.toLowerCase() !== 'basic') return credentials;
-  const text = Buffer.from(credentials, 'base64').toString('utf8');
-  return text.slice(text.indexOf(':') + 1);
-}
-
-/** In constant time for texts of one length. */
-function isSame(shown: string, token: string): boolean {
-  const [a, b] = [Buffer.from(shown), Buffer.from(token)];
-  return a.length === b.length && timingSafeEqual(a, b);
 }
 
 async function sendBlob(
@@ -310,30 +279,4 @@ function rangeOf(header: string | undefined, size: number): readonly [number, nu
   const start = from === '' ? Math.max(0, size - Number(to)) : Number(from);
   const end = from === '' || to === '' ? size - 1 : Math.min(size - 1, Number(to));
   return start > end || start >= size ? 'unsatisfiable' : [start, end];
-}
-
-function answerProblem(reply: FastifyReply, error: unknown, request: FastifyRequest, warn: (text: string) => void) {
-  if (error instanceof EdgeError) {
-    const { code, message, subject, hint } = error.toDocument();
-    return problem(reply, statusOf[error.code] ?? 500, { code, message, subject, hint });
-  }
-  const { statusCode, message } = error as { statusCode?: number; message?: string };
-  if (statusCode !== undefined && statusCode < 500) {
-    return problem(reply, statusCode, { code: 'usage/invalid', message: message ?? 'the request is invalid' });
-  }
-  warn(`${request.method} ${request.routeOptions.url ?? '?'}: ${message ?? String(error)}`);
-  return problem(reply, 500, { code: 'internal', message: 'a fault of the console; its log has more' });
-}
-
-/** RFC 9457. */
-function problem(
-  reply: FastifyReply,
-  status: number,
-  details: { code: string; message: string; subject?: string; hint?: string },
-) {
-  const { code, message, ...rest } = details;
-  return reply
-    .code(status)
-    .type('application/problem+json')
-    .send(JSON.stringify({ type: `urn:quantd:${code}`, title: message, status, code, detail: message, ...rest }));
 }

@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import Database from 'better-sqlite3';
 import { EdgeError } from '../../configs/contracts/errors.js';
@@ -44,6 +44,43 @@ const migrations: readonly string[] = [
      time TEXT NOT NULL
    ) STRICT;
    CREATE INDEX rollout_reason_rollout ON rollout_reason (rollout, number);`,
+  // Secrets that somebody shows are kept as digests. Times in milliseconds are those that are reckoned with. Only what comes next may be
+  // inserted into the audit: REPLACE would delete rows without a trigger's knowing.
+  `CREATE TABLE account (
+     name TEXT PRIMARY KEY, role TEXT NOT NULL, password TEXT NOT NULL, disabled INTEGER NOT NULL DEFAULT 0,
+     created_at TEXT NOT NULL, last_login_at TEXT
+   ) STRICT;
+   CREATE TABLE token (
+     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, digest TEXT NOT NULL UNIQUE,
+     created_at TEXT NOT NULL, expires_ms INTEGER, used_ms INTEGER
+   ) STRICT;
+   CREATE TABLE session (
+     digest TEXT PRIMARY KEY, account TEXT NOT NULL REFERENCES account(name), created_ms INTEGER NOT NULL, used_ms INTEGER NOT NULL
+   ) STRICT, WITHOUT ROWID;
+   CREATE INDEX session_account ON session (account, created_ms);
+   CREATE TABLE audit (
+     number INTEGER PRIMARY KEY, time TEXT NOT NULL, actor TEXT NOT NULL, role TEXT NOT NULL, action TEXT NOT NULL,
+     subject TEXT NOT NULL, details TEXT NOT NULL, hash TEXT NOT NULL
+   ) STRICT;
+   CREATE INDEX audit_hash ON audit (hash);
+   CREATE INDEX audit_actor ON audit (actor);
+   CREATE INDEX audit_action ON audit (action);
+   CREATE INDEX audit_subject ON audit (subject);
+   CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+   CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+   CREATE TRIGGER audit_only_next BEFORE INSERT ON audit WHEN NEW.number IS NOT (SELECT coalesce(max(number), 0) + 1 FROM audit)
+     BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+   CREATE TABLE webhook (
+     id INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL, secret TEXT NOT NULL, events TEXT NOT NULL, created_at TEXT NOT NULL,
+     delivered INTEGER NOT NULL DEFAULT 0, dropped INTEGER NOT NULL DEFAULT 0, given_up INTEGER NOT NULL DEFAULT 0, last_attempt TEXT
+   ) STRICT;
+   CREATE TABLE webhook_delivery (
+     number INTEGER PRIMARY KEY AUTOINCREMENT, webhook INTEGER NOT NULL REFERENCES webhook(id) ON DELETE CASCADE,
+     id TEXT NOT NULL, body TEXT NOT NULL, created_ms INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0
+   ) STRICT;
+   CREATE INDEX webhook_delivery_next ON webhook_delivery (webhook, attempts, number);
+   CREATE INDEX webhook_delivery_age ON webhook_delivery (webhook, number);
+   CREATE TABLE health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), time TEXT NOT NULL) STRICT;`,
 ];
 
 /** The console's SQLite file, with the schema of this version. Calls are synchronous, and fail with `store/corrupt`, `store/unwritable` or `disk/full`. */
@@ -75,6 +112,15 @@ export class ConsoleDatabase {
     return guard(this.#database.name, () => this.#database.transaction(work).immediate());
   }
 
+  /** Writes what is good to have and no more: where nothing can be written, whoever only wants to read is not kept from it. */
+  tryToNote(statement: string, ...values: unknown[]): void {
+    try {
+      this.write(() => this.run(statement, ...values));
+    } catch (error) {
+      if (!(error instanceof EdgeError)) throw error;
+    }
+  }
+
   close(): void {
     this.#database.close();
   }
@@ -87,7 +133,15 @@ export class ConsoleDatabase {
 }
 
 function open(path: string): Database.Database {
-  if (path !== ':memory:') mkdirSync(dirname(path), { recursive: true });
+  if (path !== ':memory:') {
+    mkdirSync(dirname(path), { recursive: true });
+    // Secrets of webhooks are in it; the files that SQLite makes beside it get the same mode.
+    try {
+      closeSync(openSync(path, 'a', 0o600));
+    } catch {
+      // SQLite fails as well, and its error is one that `guard` knows.
+    }
+  }
   const database = new Database(path);
   database.pragma('journal_mode = WAL');
   // What the console has told a device must not be forgotten by a power cut.

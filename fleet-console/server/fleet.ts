@@ -1,11 +1,13 @@
 import { EventEmitter } from 'node:events';
 import { documentBytes } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
+import type { Actor } from '../../configs/contracts/people.js';
 import type { Budget } from '../../configs/contracts/plan.js';
 import { Release } from '../../configs/contracts/release.js';
 import { validate } from '../../configs/contracts/validate.js';
 import { matches, parseSelector } from '../selector.js';
 import type { ArtifactFolder } from './artifacts.js';
+import type { AuditLog } from './audit.js';
 import { type BudgetRule, desiredTargets, effectiveBudget, type Wishes } from './desired.js';
 import type { ConsoleLink } from './link.js';
 import type { RolloutNews } from './rollouts.js';
@@ -49,17 +51,19 @@ export interface WhatIfAnswer {
   readonly classes: readonly { readonly hardwareClass: string; readonly verdicts: Readonly<Record<Verdict, number>> }[];
 }
 
-/** What the console does: every wish goes into the store first, and from there to the devices. */
+/** What the console does: every wish goes into the store first, with who has it, and from there to the devices. */
 export class Fleet extends EventEmitter<FleetEvents> {
   readonly #store: ConsoleStore;
   readonly #artifacts: ArtifactFolder;
+  readonly #audit: AuditLog;
   readonly #heard = new Set<string>();
   #link: ConsoleLink | null = null;
 
-  constructor(store: ConsoleStore, artifacts: ArtifactFolder) {
+  constructor(store: ConsoleStore, artifacts: ArtifactFolder, audit: AuditLog) {
     super();
     this.#store = store;
     this.#artifacts = artifacts;
+    this.#audit = audit;
     this.setMaxListeners(0);
   }
 
@@ -95,6 +99,7 @@ export class Fleet extends EventEmitter<FleetEvents> {
   /** Fails with `release/exists`, and with `upload/invalid` where its model is not here. */
   async createRelease(
     wanted: Omit<Release, 'model'> & { readonly model: { readonly sha256: string } },
+    by: Actor,
   ): Promise<Release> {
     const model = await this.#artifacts.ref(wanted.model.sha256);
     if (model === null) {
@@ -110,28 +115,33 @@ export class Fleet extends EventEmitter<FleetEvents> {
         hint: `Leave out of the card what devices do not need, such as names of classes: ${documentBytes - besidesBytes} bytes fit.`,
       });
     }
-    this.#store.putRelease(release);
+    this.#store.atomically(() => {
+      if (this.#store.putRelease(release))
+        this.#audit.record(by, 'release.create', release.id, { sha256: model.sha256 });
+    });
     return release;
   }
 
   /** Assigns a release to a target of the devices that a selector names, now and later. Answers the devices that it changes. */
-  assign(selectorText: string, target: string, release: string): readonly string[] {
+  assign(selectorText: string, target: string, release: string, by: Actor): readonly string[] {
     const selector = parseSelector(selectorText);
     if (this.#store.release(release) === null) {
       throw new EdgeError('release/unknown', `there is no release ${release}`, { subject: release });
     }
     return this.change(() => {
       this.#store.putAssignment({ selector: selector.text, target, release });
+      this.#audit.record(by, 'release.assign', release, { selector: selector.text, target });
       return null;
     });
   }
 
   /** Sets the budget of a selector. Answers the devices whose desired document it changes. */
-  setBudget(selectorText: string, budget: Budget): readonly string[] {
+  setBudget(selectorText: string, budget: Budget, by: Actor): readonly string[] {
     refuseTwoLatencies(selectorText, budget);
     const { text } = parseSelector(selectorText);
     return this.change(() => {
       this.#store.putBudget(text, budget);
+      this.#audit.record(by, 'budget.set', text, { budget });
       return null;
     });
   }
@@ -187,13 +197,14 @@ export class Fleet extends EventEmitter<FleetEvents> {
    * Lets a device that is ahead of this console's database take its word again: either what the database wants of it, or what the device
    * runs, which is then wanted. Fails with `device/unknown`, and with `release/unknown` where the database lacks what it runs.
    */
-  adopt(id: string, choice: AheadChoice = 'console'): void {
+  adopt(id: string, choice: AheadChoice, by: Actor): void {
     const device = this.#store.device(id);
     if (device === null) throw new EdgeError('device/unknown', `there is no device ${id}`, { subject: id });
     this.#store.atomically(() => {
       if (choice === 'device') this.#pinWhatRuns(device);
       // With what was asked for while nothing was decided over its head.
       this.#store.adopt(id, desiredTargets(viewOf(this.#store.device(id)!), this.#wishes()));
+      this.#audit.record(by, 'device.adopt', id, { take: choice });
     });
     this.#link?.publishDesired(id);
     this.emit('device', id);

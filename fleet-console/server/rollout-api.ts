@@ -1,6 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
 import { ProgressState, RolloutPolicy } from '../../configs/contracts/rollout.js';
+import { personOf } from './access.js';
 import type { RolloutCommand, Rollouts } from './rollouts.js';
 
 const RolloutBody = Type.Object(
@@ -40,7 +41,7 @@ export function addRolloutRoutes(app: FastifyInstance, rollouts: Rollouts): void
   }));
   app.post('/v1/rollouts', { schema: { summary: 'Starts a rollout', body: RolloutBody } }, async (request) => {
     const { release, selector, target, policy = {} } = request.body as Static<typeof RolloutBody>;
-    return rollouts.begin({ release, selector, target, policy });
+    return rollouts.begin({ release, selector, target, policy }, personOf(request));
   });
   app.get(
     '/v1/rollouts/:id',
@@ -67,7 +68,8 @@ export function addRolloutRoutes(app: FastifyInstance, rollouts: Rollouts): void
       { schema: { summary, params: RolloutId, body: CommandBody } },
       async (request) => {
         const { id } = request.params as Static<typeof RolloutId>;
-        return rollouts.command(id, command as RolloutCommand, (request.body as Static<typeof CommandBody>).because);
+        const { because } = request.body as Static<typeof CommandBody>;
+        return rollouts.command(id, command as RolloutCommand, because, personOf(request));
       },
     );
   }

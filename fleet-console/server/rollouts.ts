@@ -1,5 +1,6 @@
 /** The controller of rollouts: looks at them when devices say something and as time passes, and carries out what is decided. */
 import { EdgeError } from '../../configs/contracts/errors.js';
+import { type Actor, consoleActor } from '../../configs/contracts/people.js';
 import type { Release } from '../../configs/contracts/release.js';
 import { type DeviceProgress, parsePolicy, type Rollout } from '../../configs/contracts/rollout.js';
 import {
@@ -17,6 +18,8 @@ import {
   rolloutDeviceOf,
   startRollout,
 } from '../rollout.js';
+import type { Announce } from './announce.js';
+import type { AuditLog } from './audit.js';
 import type { Fleet } from './fleet.js';
 import type { RolloutStore, RolloutSummary, StoredReason } from './rollout-store.js';
 import type { ConsoleStore, DeviceRecord } from './store.js';
@@ -70,6 +73,15 @@ const gatherLooks = 9;
 const clockEveryMs = 5000;
 /** Reasons that are shown with a rollout, and with a device. */
 const shownReasons = 100;
+/** Reasons that the audit takes of one step; `rollout status` has all of them. */
+const auditedReasons = 10;
+
+/** Somebody who has done something to a rollout, and what, as the audit has it. */
+interface Deed {
+  readonly by: Actor;
+  readonly action: string;
+  readonly details: Readonly<Record<string, unknown>>;
+}
 
 /**
  * The database is the truth: what is kept here is what was read from it or written to it last, and every step is written in one transaction
@@ -79,6 +91,8 @@ export class Rollouts {
   readonly #store: ConsoleStore;
   readonly #rollouts: RolloutStore;
   readonly #fleet: Fleet;
+  readonly #audit: AuditLog;
+  readonly #announce: Announce;
   readonly #warn: (text: string) => void;
   readonly #live: Map<number, Rollout>;
   /** Views of all devices, by target of a live rollout; made again for devices that have changed. */
@@ -94,10 +108,17 @@ export class Rollouts {
     if (this.#live.size > 0) this.#lookSoon();
   };
 
-  constructor(store: ConsoleStore, rollouts: RolloutStore, fleet: Fleet, warn: (text: string) => void) {
+  constructor(
+    store: ConsoleStore,
+    rollouts: RolloutStore,
+    fleet: Fleet,
+    { audit, announce, warn }: { audit: AuditLog; announce: Announce; warn: (text: string) => void },
+  ) {
     this.#store = store;
     this.#rollouts = rollouts;
     this.#fleet = fleet;
+    this.#audit = audit;
+    this.#announce = announce;
     this.#warn = warn;
     this.#live = new Map(rollouts.live().map((rollout) => [rollout.id, rollout]));
     fleet.on('device', this.#onDevice);
@@ -120,14 +141,16 @@ export class Rollouts {
    *
    * @param policy as it was written; defaults are filled in
    */
-  begin(wanted: { release: string; selector: string; target: string; policy: unknown }): RolloutDocument {
+  begin(wanted: { release: string; selector: string; target: string; policy: unknown }, by: Actor): RolloutDocument {
     const release = this.#release(wanted.release);
     const policy = parsePolicy(wanted.policy);
     const id = this.#rollouts.nextId;
     const start = { ...wanted, id, policy };
     const rollout = startRollout(start, this.#viewsFor(start.target, release, id));
     const text = `started: ${rollout.release} on ${rollout.target} of ${rollout.selector}`;
-    this.#carryOut(null, { rollout, assignments: [], standing: null, reasons: [{ device: null, text }] });
+    const details = { release: rollout.release, selector: rollout.selector, target: rollout.target };
+    const deed = { by, action: 'rollout.start', details };
+    this.#carryOut(null, { rollout, assignments: [], standing: null, reasons: [{ device: null, text }] }, deed);
     this.#look();
     return this.document(id);
   }
@@ -161,7 +184,7 @@ export class Rollouts {
   }
 
   /** Fails with `rollout/unknown`, with `rollout/state` where that cannot be done now, and with `rollout/conflict`. */
-  command(id: number, command: RolloutCommand, why: string): RolloutDocument {
+  command(id: number, command: RolloutCommand, why: string, by: Actor): RolloutDocument {
     const rollout = this.#existing(id);
     const commands: Record<RolloutCommand, () => Advance> = {
       pause: () => pause(rollout, why),
@@ -171,7 +194,7 @@ export class Rollouts {
       rollback: () => rollBack(rollout, why),
     };
     if (hasEnded(rollout)) this.#refuseIfHeld(rollout);
-    this.#carryOut(rollout, commands[command]());
+    this.#carryOut(rollout, commands[command](), { by, action: `rollout.${command}`, details: { because: why } });
     this.#look();
     return this.document(id);
   }
@@ -248,8 +271,12 @@ export class Rollouts {
     this.#lookMs = performance.now() - started;
   }
 
-  #carryOut(before: Rollout | null, { rollout, assignments, standing, reasons }: Advance): void {
-    if (before !== null && assignments.length === 0 && reasons.length === 0 && !isWorthWriting(before, rollout)) return;
+  /** Writes a step, and tells of it. `deed`: who has asked for it; null: the console itself goes on. */
+  #carryOut(before: Rollout | null, advance: Advance, deed: Deed | null = null): void {
+    const { rollout, assignments, standing, reasons } = advance;
+    const isEmpty =
+      before !== null && assignments.length === 0 && reasons.length === 0 && !isWorthWriting(before, rollout);
+    if (isEmpty && deed === null) return;
     let stored: readonly StoredReason[] = [];
     this.#fleet.change(() => {
       this.#rollouts.put(rollout, before);
@@ -258,13 +285,34 @@ export class Rollouts {
       if (standing === 'withdraw') this.#store.withdrawAssignment(id);
       if (standing === 'adopt') this.#store.putAssignment({ selector, target, release }, id);
       for (const { device, release } of assignments) this.#store.putPin(device, target, release);
+      this.#record(before, advance, deed);
+      if (stored.length > 0) this.#announce('rollout', newsOf(rollout, stored));
       return standing === null ? assignments.map(({ device }) => device) : null;
     });
     if (hasEnded(rollout)) this.#live.delete(rollout.id);
     else this.#live.set(rollout.id, rollout);
     if (![...this.#live.values()].some(({ target }) => target === rollout.target)) this.#views.delete(rollout.target);
-    const { id, release, status, stage } = rollout;
-    if (stored.length > 0) this.#fleet.emit('rollout', { id, release, status, stage, reasons: stored });
+    if (stored.length > 0) this.#fleet.emit('rollout', newsOf(rollout, stored));
+  }
+
+  /** What somebody has asked for; and of what the console does by itself, what it decides, not what devices have said. */
+  #record(before: Rollout | null, { rollout, assignments, standing, reasons }: Advance, deed: Deed | null): void {
+    const subject = `rollout ${rollout.id}`;
+    if (deed !== null) {
+      this.#audit.record(deed.by, deed.action, subject, deed.details);
+      return;
+    }
+    const hasMoved = before?.status !== rollout.status || before.stage !== rollout.stage;
+    if (!hasMoved && assignments.length === 0 && standing === null) return;
+    this.#audit.record(consoleActor, 'rollout.decide', subject, {
+      status: rollout.status,
+      stage: rollout.stage,
+      orders: assignments.length,
+      reasons: reasons
+        .slice(0, auditedReasons)
+        .map(({ device, text }) => (device === null ? text : `${device}: ${text}`)),
+      furtherReasons: Math.max(0, reasons.length - auditedReasons),
+    });
   }
 
   #devicesFor({ id, target, release }: Rollout): RolloutDevice[] {
@@ -319,6 +367,10 @@ function isWorthWriting(before: Rollout, after: Rollout): boolean {
   // Of a paused one, the clock stands still.
   if (after.status === 'paused') return false;
   return before.seenMs === null || Math.abs(after.seenMs! - before.seenMs) >= clockEveryMs;
+}
+
+function newsOf({ id, release, status, stage }: Rollout, reasons: readonly StoredReason[]): RolloutNews {
+  return { id, release, status, stage, reasons };
 }
 
 function unknown(id: number): EdgeError {

@@ -1,4 +1,5 @@
 /** The console as a whole: opens everything in order, and closes it in order. */
+import { randomBytes } from 'node:crypto';
 import { mkdir, readFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { isIP } from 'node:net';
@@ -6,16 +7,24 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConsoleSettings } from '../../configs/contracts/console-settings.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
+import { Accounts } from './accounts.js';
+import type { Announce } from './announce.js';
 import { buildApi } from './api.js';
 import { ArtifactFolder } from './artifacts.js';
+import { AuditLog } from './audit.js';
+import { Auth } from './auth.js';
 import { EmbeddedBroker } from './broker.js';
 import { ConsoleDatabase } from './database.js';
 import { Fleet } from './fleet.js';
+import { Health } from './health.js';
 import { ConsoleLink } from './link.js';
 import { ConsoleMetrics } from './metrics.js';
 import { RolloutStore } from './rollout-store.js';
 import { Rollouts } from './rollouts.js';
+import { Sessions } from './sessions.js';
 import { ConsoleStore } from './store.js';
+import { Tokens } from './tokens.js';
+import { Webhooks } from './webhooks.js';
 
 /** How long the start waits for the connection to a broker of our own. */
 const listenMs = 5000;
@@ -36,28 +45,14 @@ export interface OpenConsole {
   close(): Promise<void>;
 }
 
-/** Opens database, broker, link and API. Fails before anything listens where the settings would expose it to others without a token. */
+/**
+ * Opens database, broker, link and API. Fails before anything listens where the settings would expose it to others, and neither a token
+ * nor an account is there.
+ */
 export async function openConsole(settings: ConsoleSettings, surroundings: ConsoleSurroundings): Promise<OpenConsole> {
   const { version, stateFolder, warn } = surroundings;
   const { http, broker: brokerSettings, mqtt, retention } = settings;
   const token = await tokenFrom(http.tokenFile);
-  if (token === null && !isLoopback(http.host)) {
-    throw new EdgeError(
-      'settings/insecure',
-      `http.host is ${http.host}, and there is no token: anybody there could command the fleet`,
-      {
-        subject: 'http.host',
-      },
-    );
-  }
-  const isBrokerOpen = brokerSettings.embedded && !isLoopback(brokerSettings.host);
-  if (token === null && isBrokerOpen) {
-    throw new EdgeError(
-      'settings/insecure',
-      `broker.host is ${brokerSettings.host}, and there is no token: anybody there could command the devices`,
-      { subject: 'broker.host', hint: 'Set http.tokenFile; devices show the token as mqtt.passwordFile.' },
-    );
-  }
   await mkdir(stateFolder, { recursive: true }).catch((cause: Error) => {
     throw new EdgeError('store/unwritable', `the state folder cannot be made: ${cause.message}`, {
       subject: stateFolder,
@@ -65,11 +60,26 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
     });
   });
   const database = new ConsoleDatabase(join(stateFolder, 'fleet.db'));
-  const store = new ConsoleStore(database, retention);
+  const announce: Announce = (kind, document) => webhooks.announce(kind, document);
+  const audit = new AuditLog(database, announce);
+  const webhooks = new Webhooks(database, audit, {
+    timeoutMs: settings.webhooks.timeoutMs,
+    giveUpMs: settings.webhooks.giveUpSeconds * 1000,
+    mostPending: settings.webhooks.mostPending,
+    warn,
+  });
+  const accounts = new Accounts(database, audit);
+  const tokens = new Tokens(database, audit);
+  const sessions = new Sessions(database, accounts);
+  const auth = new Auth({ database, accounts, tokens, sessions, audit, sharedToken: token });
+  const store = new ConsoleStore(database, retention, announce);
   const artifacts = new ArtifactFolder(join(stateFolder, 'artifacts'));
-  await artifacts.clean();
-  const fleet = new Fleet(store, artifacts);
-  const rollouts = new Rollouts(store, new RolloutStore(database, retention.events), fleet, warn);
+  const fleet = new Fleet(store, artifacts, audit);
+  const rollouts = new Rollouts(store, new RolloutStore(database, retention.events), fleet, { audit, announce, warn });
+  const isBrokerOpen = brokerSettings.embedded && !isLoopback(brokerSettings.host);
+  // What the console itself shows a broker of its own that asks.
+  const ownPassword = isBrokerOpen ? randomBytes(32).toString('base64url') : null;
+  const admits = (shown: string) => shown === ownPassword || auth.admitsDevice(shown);
   let isListening = () => {};
   const listening = new Promise<void>((resolve) => {
     isListening = resolve;
@@ -77,14 +87,16 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
   let broker: EmbeddedBroker | null = null;
   let link: ConsoleLink | null = null;
   try {
+    if (auth.isOpen) refuseExposure(settings);
+    await artifacts.clean();
     broker = brokerSettings.embedded
-      ? await EmbeddedBroker.open(brokerSettings.host, brokerSettings.port, isBrokerOpen ? token : null, warn)
+      ? await EmbeddedBroker.open(brokerSettings.host, brokerSettings.port, isBrokerOpen ? admits : null, warn)
       : null;
     const brokerUrl = broker?.url ?? mqtt.url;
     link = new ConsoleLink(store, {
       url: brokerUrl,
       username: broker === null ? mqtt.username : 'console',
-      password: broker === null ? await secretFrom(mqtt.passwordFile) : token,
+      password: broker === null ? await secretFrom(mqtt.passwordFile) : ownPassword,
       namespace: mqtt.namespace,
       tenant: mqtt.tenant,
       warn,
@@ -103,11 +115,14 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       fleet,
       rollouts,
       artifacts,
-      metrics: new ConsoleMetrics(store, link, rollouts),
+      metrics: new ConsoleMetrics({ store, link, rollouts, auth, audit, webhooks }),
+      people: { auth, accounts, tokens, secureCookie: http.secureCookie },
+      audit,
+      webhooks,
+      health: new Health(database, link),
       version,
-      token,
       mostUploadBytes: http.mostUploadBytes,
-      unready: () => (opened.link.isConnected ? null : 'the broker cannot be reached'),
+      behindProxy: http.behindProxy,
       warn,
     });
     await app.listen({ host: http.host, port: http.port }).catch((cause: Error) => {
@@ -120,6 +135,7 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
     link.start();
     fleet.attach(link);
     rollouts.start();
+    webhooks.start();
     // With a broker of our own this takes a moment; another one may be away.
     if (broker !== null) await Promise.race([listening, sleep(listenMs, undefined, { ref: false })]);
     const { port } = app.server.address() as AddressInfo;
@@ -128,6 +144,8 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       brokerUrl,
       async close() {
         rollouts.stop();
+        webhooks.stop();
+        auth.close();
         app.server.closeAllConnections();
         await app.close();
         await opened.link.close();
@@ -137,10 +155,33 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
     };
   } catch (error) {
     rollouts.stop();
+    webhooks.stop();
+    auth.close();
     await link?.close();
     await broker?.close();
     database.close();
     throw error;
+  }
+}
+
+/** Fails with `settings/insecure` where others than this machine could reach what asks nobody who they are. */
+function refuseExposure({ http, broker }: ConsoleSettings): void {
+  if (!isLoopback(http.host)) {
+    throw new EdgeError(
+      'settings/insecure',
+      `http.host is ${http.host}, and there is neither an account nor a token: anybody there could command the fleet`,
+      { subject: 'http.host' },
+    );
+  }
+  if (broker.embedded && !isLoopback(broker.host)) {
+    throw new EdgeError(
+      'settings/insecure',
+      `broker.host is ${broker.host}, and there is neither an account nor a token: anybody there could command the devices`,
+      {
+        subject: 'broker.host',
+        hint: 'Make an account and a token of role device for the devices, or set http.tokenFile; devices show it as mqtt.passwordFile.',
+      },
+    );
   }
 }
 

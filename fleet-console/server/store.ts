@@ -2,6 +2,8 @@ import type { Birth, DesiredState, DeviceEvent, DeviceResult, ReportedState } fr
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Budget } from '../../configs/contracts/plan.js';
 import type { Release } from '../../configs/contracts/release.js';
+import type { Announce } from './announce.js';
+import { canonical } from './canonical.js';
 import type { ConsoleDatabase } from './database.js';
 import type { Assignment, BudgetRule, DeviceView, Pin } from './desired.js';
 
@@ -52,10 +54,12 @@ interface DeviceRow {
 export class ConsoleStore {
   readonly #database: ConsoleDatabase;
   readonly #retention: Retention;
+  readonly #announce: Announce;
 
-  constructor(database: ConsoleDatabase, retention: Retention) {
+  constructor(database: ConsoleDatabase, retention: Retention, announce: Announce) {
     this.#retention = retention;
     this.#database = database;
+    this.#announce = announce;
   }
 
   /** Everything that `work` writes is there afterwards, or nothing of it. */
@@ -255,6 +259,7 @@ export class ConsoleStore {
       if (changes === 0) return null;
       const number = lastInsertRowid;
       this.#database.run('DELETE FROM event WHERE number <= ?', number - this.#retention.events);
+      this.#announce('device', event);
       return { number, event };
     });
   }
@@ -283,9 +288,10 @@ export class ConsoleStore {
         result.device,
         JSON.stringify(result),
       );
-      if (changes > 0)
-        this.#database.run('DELETE FROM result WHERE number <= ?', lastInsertRowid - this.#retention.results);
-      return changes > 0;
+      if (changes === 0) return false;
+      this.#database.run('DELETE FROM result WHERE number <= ?', lastInsertRowid - this.#retention.results);
+      this.#announce('result', result);
+      return true;
     });
   }
 
@@ -340,13 +346,4 @@ function deviceOf(row: DeviceRow): DeviceRecord {
 /** A device as `desired.ts` looks at it. */
 export function viewOf({ id, birth, pins }: DeviceRecord): DeviceView {
   return { id, labels: birth.labels, targets: birth.targets, pins };
-}
-
-/** JSON with sorted keys: equal contents give equal texts. */
-function canonical(value: unknown): string {
-  return JSON.stringify(value, (_key, inner: unknown) =>
-    inner !== null && typeof inner === 'object' && !Array.isArray(inner)
-      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : inner,
-  );
 }

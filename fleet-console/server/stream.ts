@@ -1,4 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Auth } from './auth.js';
 import type { Fleet } from './fleet.js';
 import type { RolloutNews } from './rollouts.js';
 import type { ConsoleStore, StoredEvent } from './store.js';
@@ -14,12 +15,14 @@ let streams = 0;
 /**
  * Server-sent events (HTML standard, section 9.2): `event` carries a device's event under its number, which a client that comes again
  * gives as Last-Event-ID to miss none; `device` carries the id of a device that has changed; `rollout` what has become of a rollout, and why.
+ * Ends when the reader may no longer read.
  */
 export function streamEvents(
   request: FastifyRequest,
   reply: FastifyReply,
   store: ConsoleStore,
   fleet: Fleet,
+  auth: Auth,
 ): FastifyReply {
   if (streams >= mostStreams) return reply.code(503).header('retry-after', '5').send();
   const last = Number(request.headers['last-event-id'] ?? Number.NaN);
@@ -43,10 +46,12 @@ export function streamEvents(
   fleet.on('event', sendEvent);
   fleet.on('device', sendDevice);
   fleet.on('rollout', sendRollout);
+  const unwatch = auth.watch(request, () => raw.destroy());
   const heartbeat = setInterval(() => send(': alive\n\n'), heartbeatMs);
   raw.on('close', () => {
     streams--;
     clearInterval(heartbeat);
+    unwatch();
     fleet.off('event', sendEvent);
     fleet.off('device', sendDevice);
     fleet.off('rollout', sendRollout);
