@@ -9,24 +9,35 @@ export interface ConsoleAddress {
   readonly url: string;
   /** File with the token; absent: none. */
   readonly tokenFile?: string | undefined;
+  /** The token itself, where there is no file. */
+  readonly token?: string | undefined;
 }
 
 /** The HTTP API of a console, from a terminal. Fails with `console/unreachable`, or with the error that the console answers. */
 export class ConsoleClient {
   readonly #url: string;
-  readonly #token: string | null;
+  /** Headers that say who asks. */
+  readonly #identity: Readonly<Record<string, string>>;
 
-  private constructor(url: string, token: string | null) {
+  private constructor(url: string, identity: Readonly<Record<string, string>>) {
     this.#url = url;
-    this.#token = token;
+    this.#identity = identity;
   }
 
-  static async open({ url, tokenFile }: ConsoleAddress): Promise<ConsoleClient> {
-    if (tokenFile === undefined) return new ConsoleClient(url, null);
+  static async open({ url, tokenFile, token }: ConsoleAddress): Promise<ConsoleClient> {
+    const bearer = (secret: string) => new ConsoleClient(url, { authorization: `Bearer ${secret.trim()}` });
+    if (tokenFile === undefined) return token === undefined ? new ConsoleClient(url, {}) : bearer(token);
     const text = await readFile(tokenFile, 'utf8').catch((cause: Error) => {
       throw new EdgeError('usage/invalid', `the token cannot be read: ${cause.message}`, { subject: tokenFile, cause });
     });
-    return new ConsoleClient(url, text.trim());
+    return bearer(text);
+  }
+
+  /** The same console as somebody who has logged in; to be ended with `DELETE /v1/session`. */
+  async login(name: string, password: string): Promise<ConsoleClient> {
+    const response = await this.#send('POST', '/v1/session', { name, password });
+    const [cookie = ''] = (response.headers.get('set-cookie') ?? '').split(';');
+    return new ConsoleClient(this.#url, { cookie });
   }
 
   /** Asks for a document. */
@@ -38,10 +49,8 @@ export class ConsoleClient {
   }
 
   /** Sends a document, answers one. */
-  async send<T>(method: 'POST' | 'PUT', path: string, document: unknown): Promise<T> {
-    const headers = { 'content-type': 'application/json' };
-    const response = await this.#fetch(new URL(path, this.#url), { method, headers, body: JSON.stringify(document) });
-    return (await response.json()) as T;
+  async send<T>(method: 'POST' | 'PUT' | 'PATCH' | 'DELETE', path: string, document?: unknown): Promise<T> {
+    return (await (await this.#send(method, path, document)).json()) as T;
   }
 
   /** Uploads a file, unless the console has it; answers its digest. */
@@ -107,14 +116,19 @@ export class ConsoleClient {
     }
   }
 
+  #send(method: string, path: string, document: unknown): Promise<Response> {
+    const url = new URL(path, this.#url);
+    if (document === undefined) return this.#fetch(url, { method });
+    const headers = { 'content-type': 'application/json' };
+    return this.#fetch(url, { method, headers, body: JSON.stringify(document) });
+  }
+
   async #fetch(url: URL, request: RequestInit): Promise<Response> {
-    const authorization: Record<string, string> =
-      this.#token === null ? {} : { authorization: `Bearer ${this.#token}` };
     let response: Response;
     try {
       response = await fetch(url, {
         ...request,
-        headers: { ...(request.headers as Record<string, string>), ...authorization },
+        headers: { ...(request.headers as Record<string, string>), ...this.#identity },
       });
     } catch (cause) {
       if (request.signal?.aborted) throw cause;

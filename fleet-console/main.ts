@@ -3,13 +3,17 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { EdgeError, type ErrorCode } from '../configs/contracts/errors.js';
+import { registerAccount } from './commands/account.js';
 import { registerAhead } from './commands/ahead.js';
+import { registerAudit } from './commands/audit.js';
 import { registerBudget } from './commands/budget.js';
 import { registerDevices } from './commands/devices.js';
 import { registerRelease } from './commands/release.js';
 import { registerResults } from './commands/results.js';
 import { registerRollout } from './commands/rollout.js';
 import { registerServe } from './commands/serve.js';
+import { registerToken } from './commands/token.js';
+import { registerWebhook } from './commands/webhook.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string;
@@ -20,7 +24,10 @@ const program = new Command('fleet')
   .version(version)
   .enablePositionalOptions()
   .showHelpAfterError('(fleet --help, or fleet COMMAND --help, shows what there is)')
-  .addHelpText('after', '\nExit codes: 0 ok, 1 failed, 2 usage, 4 the console cannot be reached, 130 interrupted.')
+  .addHelpText(
+    'after',
+    '\nExit codes: 0 ok, 1 failed, 2 usage, 4 the console cannot be reached, 75 try again later, 130 interrupted.',
+  )
   .exitOverride();
 // Loaded only where it is wanted: the other commands need none of the server's libraries.
 registerServe(program, process.env, async (settings, surroundings) => {
@@ -34,6 +41,10 @@ for (const register of [
   registerBudget,
   registerResults,
   registerAhead,
+  registerAccount,
+  registerToken,
+  registerAudit,
+  registerWebhook,
 ])
   register(program, process.env);
 
@@ -44,7 +55,11 @@ const exitCodeOf: Partial<Record<ErrorCode, number>> = {
   'rollout/invalid': 2,
   'settings/invalid': 2,
   'settings/insecure': 2,
+  'account/invalid': 2,
+  'token/invalid': 2,
+  'webhook/invalid': 2,
   'console/unreachable': 4,
+  'login/throttled': 75,
 };
 
 // Whoever reads our output may stop before the end.

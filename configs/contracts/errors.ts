@@ -74,6 +74,7 @@ export const errorTable = {
   'token/exists': { retryable: false, hint: 'Choose another name, or revoke that one first.' },
   'token/unknown': { retryable: false, hint: 'See `fleet token list` for what there is.' },
   'webhook/invalid': { retryable: false, hint: 'See `fleet webhook add --help`.' },
+  'webhook/failed': { retryable: true, hint: 'Check the address, and that the endpoint answers with 2xx.' },
   'webhook/unknown': { retryable: false, hint: 'See `fleet webhook list` for what there is.' },
   'audit/broken': {
     retryable: false,

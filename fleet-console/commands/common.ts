@@ -7,21 +7,25 @@ import { ConsoleClient } from '../client.js';
 export interface ClientFlags {
   readonly console: string;
   readonly tokenFile?: string;
+  /** Of the environment: on a command line, everybody on the machine could read it. */
+  readonly token?: string;
   readonly json?: boolean;
 }
 
-/** Adds `--console`, `--token-file` and `--json`. */
+/** Adds `--console`, `--token-file` and `--json`; a token in FLEET_TOKEN comes before FLEET__CONSOLE__TOKEN_FILE, and after the option. */
 export function addClientOptions(command: Command, environment: NodeJS.ProcessEnv): Command {
-  const tokenFile = environment.FLEET__CONSOLE__TOKEN_FILE;
+  const token = environment.FLEET_TOKEN || undefined;
+  const tokenFile = token === undefined ? environment.FLEET__CONSOLE__TOKEN_FILE : undefined;
   return command
+    .setOptionValueWithSource('token', token, 'env')
     .option('--console <url>', 'address of the console', environment.FLEET__CONSOLE__URL ?? 'http://127.0.0.1:7400')
-    .option('--token-file <file>', 'file with the token of the console', tokenFile)
+    .option('--token-file <file>', 'file with a token of the console; or FLEET_TOKEN holds one', tokenFile)
     .option('--json', 'print one JSON document on stdout and nothing else there');
 }
 
 /** The console that the options name. */
-export function clientOf({ console: url, tokenFile }: ClientFlags): Promise<ConsoleClient> {
-  return ConsoleClient.open({ url, tokenFile });
+export function clientOf({ console: url, tokenFile, token }: ClientFlags): Promise<ConsoleClient> {
+  return ConsoleClient.open({ url, tokenFile, token });
 }
 
 /** The `--json` answer. */

@@ -26,7 +26,8 @@ export function registerServe(program: Command, environment: NodeJS.ProcessEnv, 
     .addHelpText(
       'after',
       `
-Settings come from the file, then from variables FLEET__SECTION__KEY. Without a token it serves this machine only.
+Settings come from the file, then from variables FLEET__SECTION__KEY. With neither an account (fleet account add)
+nor a token it serves this machine only.
 
 Example:
   FLEET__HTTP__PORT=8080 fleet serve`,

@@ -177,7 +177,8 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
   addAuditRoutes(app, audit, options.webhooks);
   app.get(
     '/v1/events',
-    { schema: { summary: 'Server-sent events: `device`, `event` and `rollout`' } },
+    // Its head alone would never be sent, nor its place among the streams be given back.
+    { schema: { summary: 'Server-sent events: `device`, `event` and `rollout`' }, exposeHeadRoute: false },
     (request, reply) => streamEvents(request, reply, store, fleet, auth),
   );
 
