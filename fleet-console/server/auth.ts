@@ -45,7 +45,7 @@ export type LoginCounts = Readonly<Record<'accepted' | 'refused' | 'throttled', 
 
 const cookieName = 'fleet_session';
 /** Refused log-ins that the audit takes within a minute; the rest are counted in one entry. */
-const mostRefusals = 30;
+const mostRefusals = 20;
 const minuteMs = 60_000;
 /** Readers of streams are looked at again this often: sessions and tokens expire. */
 const recheckMs = 30_000;

@@ -21,7 +21,6 @@ t.test('each route answers those who have its role or a stronger one, and nobody
     const [method, url] = route.split(' ') as [string, string];
     for (const verb of method === 'GET' ? ['GET', 'HEAD'] : [method]) {
       for (const role of ['none', 'device', 'viewer', 'operator', 'admin']) {
-        // Someone whose answer would be the end of this very session is nobody here.
         const headers: Record<string, string> = role === 'none' ? {} : bearer(tokens[role]!);
         const { status, text } = await ask(console.url, verb, pathOf(url), headers);
         const has = role === 'none' ? 0 : rank[role as Need];

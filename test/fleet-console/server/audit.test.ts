@@ -316,10 +316,12 @@ t.test(
 t.test('refused log-ins cannot fill the audit: beyond some, they are counted', async (t) => {
   const console = await startConsole(t.testdir(), { http: { behindProxy: true } });
   await addAccount(console.url, 'ada', 'admin');
-  for (let i = 0; i < 40; i++)
-    await login(console.url, `n${i}`, 'a wrong password', { 'x-forwarded-for': `203.0.113.${i}` });
+  const attempts = Array.from({ length: 24 }, (_, i) =>
+    login(console.url, `n${i}`, 'a wrong password', { 'x-forwarded-for': `203.0.113.${i}` }),
+  );
+  t.same([...new Set((await Promise.all(attempts)).map(({ status }) => status))], [401]);
   const ada = cookieOf(await login(console.url, 'ada'));
   const { entries } = (await ask(console.url, 'GET', '/v1/audit?action=session.refused&limit=1000', ada)).body;
-  t.equal(entries.length, 30);
+  t.equal(entries.length, 20);
   await console.close();
 });

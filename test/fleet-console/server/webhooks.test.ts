@@ -258,7 +258,7 @@ t.test(
       type: 'activated',
       target: 'host',
       message: 'a@1 is active',
-    generation: 1,
+      generation: 1,
       time: new Date(0).toISOString(),
     });
     const started = performance.now();
