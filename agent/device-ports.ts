@@ -2,6 +2,7 @@
 import type { DesiredState, DeviceEvent, DeviceResult, ReportedState } from '../configs/contracts/device.js';
 import type { Budget } from '../configs/contracts/plan.js';
 import type { BlobRef, Release } from '../configs/contracts/release.js';
+import type { DeviceTable, ModelTable } from '../configs/contracts/tables.js';
 import type { DeviceStep } from './core/reconcile.js';
 import type { StepProgress } from './pipeline.js';
 import type { Feed } from './ports.js';
@@ -22,8 +23,8 @@ export interface Outbox {
   close(): void;
 }
 
-/** Classes of messages: results outlive events when space is short. */
-export type OutboxKind = 'event' | 'result';
+/** Classes of messages: when space is short, results outlive events, and events outlive parts of tables. */
+export type OutboxKind = 'event' | 'result' | 'table';
 
 /** What the link tells its owner. */
 export interface FleetListener {
@@ -38,9 +39,11 @@ export interface FleetLink {
   start(listener: FleetListener): void;
   /** The device's newest word on itself, retained by the broker; while offline only the last one is kept. */
   report(document: ReportedState): void;
-  /** Puts an event or a result into the outbox; it is sent at least once, in order. */
+  /** Puts a message into the outbox; it is sent at least once, in order. */
   send(kind: 'event', document: DeviceEvent): void;
   send(kind: 'result', document: DeviceResult): void;
+  /** In parts; a table that is longer than tables may be is left out, with a warning. */
+  send(kind: 'table', document: DeviceTable): void;
   outbox(): { messages: number; bytes: number; dropped: number };
   /** Says goodbye, waiting a little for what is under way. */
   close(): Promise<void>;
@@ -69,6 +72,8 @@ export interface ArtifactStore {
   find(key: string): Promise<string | null>;
   /** The `report.json` of a finished folder; null where there is no such folder, or it is damaged. */
   report(key: string): Promise<QuantizeDocument | null>;
+  /** The `table.json` of a finished folder; null where there is none. */
+  table(key: string): Promise<ModelTable | null>;
   /** Key that a link of a target points at, or null. */
   linked(target: string, role: SlotRole): Promise<string | null>;
   /** Points a link at an artifact (null: removes it), atomically and durably. */

@@ -11,6 +11,7 @@
  */
 import type { Budget, Precision } from '../configs/contracts/plan.js';
 import { type Correction, ceilingsOf, requireJudgeable } from './core/budget.js';
+import { contradicts } from './core/donor.js';
 import { floatTail } from './core/image/build.js';
 import { fastestKernel } from './core/image/precisions.js';
 import type { LatencyTable } from './core/latency.js';
@@ -33,6 +34,7 @@ import { type SensitivityDocument, SensitivityTable } from './core/sensitivity/t
 import { contentKey } from './digest.js';
 import type {
   Clock,
+  DonorTables,
   Progress,
   Rounder,
   Runtime,
@@ -48,7 +50,7 @@ import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import type { QualityReport } from './steps/plan-quality.js';
 import { type PlanOutcome, PlanSearch } from './steps/plan-search.js';
 import type { MeasuredPlan } from './steps/plan-timings.js';
-import { distinctPrecisions, type Profile, profile } from './steps/profile.js';
+import { afterContradiction, distinctPrecisions, type Profile, profile, profileKeys } from './steps/profile.js';
 import { judgedFromBits, type Refinement, refine } from './steps/refine.js';
 import type { SampleReader } from './steps/samples.js';
 import {
@@ -95,6 +97,8 @@ export interface Ports {
   readonly rounder: Rounder;
   readonly store: Store;
   readonly clock: Clock;
+  /** Absent or null: what is not stored is measured, always. */
+  readonly donors?: DonorTables | null;
 }
 
 /** What is to be done, with everything read from disk already. */
@@ -186,11 +190,12 @@ export class Pipeline {
     this.#possible = this.#possiblePrecisions();
   }
 
-  /** Profile, calibrate and assess; only what is missing is done. */
-  async assess(): Promise<Assessed> {
+  /** Profile, calibrate and assess; only what is missing is done. `donors`: null asks none. */
+  async assess(donors = this.#ports.donors): Promise<Assessed> {
     const { prepared } = this.#job;
     await this.#requireJudgeable();
-    const { identity, table, profiledOperators } = await this.profile();
+    const profiled = await this.profile(donors);
+    const { table } = profiled;
     const saturates = await this.#ports.target.saturates();
     const calibration = await this.#timed('calibrate', () => this.#calibrate());
     const tuning = await this.#timed('calibrate', () => this.#tune(calibration, saturates));
@@ -204,10 +209,7 @@ export class Pipeline {
     const problem = this.#problem(table, new SensitivityTable(sensitivity), recipe, form);
     const candidates = restrict(problem, this.#job.precisions?.map(formatPrecision) ?? null);
     return {
-      identity,
-      counter: this.#ports.target.counter,
-      table,
-      profiledOperators,
+      ...profiled,
       calibration,
       tuning,
       recipe,
@@ -235,11 +237,11 @@ export class Pipeline {
       : buildProblem(prepared, allowed, table, sensitivity, artifactBytes);
   }
 
-  /** Latency rows of every distinct operator at every precision it may get; measured where the store has none. */
-  async profile(): Promise<Profile> {
+  /** Latency rows of every distinct operator at every precision it may get; taken from donors or measured where the store has none. */
+  async profile(donors = this.#ports.donors): Promise<Profile> {
     const precisionsOf = (operator: Operator) => (this.#canBeTimed(operator) ? this.#precisionsOf(operator) : []);
     return this.#timed('profile', () =>
-      profile(this.#job, precisionsOf, this.#ports, this.#signal, this.#progress('profile')),
+      profile(this.#job, precisionsOf, { ...this.#ports, donors }, this.#signal, this.#progress('profile')),
     );
   }
 
@@ -267,7 +269,16 @@ export class Pipeline {
 
   /** The whole job. An infeasible budget is a result, not an error. */
   async quantize(): Promise<QuantizeResult> {
-    const assessed = await this.assess();
+    const result = await this.#planned(await this.assess());
+    const isOfOthers = result.table.rows.some(({ donor }) => donor !== undefined);
+    if (!isOfOthers || !contradicts(result.rounds, result.chosen?.slowdown ?? 1)) return result;
+    // Whole models do not bear out the rows of other devices: all are measured here, and planned with again, once.
+    this.#ports.store.dropDonorRows(contentKey(result.identity), profileKeys(this.#job));
+    const again = await this.#planned(await this.assess(null));
+    return { ...again, profiling: afterContradiction(result.profiling, again.profiling) };
+  }
+
+  async #planned(assessed: Assessed): Promise<QuantizeResult> {
     const points = await this.frontier(assessed);
     const samples = await this.#calibrationSamples();
     const experience = this.experience(assessed.identity);

@@ -1,6 +1,7 @@
 /** The ports: what the agent's steps need from the world. Types only; adapters implement them, the entry points wire them. */
 import type { Counter, LatencyRow, Precision } from '../configs/contracts/plan.js';
 import type { RoundedLayer, RoundingLayer } from '../configs/contracts/rounding.js';
+import type { DonorTable } from '../configs/contracts/tables.js';
 import type { Operator } from './core/onnx/model.js';
 import type { LinearSolver } from './core/plan/linear-program.js';
 import type { PreparedModel } from './core/prepare.js';
@@ -91,6 +92,8 @@ export interface Target {
   /**
    * Times operators of a model at each precision they can have here, interleaved, and whatever else its plans will cost; rows as
    * core/latency.ts names them. Holds the host-wide measuring lock.
+   *
+   * @param effort `sample`: fewer repetitions, to check rows of others by; `full` when absent
    */
   measure(
     prepared: PreparedModel,
@@ -98,6 +101,7 @@ export interface Target {
     precisions: readonly Precision[],
     signal: AbortSignal,
     progress: Progress,
+    effort?: Effort,
   ): Promise<LatencyRow[]>;
   /** Times whole models against each other, interleaved round by round where they share a machine with others; NaN for what cannot run there. */
   compare(
@@ -107,6 +111,9 @@ export interface Target {
     progress: Progress,
   ): Promise<Comparison>;
 }
+
+/** How thoroughly something is timed. */
+export type Effort = 'full' | 'sample';
 
 /** Called with a share done in [0, 1] and what is being done. */
 export type Progress = (share: number, text: string) => void;
@@ -131,10 +138,23 @@ export interface Rounder {
   round(layer: RoundingLayer, threads: number): Promise<RoundedLayer>;
 }
 
+/** What other devices with the same target identity have measured. */
+export interface DonorTables {
+  /** Chooses the rows that this device checks; devices differ in it, so that together they check all. */
+  readonly seed: number;
+  /**
+   * Their rows of the given operator keys; null where there are none, or nobody answers within a few seconds. Never fails, but for the
+   * signal.
+   */
+  offer(identityDigest: string, operatorKeys: readonly string[], signal: AbortSignal): Promise<DonorTable | null>;
+}
+
 /** Durable state: latency rows by target, and step results by content key. */
 export interface Store {
   latencyRows(identityDigest: string, keys: readonly string[]): LatencyRow[];
   putLatencyRows(identityDigest: string, identity: TargetIdentity, rows: readonly LatencyRow[]): void;
+  /** Forgets the rows of these keys that were taken from other devices. */
+  dropDonorRows(identityDigest: string, keys: readonly string[]): void;
   /** The stored result of a step, or null. Results are JSON values, with typed arrays among them. */
   result(stepKey: string): unknown | null;
   putResult(stepKey: string, kind: string, result: unknown): void;

@@ -10,6 +10,7 @@ import { canSaturate } from './core/quant/weights.js';
 import { contentKey, sha256 } from './digest.js';
 import type { Assessed, Job, QuantizeResult } from './pipeline.js';
 import type { ArtifactForm } from './steps/apply.js';
+import { provenanceOf } from './steps/model-table.js';
 
 /** What documents give latencies in: milliseconds where time is counted, otherwise what is counted. */
 export function unitOf(counter: Counter): string {
@@ -139,6 +140,9 @@ export function quantizeDocument(
     plan: chosen === null ? null : planDocument(job, chosen.plan, result.solver, result.form, result.counter),
     /** Distinct operators that were timed for this; 0 where every latency was stored already. */
     profiledOperators: result.profiledOperators,
+    /** How it came to its rows: measured here, or taken from devices alike after a sample had borne them out. */
+    profiling: { ...result.profiling, seconds: round(result.profiling.seconds, 4) },
+    provenance: provenanceOf(job, result),
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
     ram: { peakBytes: chosen?.plan.costs.ramBytes ?? null },
     /** How weights below 8 bits were rounded: for this plan, each width by itself, or each weight to nearest. */

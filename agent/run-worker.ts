@@ -25,7 +25,7 @@ const graceMs = 3000;
 export function runInWorker<Name extends JobName>(
   job: Name,
   options: OptionsOf<Name>,
-  settings: { threads: number; state: string },
+  settings: Pick<WorkerRequest, 'threads' | 'state' | 'donors'>,
   signal: AbortSignal,
   progress: StepProgress,
   limits?: WorkerLimits,

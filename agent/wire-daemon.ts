@@ -7,6 +7,7 @@ import type { AgentSettings } from '../configs/contracts/agent-settings.js';
 import type { Birth } from '../configs/contracts/device.js';
 import { EdgeError } from '../configs/contracts/errors.js';
 import { FolderArtifactStore } from './adapters/artifact-store.js';
+import type { DonorOptions } from './adapters/donor-tables.js';
 import { diskError } from './adapters/durable-files.js';
 import { MqttFleetLink } from './adapters/fleet-link.js';
 import { openLog } from './adapters/journal-log.js';
@@ -85,9 +86,12 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
     outbox,
     warn,
   });
+  const consoleToken = await secretFrom(settings.console.tokenFile);
+  // Another sample on every device, so that together they check every row.
+  const seed = Number.parseInt(contentKey(device).slice(0, 8), 16);
   const models = new HttpModelCache(join(stateFolder, 'models'), {
     url: settings.console.url,
-    token: await secretFrom(settings.console.tokenFile),
+    token: consoleToken,
     reserveBytes: settings.limits.reserveBytes,
   });
   const { mostFrames, mostBytes, folder } = settings.samples;
@@ -106,7 +110,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
       models,
       artifacts: new FolderArtifactStore(stateFolder),
       runners: new RunnerProcesses(settings.target.threads),
-      maker: workerMaker(settings, stateFolder, warn),
+      maker: workerMaker(settings, stateFolder, { url: settings.console.url, token: consoleToken, seed }, warn),
       samples: new SampleFolder(join(stateFolder, 'samples'), folder === '' ? null : folder, {
         frames: mostFrames,
         bytes: mostBytes,
@@ -214,9 +218,15 @@ async function secretFrom(path: string): Promise<string | null> {
 }
 
 /** Makes artifacts in worker processes, with the models, cards and samples of the daemon. */
-function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: string) => void): Maker {
+function workerMaker(
+  settings: AgentSettings,
+  stateFolder: string,
+  donors: DonorOptions,
+  warn: (text: string) => void,
+): Maker {
   const { kind, threads } = settings.target;
   const { workerMemoryMb, workerNice } = settings.limits;
+  const where = { threads, state: stateFolder, donors };
   return {
     async make({ model, release, budget, samples, out }: MakeRequest, signal, progress) {
       const card = join(out, 'card.json');
@@ -236,11 +246,12 @@ function workerMaker(settings: AgentSettings, stateFolder: string, warn: (text: 
         variant: 'ort' as const,
         range: 'auto' as const,
         state: stateFolder,
+        hasTable: true,
         ...(release.card === null ? {} : { card }),
         ...(samples === null ? {} : { data: samples.folder }),
       };
       const limits = { nice: workerNice, memoryMb: workerMemoryMb };
-      const run = () => runInWorker('quantize', options, { threads, state: stateFolder }, signal, progress, limits);
+      const run = () => runInWorker('quantize', options, where, signal, progress, limits);
       const document = await run().catch(async (error: unknown) => {
         if (!(error instanceof EdgeError) || error.code !== 'store/corrupt') throw error;
         // Nobody may be there to move it away, and it only saves time.

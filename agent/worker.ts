@@ -4,6 +4,7 @@
  */
 import { join } from 'node:path';
 import { EdgeError, type ErrorDocument } from '../configs/contracts/errors.js';
+import { type DonorOptions, HttpDonorTables } from './adapters/donor-tables.js';
 import { HighsSolver } from './adapters/highs-solver.js';
 import { HostRuntime } from './adapters/host-runtime.js';
 import { McuTarget } from './adapters/mcu-target.js';
@@ -23,6 +24,8 @@ export interface WorkerRequest<Name extends JobName = JobName> {
   readonly options: OptionsOf<Name>;
   readonly threads: number;
   readonly state: string;
+  /** Where tables of other devices are asked for; absent: nowhere. */
+  readonly donors?: DonorOptions;
 }
 
 /**
@@ -52,6 +55,7 @@ async function work(request: WorkerRequest): Promise<ReportOf<JobName>> {
       solver,
       rounder: nativeRounder,
       store,
+      donors: request.donors === undefined ? null : new HttpDonorTables(request.donors),
       clock: { nanoseconds: () => process.hrtime.bigint(), now: () => new Date().toISOString() },
     };
     return await runJob(request.job, request.options, ports, abort.signal, (step, share, text) =>

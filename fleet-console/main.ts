@@ -12,6 +12,7 @@ import { registerRelease } from './commands/release.js';
 import { registerResults } from './commands/results.js';
 import { registerRollout } from './commands/rollout.js';
 import { registerServe } from './commands/serve.js';
+import { registerTables } from './commands/tables.js';
 import { registerToken } from './commands/token.js';
 import { registerWebhook } from './commands/webhook.js';
 
@@ -40,6 +41,7 @@ for (const register of [
   registerRollout,
   registerBudget,
   registerResults,
+  registerTables,
   registerAhead,
   registerAccount,
   registerToken,

@@ -1,5 +1,6 @@
 import { mkdir, readdir, readFile, readlink, rename, rm, stat, symlink, unlink } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import type { ModelTable } from '../../configs/contracts/tables.js';
 import type { ArtifactStore, SlotRole } from '../device-ports.js';
 import type { QuantizeDocument } from '../report.js';
 import { diskError, sync, syncTree } from './durable-files.js';
@@ -8,6 +9,7 @@ import { diskError, sync, syncTree } from './durable-files.js';
 const keyPattern = /^[0-9a-f]{16,128}$/;
 const targetPattern = /^[a-z0-9][a-z0-9_-]{0,63}$/;
 const reportName = 'report.json';
+const tableName = 'table.json';
 
 /**
  * Artifacts as folders `FOLDER/artifacts/KEY`, and what applications use as the links `FOLDER/active/TARGET` and
@@ -59,6 +61,15 @@ export class FolderArtifactStore implements ArtifactStore {
       return report;
     } catch {
       // Absent, or damaged by the disk: either way there is no finished artifact of this key, and it is made again.
+      return null;
+    }
+  }
+
+  async table(key: string): Promise<ModelTable | null> {
+    try {
+      return JSON.parse(await readFile(join(this.#path(key), tableName), 'utf8')) as ModelTable;
+    } catch {
+      // Of an older program, or damaged: the next artifact has one.
       return null;
     }
   }

@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto';
+import { gzipSync } from 'node:zlib';
 import { connect, type IClientOptions, type IClientPublishOptions, type MqttClient, type Packet } from 'mqtt';
 import {
   type Birth,
@@ -10,7 +12,14 @@ import {
   topicsOf,
 } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
-import type { FleetLink, FleetListener, Outbox } from '../device-ports.js';
+import {
+  type DeviceTable,
+  type TablePart,
+  tableBytes,
+  tablePartBytes,
+  tableTextBytes,
+} from '../../configs/contracts/tables.js';
+import type { FleetLink, FleetListener, Outbox, OutboxKind } from '../device-ports.js';
 
 /** How the device connects, and what it says of itself. */
 export interface FleetLinkOptions {
@@ -92,8 +101,18 @@ export class MqttFleetLink implements FleetLink {
     if (this.#isConnected) this.#publishReport();
   }
 
-  send(kind: 'event' | 'result', document: DeviceEvent | DeviceResult): void {
-    const payload = JSON.stringify(document);
+  send(kind: OutboxKind, document: DeviceEvent | DeviceResult | DeviceTable): void {
+    if (kind === 'table') {
+      const parts = partsOf(document as DeviceTable);
+      if (parts === null) this.#options.warn('a table is longer than tables may be, and is not sent');
+      for (const part of parts ?? []) this.#put(kind, JSON.stringify(part));
+    } else {
+      this.#put(kind, JSON.stringify(document));
+    }
+    this.#drainSoon();
+  }
+
+  #put(kind: OutboxKind, payload: string): void {
     const bytes = Buffer.byteLength(payload);
     if (bytes > packetBytes - overheadBytes) {
       throw new EdgeError('outbox/too-large', `a ${kind} of ${bytes} bytes does not fit a packet of ${packetBytes}`, {
@@ -102,7 +121,6 @@ export class MqttFleetLink implements FleetLink {
       });
     }
     this.#options.outbox.put({ kind, payload });
-    this.#drainSoon();
   }
 
   outbox(): { messages: number; bytes: number; dropped: number } {
@@ -301,6 +319,25 @@ export class MqttFleetLink implements FleetLink {
   #online(online: boolean): string {
     return JSON.stringify({ schema: 'quantd/online/1', online, session: this.#options.birth.session });
   }
+}
+
+/** A table as it travels; null where it is too long. */
+function partsOf(document: DeviceTable): TablePart[] | null {
+  const json = JSON.stringify(document);
+  const text = gzipSync(json).toString('base64');
+  if (Buffer.byteLength(json) > tableBytes || text.length > tableTextBytes) return null;
+  const sha256 = createHash('sha256').update(text).digest('hex');
+  const { device, target } = document;
+  const parts = Math.ceil(text.length / tablePartBytes);
+  return Array.from({ length: parts }, (_, part) => ({
+    schema: 'quantd/table-part/1',
+    device,
+    target,
+    sha256,
+    part,
+    parts,
+    text: text.slice(part * tablePartBytes, (part + 1) * tablePartBytes),
+  }));
 }
 
 /** Resolves after the time, without keeping the process alive. */

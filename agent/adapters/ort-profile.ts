@@ -9,7 +9,7 @@ import { conversionKey, conversionOps } from '../core/latency.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Model } from '../core/onnx/model.js';
 import { trimmedMean } from '../core/statistics.js';
-import type { EnergyMeter, Feeds } from '../ports.js';
+import type { Effort, EnergyMeter, Feeds } from '../ports.js';
 import { createSession, sessionOptions, toTensors } from './ort-runtime.js';
 import { SpeedReference } from './speed-reference.js';
 
@@ -44,7 +44,9 @@ export async function profileInterleaved(
   threads: number,
   meter: EnergyMeter | null,
   signal: AbortSignal,
+  effort: Effort = 'full',
 ): Promise<Profile> {
+  const most = effort === 'full' ? rounds.most : rounds.least;
   const folder = await mkdtemp(join(tmpdir(), 'quantd-profile-'));
   const sessions: InferenceSession[] = [];
   const reference = await SpeedReference.open(threads);
@@ -59,7 +61,7 @@ export async function profileInterleaved(
     }
     const feeds = models.map((entry) => toTensors(entry.feeds));
     let started = performance.now();
-    for (let round = 0; round < rounds.warmUp + rounds.most; round++) {
+    for (let round = 0; round < rounds.warmUp + most; round++) {
       if (round === rounds.warmUp) started = performance.now();
       if (round >= rounds.warmUp + rounds.least && performance.now() - started > rounds.seconds * 1000) break;
       for (const [index, session] of sessions.entries()) {

@@ -10,7 +10,7 @@ import { canRunBlockwise } from '../core/quant/matmul-nbits.js';
 import { canRunInt8 } from '../core/quant/qdq.js';
 import { xorshift32 } from '../core/random.js';
 import { median, minimum, spread } from '../core/statistics.js';
-import type { Comparison, EnergyMeter, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
+import type { Comparison, Effort, EnergyMeter, Feeds, Progress, Target, TargetIdentity } from '../ports.js';
 import { compareArtifacts, compareModels } from './compare-models.js';
 import { openTimed, type TimedModel } from './host-runtime.js';
 import { identifyOrt, saturatesInt8 } from './machine.js';
@@ -22,6 +22,9 @@ const blockwise: Precision = { weightBits: 4, activationBits: 32 };
 
 /** Bytes of activations and weights in one bundle. */
 const bundleBytes = 160 * 2 ** 20;
+
+/** Rounds of the chains that overheads are taken from. */
+const overheadRounds: Readonly<Record<Effort, number>> = { full: 300, sample: 40 };
 
 /**
  * ONNX Runtime on this machine's CPU: QDQ models, profiled with its own profiler on micro-models.
@@ -65,17 +68,18 @@ export class OrtTarget implements Target {
     precisions: readonly Precision[],
     signal: AbortSignal,
     progress: Progress,
+    effort: Effort = 'full',
   ): Promise<LatencyRow[]> {
     const items = operators.map((operator) => ({ operator, model, shapes }));
     const measureAll = async () => {
       progress(0, 'measuring overheads');
-      const overheads = await this.#measureOverheads(signal);
+      const overheads = await this.#measureOverheads(signal, effort);
       const rows = [...overheads.rows];
       const groups = groupBySize(items);
       for (const [index, group] of groups.entries()) {
         signal.throwIfAborted();
         progress((index + 0.1) / groups.length, `timing ${group.length} operators`);
-        rows.push(...(await this.#measureGroup(group, precisions, overheads, signal)));
+        rows.push(...(await this.#measureGroup(group, precisions, overheads, signal, effort)));
         progress((index + 1) / groups.length, `timing ${group.length} operators`);
       }
       return rows;
@@ -98,6 +102,7 @@ export class OrtTarget implements Target {
     precisions: readonly Precision[],
     overheads: Overheads,
     signal: AbortSignal,
+    effort: Effort,
   ): Promise<LatencyRow[]> {
     const candidates = precisions
       .map((precision) => ({ precision, items: group.filter((item) => this.#canRun(item, precision)) }))
@@ -111,6 +116,7 @@ export class OrtTarget implements Target {
       this.#threads,
       this.#meter,
       signal,
+      effort,
     );
     const measuredAt = new Date().toISOString();
     const row = (
@@ -164,7 +170,7 @@ export class OrtTarget implements Target {
    * Per-run and per-node costs from chains of 1 and 65 small nodes, and what the profiler adds to a node: the long chains,
    * profiled, against what their nodes take without it.
    */
-  async #measureOverheads(signal: AbortSignal): Promise<Overheads> {
+  async #measureOverheads(signal: AbortSignal, effort: Effort): Promise<Overheads> {
     const lengths = [1, 65] as const;
     const kinds = [scalarChain, imageChain];
     const models = kinds.flatMap((kind) => lengths.map((length) => kind(length)));
@@ -177,7 +183,7 @@ export class OrtTarget implements Target {
         this.#threads,
         signal,
         () => {},
-        300,
+        overheadRounds[effort],
       );
       const perNode = kinds.map((_, index) => {
         const [short, long] = [comparison.timings[2 * index]!, comparison.timings[2 * index + 1]!];
@@ -188,6 +194,7 @@ export class OrtTarget implements Target {
         this.#threads,
         this.#meter,
         signal,
+        effort,
       );
       const { referenceNs } = profiled;
       const speed = referenceNs / comparison.referenceLatency;

@@ -21,8 +21,8 @@ interface Row {
 }
 
 /**
- * The outbox in an SQLite file of its own. Over the cap on bytes, the oldest events go first, then the oldest results, never the
- * message that has just come.
+ * The outbox in an SQLite file of its own. Over the cap on bytes, parts of tables go first, the oldest of them, then events, then
+ * results, never the message that has just come.
  *
  * Age is measured against the latest time that was ever seen, which only rises: a clock that falls back makes nothing older, and
  * one that was ahead for a while makes messages older than they are, but never throws away the newest result or event.
@@ -107,7 +107,7 @@ export class SqliteOutbox implements Outbox {
   #trim(now: number, newest: number): void {
     const drop = this.#database.prepare('DELETE FROM message WHERE id = ?');
     const victims = this.#database.prepare<[number]>(
-      `SELECT id, bytes, time FROM message WHERE id <> ? ORDER BY kind = 'result', id`,
+      `SELECT id, bytes, time FROM message WHERE id <> ? ORDER BY kind = 'result', kind = 'event', id`,
     );
     let { bytes } = this.state();
     let dropped = 0;

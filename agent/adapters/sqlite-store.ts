@@ -31,6 +31,7 @@ const migrations: readonly string[] = [
      result TEXT NOT NULL,
      finished_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
    ) STRICT;`,
+  'ALTER TABLE latency ADD COLUMN donor TEXT;',
 ];
 
 interface LatencyRecord {
@@ -43,6 +44,7 @@ interface LatencyRecord {
   throttled: number;
   energy_joules: number | null;
   measured_at: string;
+  donor: string | null;
 }
 
 /** Durable state in one SQLite file (WAL). Opening creates and migrates it; `:memory:` is allowed for tests. */
@@ -77,11 +79,11 @@ export class SqliteStore implements Store {
         'INSERT INTO target (identity, description) VALUES (?, ?) ON CONFLICT DO NOTHING',
       );
       const row = database.prepare(
-        `INSERT INTO latency (identity, operator_key, precision, minimum, median, spread, repeats, throttled, energy_joules, measured_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        `INSERT INTO latency (identity, operator_key, precision, minimum, median, spread, repeats, throttled, energy_joules, measured_at, donor)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (identity, operator_key, precision) DO UPDATE SET minimum = excluded.minimum, median = excluded.median,
            spread = excluded.spread, repeats = excluded.repeats, throttled = excluded.throttled,
-           energy_joules = excluded.energy_joules, measured_at = excluded.measured_at`,
+           energy_joules = excluded.energy_joules, measured_at = excluded.measured_at, donor = excluded.donor`,
       );
       const all = database.transaction(() => {
         target.run(identityDigest, JSON.stringify(identity));
@@ -98,10 +100,20 @@ export class SqliteStore implements Store {
             throttled,
             r.energyJoules,
             r.measuredAt,
+            r.donor ?? null,
           );
         }
       });
       all();
+    });
+  }
+
+  dropDonorRows(identityDigest: string, keys: readonly string[]): void {
+    this.#guard((database) => {
+      const drop = database.prepare<[string, string]>(
+        'DELETE FROM latency WHERE identity = ? AND donor IS NOT NULL AND operator_key IN (SELECT value FROM json_each(?))',
+      );
+      drop.run(identityDigest, JSON.stringify(keys));
     });
   }
 
@@ -178,6 +190,7 @@ function fromRecord(record: LatencyRecord): LatencyRow {
     throttled: record.throttled !== 0,
     energyJoules: record.energy_joules,
     measuredAt: record.measured_at,
+    ...(record.donor === null ? {} : { donor: record.donor }),
   };
 }
 

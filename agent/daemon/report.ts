@@ -5,6 +5,7 @@ import type {
   ConditionType,
   FrontierPoint,
   Measurements,
+  TargetReport,
 } from '../../configs/contracts/device.js';
 import type { Failure } from '../device-ports.js';
 import type { QuantizeDocument } from '../report.js';
@@ -67,6 +68,14 @@ export function measurementsOf(document: QuantizeDocument): Measurements {
 /** The frontier of a `quantize` document, as it is reported. */
 export function frontierOf(document: QuantizeDocument): FrontierPoint[] {
   return document.frontier.slice(0, frontierPoints);
+}
+
+/** How an artifact came to its latency rows, as it is reported. Nothing of documents that do not say. */
+export function profilingOf({ profiling }: QuantizeDocument): Pick<TargetReport, 'profiling'> {
+  // Older programs have not written it.
+  if ((profiling as QuantizeDocument['profiling'] | undefined) === undefined) return {};
+  const { seconds, rowsMeasured, rowsTaken, donor } = profiling;
+  return { profiling: { seconds, rowsMeasured, rowsTaken, donor: donor?.isAccepted ? donor.digest : null } };
 }
 
 /** What is said of an artifact that is active, or was. */

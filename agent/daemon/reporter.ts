@@ -1,7 +1,15 @@
 import type { Condition, ReportedState, StepReport, TargetReport } from '../../configs/contracts/device.js';
 import type { Failure, FleetLink, Log, SlotRole } from '../device-ports.js';
 import { canonical, contentKey } from '../digest.js';
-import { artifactReport, failureStatement, frontierOf, type Statement, statement, withTimes } from './report.js';
+import {
+  artifactReport,
+  failureStatement,
+  frontierOf,
+  profilingOf,
+  type Statement,
+  statement,
+  withTimes,
+} from './report.js';
 import { type DaemonTarget, type StatePorts, stateOf, type TargetState } from './state.js';
 
 /** What the reporter needs of the world. */
@@ -92,6 +100,7 @@ export class Reporter {
       step: steps.get(id) ?? null,
       frontier: made === null ? [] : frontierOf(made),
       ...memory.timing(id),
+      ...(made === null ? {} : profilingOf(made)),
     };
   }
 

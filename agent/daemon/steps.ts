@@ -108,6 +108,8 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
     const id = contentKey(content);
     // In this order: a restart in between sends it twice, under the same id.
     link.send('result', { schema: 'quantd/result/1', id, ...content, document: { ...document }, time: clock.now() });
+    const table = await artifacts.table(goalKey!);
+    if (table !== null) link.send('table', { ...table, device, target, time: clock.now() });
     memory.setPublished(target, goalKey!, id);
   },
 

@@ -4,12 +4,15 @@ import { FloatModelNeeded } from '../core/master.js';
 import type { StepProgress } from '../pipeline.js';
 import { Pipeline, type Ports } from '../pipeline.js';
 import { type QuantizeDocument, quantizeDocument } from '../report.js';
+import { modelTable } from '../steps/model-table.js';
 import { type JobOptions, keepMaster, type OpenJob, openJob, openJobFromMaster } from './open-job.js';
 import { requireWritableFolder, writeFolder } from './output-folder.js';
 
 /** What `quantize` takes: a job, and the folder for what it makes. */
 export interface QuantizeOptions extends JobOptions {
   readonly out: string;
+  /** Whether to write `table.json` there too: what a console shares with other devices, and plans with. Absent: no. */
+  readonly hasTable?: boolean;
 }
 
 /** From what is stored of the model, where that is enough: a new budget does not need the model itself. */
@@ -57,6 +60,10 @@ export async function quantizeJob(
       ['plan.json', json(document.plan)],
       ['report.json', json(document)],
     ]);
+  }
+  if (options.hasTable) {
+    const table = JSON.stringify(modelTable(job, result));
+    await writeFolder(options.out, [['table.json', table]]);
   }
   return document;
 }

@@ -1,7 +1,10 @@
 import type { Counter, LatencyRow, Precision } from '../../configs/contracts/plan.js';
-import { atSpeedOf, LatencyTable, latencyKeys, runOverheadKey } from '../core/latency.js';
+import type { DonorTable, Profiling } from '../../configs/contracts/tables.js';
+import { coversAll, drawSample, judge, negligible, takenRows, type WantedOperator } from '../core/donor.js';
+import { atSpeedOf, LatencyTable, latencyKeys, runOverheadKey, speedReferenceKey } from '../core/latency.js';
 import type { Operator } from '../core/onnx/model.js';
-import { formatPrecision } from '../core/precision.js';
+import { formatPrecision, parsePrecision } from '../core/precision.js';
+import type { PreparedModel } from '../core/prepare.js';
 import { contentKey } from '../digest.js';
 import type { Job, Ports } from '../pipeline.js';
 import type { Progress, TargetIdentity } from '../ports.js';
@@ -14,47 +17,161 @@ export interface Profile {
   readonly table: LatencyTable;
   /** Distinct operators that were timed for this run; 0 where everything was stored. */
   readonly profiledOperators: number;
+  /** How this run came to its rows. */
+  readonly profiling: Profiling;
 }
 
 /**
- * Latency rows of every distinct operator at every precision it may get; measured where the store has none.
+ * Latency rows of every distinct operator at every precision it may get. Where the store lacks some, those of other devices with the
+ * same target identity are taken, if a sample that is measured here bears them out; what is left is measured.
  *
  * @param precisionsOf those of an operator; none where it cannot be timed, and costs nothing
  */
 export async function profile(
   job: Job,
   precisionsOf: (operator: Operator) => readonly Precision[],
-  ports: Pick<Ports, 'target' | 'store' | 'clock'>,
+  ports: Pick<Ports, 'target' | 'store' | 'clock' | 'donors'>,
   signal: AbortSignal,
   progress: Progress,
 ): Promise<Profile> {
   const { prepared } = job;
   const { target, store, clock } = ports;
+  const started = clock.nanoseconds();
   const identity = await target.identity();
   const identityDigest = contentKey(identity);
   const overheadKey = storedOverheadKey(job);
-  const storedKeys = [...latencyKeys(prepared)].map((key) => (key === runOverheadKey ? overheadKey : key));
+  const storedKeys = profileKeys(job);
   const stored = store.latencyRows(identityDigest, storedKeys);
   const distinct = new Map<string, Operator>();
   for (const operator of prepared.operators) {
     if (precisionsOf(operator).length > 0) distinct.set(operator.key, operator);
   }
   const table = new LatencyTable(renamed(stored, overheadKey, runOverheadKey));
-  const missing = [...distinct.values()].filter(
-    (operator) =>
-      !precisionsOf(operator).every((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined),
-  );
+  const isMissing = (operator: Operator) =>
+    !precisionsOf(operator).every((precision) => table.get(operator.key, formatPrecision(precision)) !== undefined);
+  const missing = [...distinct.values()].filter(isMissing);
+  const add = (rows: readonly LatencyRow[]) => {
+    store.putLatencyRows(identityDigest, identity, renamed(rows, runOverheadKey, overheadKey));
+    table.add(rows);
+  };
+  let rowsMeasured = 0;
+  let rowsTaken = 0;
+  let timed = missing.length;
+  let donor: Profiling['donor'] = null;
   if (missing.length > 0 || table.get(runOverheadKey, 'float') === undefined) {
-    const precisions = distinctPrecisions([...distinct.values()].flatMap(precisionsOf));
-    const rows = await target.measure(prepared, missing, precisions, signal, progress);
-    const scaled = atSpeedOf(table, rows);
-    store.putLatencyRows(identityDigest, identity, renamed(scaled, runOverheadKey, overheadKey));
-    table.add(scaled);
+    const wanted = missing.map((operator): WantedOperator => {
+      const count = prepared.operators.filter(({ key }) => key === operator.key).length;
+      return { key: operator.key, op: operator.op, count, precisions: precisionsOf(operator).map(formatPrecision) };
+    });
+    const pairs = wanted.reduce((sum, { precisions }) => sum + precisions.length, 0);
+    const offered = (missing.length > 0 && (await ports.donors?.offer(identityDigest, storedKeys, signal))) || null;
+    const rows = renamed(offered?.rows ?? [], overheadKey, runOverheadKey);
+    const warm =
+      offered && (await verify({ ...offered, rows }, { ...ports, wanted, prepared, table }, signal, progress));
+    donor = warm?.donor ?? null;
+    if (warm?.rows) {
+      add(warm.rows);
+      timed = warm.measuredKeys;
+      rowsMeasured = warm.measuredPairs;
+      rowsTaken = pairs - rowsMeasured;
+    } else {
+      const precisions = distinctPrecisions([...distinct.values()].flatMap(precisionsOf));
+      add(atSpeedOf(table, await target.measure(prepared, missing, precisions, signal, progress)));
+      // What a sample that was not borne out has measured counts as well: it took its time.
+      rowsMeasured = pairs + (warm?.measuredPairs ?? 0);
+    }
   }
   for (const operator of prepared.operators) {
     if (!distinct.has(operator.key)) table.add([freeRow(operator, identity, clock.now())]);
   }
-  return { identity, counter: target.counter, table, profiledOperators: missing.length };
+  const seconds = Number(clock.nanoseconds() - started) / 1e9;
+  return {
+    identity,
+    counter: target.counter,
+    table,
+    profiledOperators: timed,
+    profiling: { seconds, rowsMeasured, rowsTaken, donor },
+  };
+}
+
+/** How a run came to its rows that took those of a donor first, and measured all when whole models contradicted them. */
+export function afterContradiction(first: Profiling, second: Profiling): Profiling {
+  const { donor } = first;
+  return {
+    seconds: first.seconds + second.seconds,
+    rowsMeasured: first.rowsMeasured + second.rowsMeasured,
+    rowsTaken: 0,
+    donor: donor && { ...donor, isAccepted: false, why: 'whole models took much longer or shorter than it predicts' },
+  };
+}
+
+/** Keys under which the rows of a job's model are stored. */
+export function profileKeys(job: Job): string[] {
+  const overheadKey = storedOverheadKey(job);
+  return [...latencyKeys(job.prepared)].map((key) => (key === runOverheadKey ? overheadKey : key));
+}
+
+/** Rows as the store names them. */
+export function storedRows(job: Job, rows: readonly LatencyRow[]): LatencyRow[] {
+  return renamed(rows, runOverheadKey, storedOverheadKey(job));
+}
+
+/** What a table of other devices came to; `rows` are to be stored, null where it is not to be believed. */
+interface Verified {
+  readonly rows: readonly LatencyRow[] | null;
+  readonly measuredKeys: number;
+  /** Operators at precisions that were measured. */
+  readonly measuredPairs: number;
+  readonly donor: NonNullable<Profiling['donor']>;
+}
+
+/** Measures a sample of what a table of other devices says, and takes the rest where that bears it out. Null where it says too little. */
+async function verify(
+  offered: DonorTable,
+  {
+    wanted,
+    prepared,
+    table,
+    target,
+    donors,
+  }: Pick<Ports, 'target' | 'donors'> & {
+    readonly wanted: readonly WantedOperator[];
+    readonly prepared: PreparedModel;
+    readonly table: LatencyTable;
+  },
+  signal: AbortSignal,
+  progress: Progress,
+): Promise<Verified | null> {
+  const foreign = new LatencyTable(offered.rows);
+  if (!coversAll(foreign, wanted)) return null;
+  // ONNX Runtime's operators are timed a few at a time, those of images by executing the whole.
+  const sample = drawSample(foreign, wanted, target.kind === 'ort' ? 'operator' : 'precision', donors!.seed);
+  if (sample === null) return null;
+  const keys = new Set(sample.keys);
+  const operators = new Map(prepared.operators.filter(({ key }) => keys.has(key)).map((item) => [item.key, item]));
+  const precisions = sample.precisions.map(parsePrecision);
+  const checked = await target.measure(prepared, [...operators.values()], precisions, signal, progress, 'sample');
+  const measured = atSpeedOf(table, checked);
+  const own = measured.filter(({ operatorKey }) => keys.has(operatorKey));
+  const negligibleCounts = target.counter === 'nanoseconds' ? negligible : 0;
+  const reference = measured.filter(({ operatorKey }) => operatorKey === speedReferenceKey);
+  const { isAccepted, factor, why } = judge(foreign, [...own, ...reference], negligibleCounts);
+  const measuredPairs = own.filter(({ precision }) => sample.precisions.includes(precision)).length;
+  const donor = {
+    digest: offered.digest,
+    devices: offered.devices,
+    isAccepted,
+    factor: Number.isFinite(factor) ? factor : null,
+    why,
+  };
+  if (!isAccepted) return { rows: null, measuredKeys: operators.size, measuredPairs, donor };
+  // At the speed that its operators were found to have here; what was measured, and how fast the machine was, is this device's own.
+  const taken = takenRows(offered.rows, factor, offered.digest);
+  const fresh = taken.filter(({ operatorKey, precision }) => table.get(operatorKey, precision) === undefined);
+  const overhead = measured.filter(
+    ({ operatorKey, precision }) => operatorKey === runOverheadKey && foreign.get(operatorKey, precision) === undefined,
+  );
+  return { rows: [...fresh, ...overhead, ...reference, ...own], measuredKeys: operators.size, measuredPairs, donor };
 }
 
 /** The different ones of a list, in its order. */

@@ -160,6 +160,16 @@ export const TargetReport = Type.Object({
   secondsToActive: Measured,
   /** Whether that took new timings of operators; null until then. */
   hasReprofiled: Type.Union([Type.Boolean(), Type.Null()]),
+  /** How the newest plan came to its latency rows: measured here, or taken from devices alike. Absent: not known. */
+  profiling: Type.Optional(
+    Type.Object({
+      seconds: Type.Number({ minimum: 0 }),
+      rowsMeasured: Count,
+      rowsTaken: Count,
+      /** Digest of the table that rows were taken from. */
+      donor: Type.Union([Sha256, Type.Null()]),
+    }),
+  ),
 });
 export type TargetReport = Static<typeof TargetReport>;
 
@@ -250,6 +260,7 @@ export interface DeviceTopics {
   readonly sync: string;
   readonly event: string;
   readonly result: string;
+  readonly table: string;
 }
 
 /** Last level of each topic; the device's id stands in one place only, so that a broker's access pattern can hold it. */
@@ -261,6 +272,7 @@ const topicNames = {
   sync: 'sync',
   event: 'evt',
   result: 'result',
+  table: 'table',
 } as const;
 
 /** Topics of a device; `+` for every device. */

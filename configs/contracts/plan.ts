@@ -25,8 +25,8 @@ export type Counter = Static<typeof Counter>;
 /** One measured operator at one precision on one target identity. Times are in the table's counter. */
 export const LatencyRow = Type.Object(
   {
-    operatorKey: Type.String(),
-    precision: Type.String(),
+    operatorKey: Type.String({ maxLength: 4000 }),
+    precision: Type.String({ maxLength: 64 }),
     minimum: Type.Number({ minimum: 0 }),
     median: Type.Number({ minimum: 0 }),
     /** Interquartile range divided by the median. */
@@ -36,7 +36,9 @@ export const LatencyRow = Type.Object(
     throttled: Type.Boolean(),
     /** Joules per execution, where the machine can measure it. */
     energyJoules: Type.Union([Type.Number(), Type.Null()]),
-    measuredAt: Type.String(),
+    measuredAt: Type.String({ maxLength: 40 }),
+    /** Digest of the other devices' table that it was taken from. Absent: measured here. */
+    donor: Type.Optional(Type.String({ pattern: '^[0-9a-f]{64}$' })),
   },
   { additionalProperties: false },
 );

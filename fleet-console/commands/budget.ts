@@ -1,8 +1,18 @@
 import type { Command } from 'commander';
 import { budgetForms, parseBudget } from '../../agent/core/budget.js';
 import { selectorForms } from '../selector.js';
-import type { BudgetAnswer, WhatIfAnswer } from '../server/fleet.js';
-import { addClientOptions, budgetText, type ClientFlags, clientOf, printJson, printTable } from './common.js';
+import type { BudgetAnswer } from '../server/fleet.js';
+import type { WhatIfAnswer } from '../server/predictions.js';
+import {
+  addClientOptions,
+  budgetText,
+  type ClientFlags,
+  clientOf,
+  inBytes,
+  inUnit,
+  printJson,
+  printTable,
+} from './common.js';
 
 /** Adds `budget set` and `budget show`. */
 export function registerBudget(program: Command, environment: NodeJS.ProcessEnv): void {
@@ -53,9 +63,30 @@ export function registerBudget(program: Command, environment: NodeJS.ProcessEnv)
     );
     process.stdout.write('\n');
     printTable(
-      ['device', 'target', 'release', 'verdict', 'why'],
-      answer.devices.map(({ id, target, release, verdict, why }) => [id, target, release, verdict, why]),
+      ['device', 'target', 'release', 'verdict', 'by', 'why'],
+      answer.devices.map(({ id, target, release, verdict, basis, why }) => [
+        id,
+        target,
+        release,
+        verdict,
+        verdict === 'unaffected' ? '-' : basis,
+        why,
+      ]),
     );
+    for (const { hardwareClass, frontiers } of answer.classes) {
+      for (const { target, release, unit, points } of frontiers) {
+        process.stdout.write(`\n${hardwareClass}, ${target}: what there is to choose from for ${release}\n`);
+        printTable(
+          ['latency', 'sensitivity', 'size', 'weight bits'],
+          points.map(({ latency, sensitivity, sizeBytes, averageWeightBits }) => [
+            inUnit(latency, unit),
+            sensitivity.toExponential(1),
+            inBytes(sizeBytes),
+            averageWeightBits.toFixed(1),
+          ]),
+        );
+      }
+    }
   });
   const show = budget
     .command('show')

@@ -18,10 +18,13 @@ import type { ConsoleMetrics } from './metrics.js';
 import { pageHtml, pageIcon, pageScript, pageStyle } from './page.js';
 import { addPeopleRoutes, type PeopleOptions } from './people-api.js';
 import { answerProblem, problem } from './problem.js';
+import type { Predictions } from './predictions.js';
 import { addRolloutRoutes } from './rollout-api.js';
 import type { Rollouts } from './rollouts.js';
 import { type ConsoleStore, type DeviceRecord, viewOf } from './store.js';
 import { streamEvents } from './stream.js';
+import type { Tables } from './tables.js';
+import { addTableRoutes } from './tables-api.js';
 import type { Webhooks } from './webhooks.js';
 
 /** What the API works on. */
@@ -29,6 +32,8 @@ export interface ApiOptions {
   readonly store: ConsoleStore;
   readonly fleet: Fleet;
   readonly rollouts: Rollouts;
+  readonly tables: Tables;
+  readonly predictions: Predictions;
   readonly artifacts: ArtifactFolder;
   readonly metrics: ConsoleMetrics;
   readonly version: string;
@@ -167,7 +172,7 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     },
   );
   post('/v1/budgets/what-if', 'What would become of a budget; changes nothing', BudgetBody, ({ selector, budget }) =>
-    fleet.whatIf(selector, budget),
+    options.predictions.whatIf(selector, budget),
   );
   get('/v1/results', 'Results, newest first', ResultQuery, ({ device = null, limit = 100 }) => ({
     results: store.results(device, limit),
@@ -175,6 +180,7 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
   addRolloutRoutes(app, options.rollouts);
   await addPeopleRoutes(app, options.people);
   addAuditRoutes(app, audit, options.webhooks);
+  addTableRoutes(app, options.tables);
   app.get(
     '/v1/events',
     // Its head alone would never be sent, nor its place among the streams be given back.

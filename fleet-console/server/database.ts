@@ -81,6 +81,18 @@ const migrations: readonly string[] = [
    CREATE INDEX webhook_delivery_next ON webhook_delivery (webhook, attempts, number);
    CREATE INDEX webhook_delivery_age ON webhook_delivery (webhook, number);
    CREATE TABLE health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), time TEXT NOT NULL) STRICT;`,
+  // Documents are compressed; rowid rises with every one that is taken over.
+  `CREATE TABLE table_part (
+     device TEXT NOT NULL, target TEXT NOT NULL, sha256 TEXT NOT NULL, part INTEGER NOT NULL, parts INTEGER NOT NULL, text TEXT NOT NULL,
+     PRIMARY KEY (device, target, part)
+   ) STRICT;
+   CREATE TABLE model_table (
+     device TEXT NOT NULL, target TEXT NOT NULL, identity TEXT NOT NULL, model TEXT NOT NULL, hardware_class TEXT NOT NULL,
+     sha256 TEXT NOT NULL, document BLOB NOT NULL, received_at TEXT NOT NULL,
+     PRIMARY KEY (device, target, identity, model)
+   ) STRICT;
+   CREATE INDEX model_table_identity ON model_table (identity);
+   CREATE INDEX model_table_class ON model_table (hardware_class);`,
 ];
 
 /** The console's SQLite file, with the schema of this version. Calls are synchronous, and fail with `store/corrupt`, `store/unwritable` or `disk/full`. */

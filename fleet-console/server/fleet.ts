@@ -10,9 +10,9 @@ import type { ArtifactFolder } from './artifacts.js';
 import type { AuditLog } from './audit.js';
 import { type BudgetRule, desiredTargets, effectiveBudget, type Wishes } from './desired.js';
 import type { ConsoleLink } from './link.js';
+import { refuseTwoLatencies } from './predictions.js';
 import type { RolloutNews } from './rollouts.js';
 import { type ConsoleStore, type DeviceRecord, type StoredEvent, viewOf } from './store.js';
-import { type Prediction, predict, type Verdict } from './what-if.js';
 
 /** Room in a desired document for what is beside a release. */
 const besidesBytes = 4096;
@@ -36,19 +36,6 @@ export interface BudgetAnswer {
   readonly history: readonly { readonly budget: Budget; readonly createdAt: string }[];
   /** What holds on each device that the selector names, and by which rule; `release` where it is the release's own. */
   readonly devices: readonly { readonly id: string; readonly budget: Budget; readonly rule: string }[];
-}
-
-/** What would become of a budget, device by device and by hardware class. */
-export interface WhatIfAnswer {
-  readonly selector: string;
-  readonly budget: Budget;
-  readonly devices: readonly (Prediction & {
-    readonly id: string;
-    readonly target: string;
-    readonly hardwareClass: string;
-    readonly release: string;
-  })[];
-  readonly classes: readonly { readonly hardwareClass: string; readonly verdicts: Readonly<Record<Verdict, number>> }[];
 }
 
 /** What the console does: every wish goes into the store first, with who has it, and from there to the devices. */
@@ -146,39 +133,6 @@ export class Fleet extends EventEmitter<FleetEvents> {
     });
   }
 
-  /** What would become of a budget that is set for a selector: nothing is changed. */
-  whatIf(selectorText: string, budget: Budget): WhatIfAnswer {
-    refuseTwoLatencies(selectorText, budget);
-    const selector = parseSelector(selectorText);
-    const rule = { selector: selector.text, budget };
-    const rules = [...this.#store.budgets(), rule];
-    const named = this.#store.devices().filter((device) => matches(selector, viewOf(device)));
-    const devices = named.flatMap((device) => {
-      const holding = effectiveBudget(viewOf(device), rules);
-      return Object.entries(device.desired?.targets ?? {}).map(([target, { release, budget: was }]) => ({
-        id: device.id,
-        target,
-        hardwareClass: device.birth.hardwareClass,
-        release: release.id,
-        ...(holding === rule
-          ? predict(budget, experienceOf(device, target, release.id, was))
-          : { verdict: 'unaffected' as const, why: `the budget of ${holding!.selector} holds there`, point: null }),
-      }));
-    });
-    const classes = new Map<string, Record<Verdict, number>>();
-    for (const { hardwareClass, verdict } of devices) {
-      const verdicts = classes.get(hardwareClass) ?? { meets: 0, infeasible: 0, unknown: 0, unaffected: 0 };
-      verdicts[verdict]++;
-      classes.set(hardwareClass, verdicts);
-    }
-    return {
-      selector: selector.text,
-      budget,
-      devices,
-      classes: [...classes].map(([hardwareClass, verdicts]) => ({ hardwareClass, verdicts })),
-    };
-  }
-
   /** What was set for a selector, and what holds on the devices that it names. */
   budget(selectorText: string): BudgetAnswer {
     const selector = parseSelector(selectorText);
@@ -265,20 +219,4 @@ function effectiveOn(device: DeviceRecord, rules: readonly BudgetRule[]): { budg
   if (rule !== null) return { budget: rule.budget, rule: rule.selector };
   const [first] = Object.values(device.desired?.targets ?? {});
   return { budget: first?.release.budget ?? {}, rule: 'release' };
-}
-
-/** What a device has measured and planned of the release that is wanted on a target; of another one, it says nothing. */
-function experienceOf({ reported, desired }: DeviceRecord, target: string, release: string, budget: Budget) {
-  const report = reported?.targets[target];
-  const isCurrent = (reported?.observedGeneration ?? 0) >= desired!.generation;
-  return {
-    measurements: report?.active?.release === release ? report.active.measurements : null,
-    frontier: isCurrent ? (report?.frontier ?? []) : [],
-    budget,
-  };
-}
-
-function refuseTwoLatencies(subject: string, { latencyMs, latencyRatio }: Budget): void {
-  if (latencyMs === undefined || latencyRatio === undefined) return;
-  throw new EdgeError('budget/invalid', 'latency is given both absolute and relative', { subject });
 }

@@ -15,6 +15,7 @@ import {
   topicsOf,
 } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
+import { TablePart } from '../../configs/contracts/tables.js';
 import { validate } from '../../configs/contracts/validate.js';
 import type { ConsoleStore, StoredEvent } from './store.js';
 
@@ -31,6 +32,8 @@ export interface ConsoleLinkOptions {
   readonly happened: (event: StoredEvent) => void;
   /** A device has said which orders it has seen. */
   readonly heard: (device: string) => void;
+  /** A part of a device's table has come. To fail with `document/invalid` for what is refused. */
+  readonly table: (part: TablePart) => void;
   /** Called when what devices say is heard, after every connect. */
   readonly listening?: () => void;
   readonly backoff?: { readonly firstMs: number; readonly mostMs: number };
@@ -72,7 +75,7 @@ export class ConsoleLink {
   #taken = 0;
   #refused = 0;
   #warnedAt = Number.NEGATIVE_INFINITY;
-  /** An event or a result could not be stored: it must not be acknowledged. */
+  /** An event, a result or a part of a table could not be stored: it must not be acknowledged. */
   #isStoreFailing = false;
 
   constructor(store: ConsoleStore, options: ConsoleLinkOptions) {
@@ -210,8 +213,7 @@ export class ConsoleLink {
       this.#take(parsed.device, parsed.kind, payload);
       this.#taken++;
     } catch (error) {
-      this.#isStoreFailing =
-        (parsed.kind === 'event' || parsed.kind === 'result') && error instanceof EdgeError && error.retryable;
+      this.#isStoreFailing = mustArrive(parsed.kind) && error instanceof EdgeError && error.retryable;
       if (!this.#isStoreFailing) this.#refused++;
       const now = performance.now();
       if (now - this.#warnedAt < warnEveryMs) return;
@@ -226,7 +228,7 @@ export class ConsoleLink {
   }
 
   #take(device: string, kind: Exclude<keyof DeviceTopics, 'desired'>, payload: Buffer): void {
-    const most = kind === 'result' || kind === 'event' ? packetBytes : documentBytes;
+    const most = mustArrive(kind) ? packetBytes : documentBytes;
     if (payload.length > most)
       throw new EdgeError('document/invalid', `it has ${payload.length} bytes`, { subject: kind });
     let value: unknown;
@@ -267,8 +269,16 @@ export class ConsoleLink {
       case 'result':
         if (this.#store.putResult(own(validate(DeviceResult, value, 'document/invalid', kind), device)))
           changed(device, false);
+        return;
+      case 'table':
+        this.#options.table(own(validate(TablePart, value, 'document/invalid', kind), device));
     }
   }
+}
+
+/** What is acknowledged only once it is stored. */
+function mustArrive(kind: keyof DeviceTopics): boolean {
+  return kind === 'event' || kind === 'result' || kind === 'table';
 }
 
 /** A document speaks for the device of its topic only. */

@@ -14,6 +14,7 @@ const statusOf: Partial<Record<ErrorCode, number>> = {
   'rollout/state': 409,
   'release/unknown': 404,
   'device/unknown': 404,
+  'solver/failed': 503,
   'disk/full': 507,
   'access/forbidden': 403,
   'login/refused': 401,

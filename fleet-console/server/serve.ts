@@ -19,10 +19,13 @@ import { Fleet } from './fleet.js';
 import { Health } from './health.js';
 import { ConsoleLink } from './link.js';
 import { ConsoleMetrics } from './metrics.js';
+import { Predictions } from './predictions.js';
 import { RolloutStore } from './rollout-store.js';
 import { Rollouts } from './rollouts.js';
 import { Sessions } from './sessions.js';
 import { ConsoleStore } from './store.js';
+import { TableStore } from './table-store.js';
+import { Tables } from './tables.js';
 import { Tokens } from './tokens.js';
 import { Webhooks } from './webhooks.js';
 
@@ -75,6 +78,7 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
   const store = new ConsoleStore(database, retention, announce);
   const artifacts = new ArtifactFolder(join(stateFolder, 'artifacts'));
   const fleet = new Fleet(store, artifacts, audit);
+  const tables = new Tables(new TableStore(database), store);
   const rollouts = new Rollouts(store, new RolloutStore(database, retention.events), fleet, { audit, announce, warn });
   const isBrokerOpen = brokerSettings.embedded && !isLoopback(brokerSettings.host);
   // What the console itself shows a broker of its own that asks.
@@ -103,6 +107,7 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       changed: (device, isNew) => fleet.deviceChanged(device, isNew),
       happened: (event) => fleet.happened(event),
       heard: (device) => fleet.heard(device),
+      table: (part) => tables.take(part),
       listening: () => {
         broker?.admit();
         isListening();
@@ -114,6 +119,8 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       store,
       fleet,
       rollouts,
+      tables,
+      predictions: new Predictions(store, tables),
       artifacts,
       metrics: new ConsoleMetrics({ store, link, rollouts, auth, audit, webhooks }),
       people: { auth, accounts, tokens, secureCookie: http.secureCookie },
@@ -150,6 +157,7 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
         await app.close();
         await opened.link.close();
         await opened.broker?.close();
+        await tables.close();
         database.close();
       },
     };

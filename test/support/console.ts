@@ -60,21 +60,22 @@ export class FakeDevice {
       labels?: Record<string, string>;
       session?: number;
       observed?: number;
-      targets?: Record<string, { kind: string }>;
+      targets?: Record<string, { kind: string; identity?: Record<string, unknown> }>;
+      hardwareClass?: string;
     } = {},
   ): Promise<FakeDevice> {
-    const { labels = {}, session = 1, observed = 0, targets = { host: { kind: 'ort' } } } = options;
+    const { labels = {}, session = 1, observed = 0, targets = { host: { kind: 'ort' } }, hardwareClass = 'x' } = options;
     const client = await connectAsync(brokerUrl, { protocolVersion: 5, clientId: id, reconnectPeriod: 30 });
     const device = new FakeDevice(id, client);
     await client.subscribeAsync(device.topics.desired, { qos: 1 });
     const time = new Date(0).toISOString();
-    const full = Object.fromEntries(Object.entries(targets).map(([name, { kind }]) => [name, { kind, identity: {} }]));
+    const full = Object.fromEntries(Object.entries(targets).map(([name, { kind, identity = {} }]) => [name, { kind, identity }]));
     const birth = {
       schema: 'quantd/birth/1',
       device: id,
       session,
       agentVersion: '0',
-      hardwareClass: 'x',
+      hardwareClass,
       targets: full,
       labels,
       time,

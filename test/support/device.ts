@@ -13,6 +13,7 @@ import type {
   Maker,
   ModelCache,
   ModelRunner,
+  OutboxKind,
   RunnerHost,
   SampleKeeper,
   SlotRole,
@@ -23,6 +24,7 @@ import type { DesiredState, DeviceEvent, DeviceResult, ReportedState } from '../
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Budget } from '../../configs/contracts/plan.js';
 import type { Release } from '../../configs/contracts/release.js';
+import type { DeviceTable } from '../../configs/contracts/tables.js';
 
 export const device = 'bench-1';
 
@@ -239,10 +241,10 @@ export class Life {
       report: (document) => {
         if (!this.#isDead) this.reported = document;
       },
-      send: (kind: 'event' | 'result', document: DeviceEvent | DeviceResult) => {
+      send: (kind: OutboxKind, document: DeviceEvent | DeviceResult | DeviceTable) => {
         this.#write();
         if (kind === 'event') this.disk.events.push(document as DeviceEvent);
-        else this.disk.results.push(document as DeviceResult);
+        else if (kind === 'result') this.disk.results.push(document as DeviceResult);
         this.#point();
       },
       outbox: () => ({ messages: 0, bytes: 0, dropped: 0 }),
@@ -283,6 +285,7 @@ export class Life {
       },
       find: async (key) => (artifacts.has(key) ? key : null),
       report: async (key) => artifacts.get(key) ?? null,
+      table: async () => null,
       linked: async (target, role) => {
         for (let turn = 0; turn < this.linkTurns; turn++) await nextTurn();
         return links.get(`${role}/${target}`) ?? null;
