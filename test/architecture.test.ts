@@ -208,15 +208,15 @@ const zones: Readonly<Record<string, Zone>> = {
 /** npm packages of adapters, of the bridge and of the console's server, with the files whose one responsibility needs them. */
 const packageOwners: Readonly<Record<string, readonly string[]>> = {
   '@fastify/swagger': ['api'],
-  '@sinclair/typebox': ['api', 'rollout-api', 'people-api', 'audit-api'],
+  '@sinclair/typebox': ['api', 'rollout-api', 'tables-api', 'people-api', 'audit-api'],
   aedes: ['broker'],
   'better-sqlite3': ['sqlite-store', 'sqlite-key-values', 'sqlite-outbox', 'database'],
   cookie: ['auth'],
-  fastify: ['api', 'rollout-api', 'people-api', 'audit-api', 'access', 'problem', 'stream'],
+  fastify: ['api', 'rollout-api', 'tables-api', 'people-api', 'audit-api', 'access', 'problem', 'stream'],
   mqtt: ['broker-probe', 'fleet-link', 'link'],
   pino: ['journal-log'],
   'prom-client': ['metrics'],
-  highs: ['highs-worker'],
+  highs: ['highs-worker', 'table-worker'],
   'onnxruntime-node': ['ort-runtime', 'ort-target', 'ort-profile', 'speed-reference'],
   serialport: ['serial'],
   sharp: ['samples'],

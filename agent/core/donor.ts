@@ -152,7 +152,10 @@ export function judge(table: LatencyTable, measured: readonly LatencyRow[], unit
   if (Math.max(speed, 1 / speed) > largestSpeed)
     return judgement(false, `this machine's speed reference takes ${speed.toPrecision(3)} times as long`);
   if (apart > largestFactor)
-    return judgement(false, `it takes ${text} times as long here, where the speed reference takes ${speed.toPrecision(3)}`);
+    return judgement(
+      false,
+      `it takes ${text} times as long here, where the speed reference takes ${speed.toPrecision(3)}`,
+    );
   if (share > tolerableShare) {
     const worst = off.reduce((a, b) =>
       Math.abs(Math.log(b.ratio / factor)) > Math.abs(Math.log(a.ratio / factor)) ? b : a,

@@ -64,12 +64,20 @@ export class FakeDevice {
       hardwareClass?: string;
     } = {},
   ): Promise<FakeDevice> {
-    const { labels = {}, session = 1, observed = 0, targets = { host: { kind: 'ort' } }, hardwareClass = 'x' } = options;
+    const {
+      labels = {},
+      session = 1,
+      observed = 0,
+      targets = { host: { kind: 'ort' } },
+      hardwareClass = 'x',
+    } = options;
     const client = await connectAsync(brokerUrl, { protocolVersion: 5, clientId: id, reconnectPeriod: 30 });
     const device = new FakeDevice(id, client);
     await client.subscribeAsync(device.topics.desired, { qos: 1 });
     const time = new Date(0).toISOString();
-    const full = Object.fromEntries(Object.entries(targets).map(([name, { kind, identity = {} }]) => [name, { kind, identity }]));
+    const full = Object.fromEntries(
+      Object.entries(targets).map(([name, { kind, identity = {} }]) => [name, { kind, identity }]),
+    );
     const birth = {
       schema: 'quantd/birth/1',
       device: id,

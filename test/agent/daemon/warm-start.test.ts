@@ -32,7 +32,10 @@ function mediumModel(): Uint8Array {
   let last = 'x';
   for (let index = 0; index < 14; index++) {
     const out = 24 + 2 * index;
-    last = builder.same('Relu', builder.conv(last, { out, kernel: index % 3 === 1 ? 1 : 3, stride: index === 4 ? 2 : 1 }));
+    last = builder.same(
+      'Relu',
+      builder.conv(last, { out, kernel: index % 3 === 1 ? 1 : 3, stride: index === 4 ? 2 : 1 }),
+    );
   }
   return encode(builder.build([builder.gemm(builder.pooled(last), 5)]));
 }
@@ -48,7 +51,8 @@ async function release(console: Console): Promise<void> {
   await console.client.send('POST', '/v1/assignments', { selector: 'all', release: 'medium@1' });
 }
 
-const stateOf = (console: Console, id: string) => console.client.get<DeviceDocument>(`/v1/devices/${id}`).catch(() => null);
+const stateOf = (console: Console, id: string) =>
+  console.client.get<DeviceDocument>(`/v1/devices/${id}`).catch(() => null);
 
 /** Runs a daemon on a new state until it has done what is wanted; answers its state, what it reported and its newest result. */
 async function made(
@@ -60,7 +64,8 @@ async function made(
   const isDone = async () => {
     const device = await stateOf(console, id);
     const conditions = device?.reported?.conditions ?? [];
-    const has = (type: string) => conditions.some((condition) => condition.type === type && condition.status === 'true');
+    const has = (type: string) =>
+      conditions.some((condition) => condition.type === type && condition.status === 'true');
     return (
       device?.reported?.observedGeneration === device?.desired?.generation &&
       device?.reported?.targets.host?.step === null &&
@@ -76,7 +81,11 @@ async function made(
     return result !== undefined;
   };
   await until(isPublished, 'its result is there', patience);
-  await until(async () => (await stateOf(console, id))!.reported!.outbox.messages === 0, 'everything is sent', patience);
+  await until(
+    async () => (await stateOf(console, id))!.reported!.outbox.messages === 0,
+    'everything is sent',
+    patience,
+  );
   const device = (await stateOf(console, id))!;
   await daemon.stop();
   t.equal(daemon.stderr, '');
@@ -86,14 +95,22 @@ async function made(
 function storedRows(state: string): { total: number; taken: number } {
   const database = new Database(join(state, 'quantd.db'), { readonly: true });
   try {
-    return database.prepare('SELECT count(*) AS total, count(donor) AS taken FROM latency').get() as ReturnType<typeof storedRows>;
+    return database.prepare('SELECT count(*) AS total, count(donor) AS taken FROM latency').get() as ReturnType<
+      typeof storedRows
+    >;
   } finally {
     database.close();
   }
 }
 
 /** What-if against what the device then does. */
-async function askThenTell(console: Console, id: string, state: string, budget: Budget, expected: string): Promise<void> {
+async function askThenTell(
+  console: Console,
+  id: string,
+  state: string,
+  budget: Budget,
+  expected: string,
+): Promise<void> {
   const body = { selector: `device=${id}`, budget };
   const answer = await console.client.send<WhatIfAnswer>('POST', '/v1/budgets/what-if', body);
   const [prediction] = answer.devices;
@@ -145,9 +162,9 @@ t.test('the second device of a class measures a fifth of the rows at most, and p
   t.ok(isSame || b.measured! / b.int8! < (a.measured! / a.int8!) * 1.25, JSON.stringify([a, b]));
 
   t.comment('what both say, over the API');
-  const own = await console.client.get<{ targets: Record<string, { operators: { choices: { isDonor: boolean }[] }[] }> }>(
-    '/v1/devices/d2/tables',
-  );
+  const own = await console.client.get<{
+    targets: Record<string, { operators: { choices: { isDonor: boolean }[] }[] }>;
+  }>('/v1/devices/d2/tables');
   t.match(own, { targets: { host: { unit: 'ms', provenance: { donorDigest: warm.donor!.digest } } } });
   t.ok(own.targets.host!.operators.some(({ choices }) => choices.some(({ isDonor }) => isDonor)));
   const shared = await console.client.get('/v1/tables', { hardwareClass: first.device.birth.hardwareClass });
