@@ -24,7 +24,7 @@ const blockwise: Precision = { weightBits: 4, activationBits: 32 };
 const bundleBytes = 160 * 2 ** 20;
 
 /** Rounds of the chains that overheads are taken from. */
-const overheadRounds: Readonly<Record<Effort, number>> = { full: 300, sample: 40 };
+const overheadRounds: Readonly<Record<Effort, number>> = { full: 300, sample: 15 };
 
 /**
  * ONNX Runtime on this machine's CPU: QDQ models, profiled with its own profiler on micro-models.
