@@ -42,7 +42,7 @@ export interface FleetLink {
   /** Puts a message into the outbox; it is sent at least once, in order. */
   send(kind: 'event', document: DeviceEvent): void;
   send(kind: 'result', document: DeviceResult): void;
-  /** In parts; a table that is longer than tables may be is left out, with a warning. */
+  /** In parts; a table that is longer than tables may be, or than the outbox can hold, is left out, with a warning. */
   send(kind: 'table', document: DeviceTable): void;
   outbox(): { messages: number; bytes: number; dropped: number };
   /** Says goodbye, waiting a little for what is under way. */

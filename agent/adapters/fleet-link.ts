@@ -103,13 +103,23 @@ export class MqttFleetLink implements FleetLink {
 
   send(kind: OutboxKind, document: DeviceEvent | DeviceResult | DeviceTable): void {
     if (kind === 'table') {
-      const parts = partsOf(document as DeviceTable);
-      if (parts === null) this.#options.warn('a table is longer than tables may be, and is not sent');
-      for (const part of parts ?? []) this.#put(kind, JSON.stringify(part));
+      this.#putTable(document as DeviceTable);
     } else {
       this.#put(kind, JSON.stringify(document));
     }
     this.#drainSoon();
+  }
+
+  /** Nothing depends on a table: one that cannot be sent is left out. */
+  #putTable(document: DeviceTable): void {
+    const parts = partsOf(document);
+    if (parts === null) this.#options.warn('a table is longer than tables may be, and is not sent');
+    try {
+      for (const part of parts ?? []) this.#put('table', JSON.stringify(part));
+    } catch (error) {
+      if (!(error instanceof EdgeError) || error.code !== 'outbox/too-large') throw error;
+      this.#options.warn(`a table is not sent: ${error.message}`);
+    }
   }
 
   #put(kind: OutboxKind, payload: string): void {

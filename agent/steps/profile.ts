@@ -153,10 +153,13 @@ async function verify(
   const checked = await target.measure(prepared, [...operators.values()], precisions, signal, progress, 'sample');
   const measured = atSpeedOf(table, checked);
   const own = measured.filter(({ operatorKey }) => keys.has(operatorKey));
+  const labels = new Map(wanted.map(({ key, precisions: each }) => [key, each]));
   const negligibleCounts = target.counter === 'nanoseconds' ? negligible : 0;
   const reference = measured.filter(({ operatorKey }) => operatorKey === speedReferenceKey);
   const { isAccepted, factor, why } = judge(foreign, [...own, ...reference], negligibleCounts);
-  const measuredPairs = own.filter(({ precision }) => sample.precisions.includes(precision)).length;
+  // A target times an operator at all of the precisions, also at those that plans may not use: these are not wanted.
+  const isWanted = (row: LatencyRow) => labels.get(row.operatorKey)!.includes(row.precision);
+  const measuredPairs = own.filter(isWanted).length;
   const donor = {
     digest: offered.digest,
     devices: offered.devices,

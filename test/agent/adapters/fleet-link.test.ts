@@ -1,10 +1,14 @@
 /** The device's end of MQTT against real brokers: what is said on connect, what survives outages, what hostile peers cannot do. */
+import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { gunzipSync } from 'node:zlib';
 import t from 'tap';
 import { MqttFleetLink } from '../../../agent/adapters/fleet-link.js';
 import { SqliteOutbox } from '../../../agent/adapters/sqlite-outbox.js';
 import type { DeviceEvent, Online, ReportedState, Sync } from '../../../configs/contracts/device.js';
-import { topicsOf } from '../../../configs/contracts/device.js';
+import { packetBytes, topicsOf } from '../../../configs/contracts/device.js';
+import { type DeviceTable, TablePart } from '../../../configs/contracts/tables.js';
+import { validate } from '../../../configs/contracts/validate.js';
 import {
   aedesBroker,
   hasMosquitto,
@@ -281,5 +285,38 @@ t.test('a message that fits no packet is refused when it is handed over, and poi
   t.throws(() => link.send('event', { ...event(1), message: 'x'.repeat(300_000) }), { code: 'outbox/too-large' });
   t.equal(outbox.state().messages, 0);
   await link.close();
+  await broker.stop();
+});
+
+t.test('a table goes in parts that fit packets, and comes out whole; one that is too long is left out', async (t) => {
+  const broker = await aedesBroker();
+  const console = await Listener.open(broker, topics.table);
+  const { link, outbox, warnings, start } = linkTo(broker);
+  start();
+  const random = new Random(seed);
+  const rows = (count: number) =>
+    Array.from({ length: count }, (_, i) => ({
+      operatorKey: `k${i} ${random.next()} ${random.next()}`,
+      median: random.next(),
+    }));
+  const table = (count: number) => ({ device, target: 'host', time, rows: rows(count) }) as unknown as DeviceTable;
+  const sent = table(12_000);
+  link.send('table', sent);
+  await until(() => console.messages.length > 1 && outbox.state().messages === 0, 'all parts are there');
+  const parts = console.of('/table').map((part) => validate(TablePart, part, 'document/invalid', 'part'));
+  t.ok(parts.length > 1 && console.messages.every((message) => message.text.length < packetBytes));
+  const text = parts.map((part) => part.text).join('');
+  t.ok(
+    parts.every(
+      ({ sha256, parts: count }) =>
+        count === parts.length && sha256 === createHash('sha256').update(text).digest('hex'),
+    ),
+  );
+  t.same(JSON.parse(gunzipSync(Buffer.from(text, 'base64')).toString('utf8')), sent);
+  link.send('table', table(200_000));
+  t.equal(outbox.state().messages, 0);
+  t.ok(warnings.some((warning) => warning.includes('longer than tables may be')));
+  await link.close();
+  await console.close();
   await broker.stop();
 });

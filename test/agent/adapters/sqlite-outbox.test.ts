@@ -42,37 +42,40 @@ t.test('under its caps it is a queue, also after a restart', async (t) => {
   outbox.close();
 });
 
-t.test('over the cap on bytes the oldest events go first, then the oldest results, never the newest', async (t) => {
-  const random = new Random(seed);
-  const mostBytes = 5000;
-  const outbox = new SqliteOutbox(':memory:', { mostBytes, mostDays: 1000 }, quiet);
-  let model: { kind: OutboxKind; payload: string; bytes: number }[] = [];
-  let dropped = 0;
-  for (let round = 0; round < 500; round++) {
-    const payload = String(round).padEnd(1 + random.below(600), '.');
-    const kind = random.pick(['event', 'event', 'result'] as const);
-    outbox.put({ kind, payload });
-    const newest = { kind, payload, bytes: payload.length + 64 };
-    const waiting = [...model.filter((m) => m.kind === 'event'), ...model.filter((m) => m.kind === 'result')];
-    let total = newest.bytes + waiting.reduce((sum, { bytes }) => sum + bytes, 0);
-    const gone = new Set<(typeof model)[0]>();
-    for (const victim of waiting) {
-      if (total <= mostBytes) break;
-      gone.add(victim);
-      total -= victim.bytes;
+t.test(
+  'over the cap on bytes the oldest parts of tables go first, then events, then results, never the newest',
+  async (t) => {
+    const random = new Random(seed);
+    const mostBytes = 5000;
+    const outbox = new SqliteOutbox(':memory:', { mostBytes, mostDays: 1000 }, quiet);
+    let model: { kind: OutboxKind; payload: string; bytes: number }[] = [];
+    let dropped = 0;
+    for (let round = 0; round < 500; round++) {
+      const payload = String(round).padEnd(1 + random.below(600), '.');
+      const kind = random.pick(['event', 'event', 'result', 'table'] as const);
+      outbox.put({ kind, payload });
+      const newest = { kind, payload, bytes: payload.length + 64 };
+      const waiting = (['table', 'event', 'result'] as const).flatMap((each) => model.filter((m) => m.kind === each));
+      let total = newest.bytes + waiting.reduce((sum, { bytes }) => sum + bytes, 0);
+      const gone = new Set<(typeof model)[0]>();
+      for (const victim of waiting) {
+        if (total <= mostBytes) break;
+        gone.add(victim);
+        total -= victim.bytes;
+      }
+      dropped += gone.size;
+      model = [...model.filter((message) => !gone.has(message)), newest];
+      t.same(
+        outbox.next(1000).map((message) => message.payload),
+        model.map((message) => message.payload),
+      );
+      t.ok(outbox.state().bytes <= mostBytes);
+      t.equal(outbox.state().dropped, dropped);
     }
-    dropped += gone.size;
-    model = [...model.filter((message) => !gone.has(message)), newest];
-    t.same(
-      outbox.next(1000).map((message) => message.payload),
-      model.map((message) => message.payload),
-    );
-    t.ok(outbox.state().bytes <= mostBytes);
-    t.equal(outbox.state().dropped, dropped);
-  }
-  t.throws(() => outbox.put({ kind: 'result', payload: 'x'.repeat(mostBytes) }), { code: 'outbox/too-large' });
-  outbox.close();
-});
+    t.throws(() => outbox.put({ kind: 'result', payload: 'x'.repeat(mostBytes) }), { code: 'outbox/too-large' });
+    outbox.close();
+  },
+);
 
 t.test('offline for a day and longer, it stays under its cap and keeps the newest results', async (t) => {
   const path = join(t.testdir(), 'outbox.db');

@@ -110,12 +110,13 @@ async function askThenTell(
   state: string,
   budget: Budget,
   expected: string,
+  basis: string,
 ): Promise<void> {
   const body = { selector: `device=${id}`, budget };
   const answer = await console.client.send<WhatIfAnswer>('POST', '/v1/budgets/what-if', body);
   const [prediction] = answer.devices;
   t.equal(prediction!.verdict, expected, `${JSON.stringify(budget)}: ${prediction!.why}`);
-  t.not(prediction!.basis, 'frontier', prediction!.why);
+  t.equal(prediction!.basis, basis, prediction!.why);
   await console.client.send('PUT', '/v1/budgets', body);
   const { document } = await made(console, id, state);
   t.equal(document.feasible, expected === 'meets', `${JSON.stringify(budget)}, measured: ${document.latency.measured}`);
@@ -138,6 +139,10 @@ t.test('the second device of a class measures a fifth of the rows at most, and p
     const ask = () => console.client.send<WhatIfAnswer>('POST', '/v1/budgets/what-if', body);
     await until(async () => (await ask()).devices.length === 1, 'it is known');
     t.match(await ask(), { devices: [{ verdict: 'infeasible', basis: 'class' }] });
+    const easy = { selector: 'device=d0', budget: { latencyMs: first.document.latency.measured! * 3 } };
+    const answer = await console.client.send<WhatIfAnswer>('POST', '/v1/budgets/what-if', easy);
+    t.match(answer.devices, [{ verdict: 'meets', basis: 'class' }], answer.devices[0]!.why);
+    t.ok(answer.classes[0]!.frontiers[0]!.points.length > 0, 'with what there is to choose from');
     await fresh.close();
   });
 
@@ -171,10 +176,10 @@ t.test('the second device of a class measures a fifth of the rows at most, and p
   t.match(shared, { tables: [{ unit: 'ms', devices: ['d1', 'd2'], quarantined: [] }] });
 
   t.comment('what-if, and what then happens');
-  await askThenTell(console, 'd1', first.state, { latencyRatio: 0.05 }, 'infeasible');
-  await askThenTell(console, 'd1', first.state, { sizeBytes: 60_000 }, 'infeasible');
-  await askThenTell(console, 'd2', second.state, { latencyMs: b.measured! * 4 }, 'meets');
-  await askThenTell(console, 'd2', second.state, { latencyMs: b.measured! / 5 }, 'infeasible');
+  await askThenTell(console, 'd1', first.state, { latencyRatio: 0.05 }, 'infeasible', 'table');
+  await askThenTell(console, 'd1', first.state, { sizeBytes: 60_000 }, 'infeasible', 'table');
+  await askThenTell(console, 'd2', second.state, { latencyMs: b.measured! * 4, sensitivity: 1e6 }, 'meets', 'table');
+  await askThenTell(console, 'd2', second.state, { latencyMs: b.measured! / 5 }, 'infeasible', 'table');
   await console.close();
 });
 
