@@ -13,8 +13,8 @@ import {
   tableBytes,
 } from '../../configs/contracts/tables.js';
 import { validate } from '../../configs/contracts/validate.js';
-import { inUnitOf, type Replay, unitOf } from './replay.js';
 import { canonical } from './canonical.js';
+import { inUnitOf, type Replay, unitOf } from './replay.js';
 import type { ConsoleStore } from './store.js';
 import type { StoredTable, TableStore } from './table-store.js';
 import { TableThread } from './table-thread.js';

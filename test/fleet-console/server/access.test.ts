@@ -42,7 +42,13 @@ t.test('each route answers those who have its role or a stronger one, and nobody
 t.test(
   'what changes something needs an operator, what changes people an admin, and devices get models and tables only',
   async (t) => {
-    const harmless = ['POST /v1/session', 'DELETE /v1/session', 'PUT /v1/session/password', 'POST /v1/budgets/what-if', 'POST /v1/tables/offer'];
+    const harmless = [
+      'POST /v1/session',
+      'DELETE /v1/session',
+      'PUT /v1/session/password',
+      'POST /v1/budgets/what-if',
+      'POST /v1/tables/offer',
+    ];
     for (const [route, need] of Object.entries(routeNeeds)) {
       if (!route.startsWith('GET ') && !harmless.includes(route)) t.ok(rank[need] >= rank.operator, route);
       if (/\/v1\/(accounts|tokens|webhooks)/.test(route)) t.equal(need, 'admin', route);
