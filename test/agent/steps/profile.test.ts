@@ -157,11 +157,14 @@ for (const kind of ['ort', 'native'] as const) {
 
   t.test(`${kind}: a wrong or incomplete table is left, and everything measured here`, async (t) => {
     const honest = new PretendMachine(kind);
-    const twice = (row: LatencyRow) =>
-      row.operatorKey === speedReferenceKey ? row : { ...row, median: row.median * 2, minimum: row.minimum * 2 };
+    const times = (row: LatencyRow, factor: number) =>
+      row.operatorKey === speedReferenceKey
+        ? row
+        : { ...row, median: row.median * factor, minimum: row.minimum * factor };
+    const twice = (row: LatencyRow) => times(row, 2);
     const lies = {
       twice: donorsWith(honest, twice),
-      half: donorsWith(honest, (row) => ({ ...row, median: row.median / 2 })),
+      half: donorsWith(honest, (row) => times(row, 0.5)),
       'some twice': donorsWith(honest, (row, index) =>
         Math.floor(index / precisions.length) % 2 === 0 ? twice(row) : row,
       ),
