@@ -64,7 +64,7 @@ import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune 
 import { nearestWeights, type WidthWeights } from './steps/width-weights.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 4, tune: 5, refine: 3, nearest: 1, assess: 8 } as const;
+const versions = { calibrate: 4, tune: 5, refine: 3, nearest: 1, assess: 8, experience: 2 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
 export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.nearest}.${versions.assess}.${syntheticVersion}.4`;
@@ -310,7 +310,8 @@ export class Pipeline {
   }
 
   #experienceKey(identity: TargetIdentity): string {
-    return contentKey(['latency-experience', this.#job.modelSha256, identity]);
+    const { modelSha256, prepared, variant } = this.#job;
+    return contentKey(['latency-experience', versions.experience, modelSha256, prepared.card, variant, identity]);
   }
 
   /** A budget that cannot be judged is refused before anything long begins. */

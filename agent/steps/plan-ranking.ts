@@ -69,6 +69,8 @@ export class PlanRanking {
   readonly #divergences = new Map<string, Divergence>();
   /** What plans of the planning problem itself came to; by plan key. */
   readonly #observed = new Map<string, Observed>();
+  /** What is remembered of plans that this problem does not have. */
+  #otherRunPlans: readonly string[] = [];
   #verifier: PlanVerifier | null = null;
 
   /** @param bytesOf a plan as it is written before weights of its own are found for it */
@@ -123,13 +125,14 @@ export class PlanRanking {
     if (!this.verifies) return [estimated];
     if (this.#observed.size === 0) this.#remember(problem);
     // Another ceiling finds most of what there is to learn learnt.
-    const most = Math.ceil(this.#searchedPlans() / (this.#observed.size === 0 ? 1 : 3));
+    const wanted = this.#searchedPlans();
+    const most = Math.max(Math.ceil(wanted / 3), wanted - this.#observed.size);
     let ran = 0;
     const run = async (plan: Plan) => {
       this.#progress(Math.min(1, ran++ / most), 'running plans on calibration samples');
       this.#observed.set(planKey(plan), { plan, divergence: await this.#divergenceOf(plan) });
     };
-    await run(estimated);
+    if (!this.#observed.has(planKey(estimated))) await run(estimated);
     const { timeLimitSeconds } = solverLimits;
     const solving = doubtedOptima(problem, assignment, ceilings, solver, timeLimitSeconds, this.#signal);
     const optima = ((await inTime(solving)) ?? []).map((other) => planOf(problem, other));
@@ -142,26 +145,29 @@ export class PlanRanking {
       if (next === null) break;
       await run(next);
     }
-    this.#ports.store.putResult(
-      this.#keyOf('run-plans'),
-      'run-plans',
-      [...this.#observed.keys()].slice(-rememberedPlans),
-    );
+    const runPlans = [...this.#otherRunPlans, ...this.#observed.keys()].slice(-rememberedPlans);
+    this.#ports.store.putResult(this.#keyOf('run-plans'), 'run-plans', runPlans);
     const held = this.#observedUnder(problem, ceilings);
     const enough = fewPlans.withinOfBest * (held[0]?.divergence.logits ?? 0);
     const few = held.filter(({ divergence }) => divergence.logits <= enough).slice(0, fewPlans.most);
     return few.length === 0 ? [estimated] : few.map(({ plan }) => plan);
   }
 
-  /** Takes in what an earlier search has run, as far as it would still be written as it was. */
+  /** Takes in what earlier searches have run, as far as it would still be written as it was. */
   #remember(problem: Problem): void {
     const { store } = this.#ports;
-    for (const key of (store.result(this.#keyOf('run-plans')) ?? []) as readonly string[]) {
+    const keys = (store.result(this.#keyOf('run-plans')) ?? []) as readonly string[];
+    for (const key of keys) {
+      this.#signal.throwIfAborted();
       const plan = planWith(problem, key);
-      if (plan === null) continue;
-      const divergence = store.result(this.#keyOf('divergence', sha256(this.#bytesOf(plan)))) as Divergence | null;
-      if (divergence !== null) this.#observed.set(key, { plan, divergence });
+      const artifact = plan === null ? null : sha256(this.#bytesOf(plan));
+      const divergence =
+        artifact === null ? null : (store.result(this.#keyOf('divergence', artifact)) as Divergence | null);
+      if (plan === null || divergence === null) continue;
+      this.#observed.set(key, { plan, divergence });
+      this.#divergences.set(key, divergence);
     }
+    this.#otherRunPlans = keys.filter((key) => !this.#observed.has(key));
   }
 
   /** The plan of least sensitivity that has not been run, as far as those that were tell; null where that is hopeless. */

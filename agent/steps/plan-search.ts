@@ -61,7 +61,7 @@ export interface SearchContext {
 type Timed = <T>(step: keyof StepSeconds, work: () => Promise<T>) => Promise<T>;
 
 const defaultRounds = 6;
-/** After as many, a plan has to rank at most as high as this share of the one that would be chosen to be worth another round. */
+/** After as many, a plan has to rank below this share of the one that would be chosen to be worth another round. */
 const fewRounds = 2;
 const worthAnotherRound = 0.9;
 /** See `#agreementFloor`. */
@@ -178,7 +178,7 @@ export class PlanSearch {
 
   /**
    * The best rank under the ceilings: of the plan of least sensitivity, and of its alternatives where plans are run. Every measurement corrects the ceilings of the next round, in both directions: a miss
-   * lowers them, room to spare raises them. Ends when a round brings no new plan, or none that is better.
+   * lowers them, room to spare raises them. Ends when a round brings no new plan, or none that is better; after a few, by a tenth.
    */
   async #mostAccurateUnderCeilings(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
     const { job, assessed, ports, signal } = this.#context;
@@ -226,7 +226,7 @@ export class PlanSearch {
     );
   }
 
-  /** Whether a plan would be chosen over what is there already, if it held, and ranks at most as high as this share of that. */
+  /** Whether a plan would be chosen over what is there already, if it held, and ranks below this share of that. */
   async #improves(plan: Plan, share: number): Promise<boolean> {
     const chosen = await this.#mostAccurateEligible();
     if (chosen === null) return true;
@@ -238,8 +238,9 @@ export class PlanSearch {
   async #fastest(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
     const { job, assessed, ports, signal } = this.#context;
     const ceilings = { sensitivity: job.budget.sensitivity };
+    const { problem } = this.#timings.learnt(assessed.candidates);
     const allocation = await this.#timed('plan', () =>
-      allocate(assessed.candidates, 'latency', ceilings, ports.solver, {}, signal),
+      allocate(problem, 'latency', ceilings, ports.solver, {}, signal),
     );
     this.#solver.seconds += allocation.seconds;
     if (allocation.status === 'infeasible') return { chosen: null, shortfalls: allocation.infeasible };
@@ -261,8 +262,8 @@ export class PlanSearch {
    * last two points differ, most sensitive first (the order of arXiv 2306.04879).
    */
   async #fastestGoodEnough(failed: MeasuredPlan): Promise<MeasuredPlan | null> {
-    const { assessed, frontier, job } = this.#context;
-    const ceiling = latencyCeiling(job.budget, this.#timings.int8Prediction()) ?? Number.POSITIVE_INFINITY;
+    const { assessed, frontier } = this.#context;
+    const ceiling = this.#timings.ceiling() ?? Number.POSITIVE_INFINITY;
     const points = frontier.filter(
       (plan) => plan.costs.sensitivity < failed.plan.costs.sensitivity && plan.costs.latency <= ceiling,
     );
@@ -317,7 +318,7 @@ export class PlanSearch {
       this.#timings.measure([...always, ...written], this.#progress('verify')),
     );
     const asked = new Set(plans.map(planKey));
-    this.#rounds.push(...corrections.filter(({ plan }) => asked.has(planKey(plan))));
+    for (const { plan, ...correction } of corrections) if (asked.has(planKey(plan))) this.#rounds.push(correction);
   }
 
   #artifact(plan: Plan): Artifact {
@@ -358,12 +359,12 @@ export class PlanSearch {
 
   /** Latencies of the solver are predictions under corrected ceilings: told as asked for, and as they can be expected to measure. */
   #inMeasuredUnits(shortfalls: readonly Shortfall[]): Shortfall[] {
-    const ratio = this.#timings.ratio();
-    const asked = this.#timings.expectedCeiling();
+    const unit = this.#timings.unit();
+    const asked = this.#timings.ceiling();
     return shortfalls.map((shortfall) => {
       if (shortfall.metric !== 'latency' || asked === null) return shortfall;
-      const minimum = shortfall.minimum === null ? null : shortfall.minimum * ratio;
-      return { ...shortfall, ceiling: asked, minimum };
+      const minimum = shortfall.minimum === null ? null : shortfall.minimum * unit;
+      return { ...shortfall, ceiling: asked * unit, minimum };
     });
   }
 

@@ -34,6 +34,8 @@ export interface Artifact {
 
 /** Of as many plans it is kept for later searches what they took. */
 const rememberedPlans = 40;
+/** A plan whose share is by as much another than it was speaks against all that is remembered. */
+const contradiction = 0.1;
 
 /** The timings of a search: what was measured, and what that says of plans that were not. */
 export class PlanTimings {
@@ -55,6 +57,8 @@ export class PlanTimings {
   readonly #int8Latencies: number[] = [];
   /** What plans took as shares of the target's own uniform int8 beside them, by plan key, newest last. */
   readonly #shares: { readonly key: string; readonly share: number }[] = [];
+  /** The same from earlier searches, as far as nothing speaks against it; newest first. */
+  #remembered: LatencyExperience['plans'];
 
   constructor(
     context: {
@@ -76,7 +80,7 @@ export class PlanTimings {
     this.#signal = context.signal;
     this.#int8 = int8;
     this.#isOwnInt8 = isOwnInt8;
-    this.#shares.push(...[...context.experience.plans].reverse());
+    this.#remembered = context.experience.plans;
   }
 
   /** Everything that was measured; several entries for what was timed in several comparisons. */
@@ -118,12 +122,22 @@ export class PlanTimings {
     });
     this.#corrections.push(...corrections);
     const own = corrections.find(({ plan }) => planKey(plan) === planKey(this.#int8))!.measuredLatency;
-    this.#shares.push(...corrections.map((row) => ({ key: planKey(row.plan), share: row.measuredLatency / own })));
+    for (const row of corrections) this.#learn(planKey(row.plan), row.measuredLatency / own);
     for (const correction of corrections) {
       const measuredLatency = this.#comparableLatency(correction.measuredLatency, int8.median);
       this.#comparable.push({ ...correction, measuredLatency });
     }
     return corrections;
+  }
+
+  /** What is measured now counts for more than what was; where that is far off, everything that was may be. */
+  #learn(key: string, share: number): void {
+    const before = this.#remembered.find((one) => one.key === key);
+    if (before !== undefined) {
+      const isOff = Math.abs(share / before.share - 1) > contradiction;
+      this.#remembered = isOff ? [] : this.#remembered.filter((one) => one.key !== key);
+    }
+    this.#shares.push({ key, share });
   }
 
   /** Under a relative ceiling a plan is held against the int8 latency of its own comparison. */
@@ -150,22 +164,21 @@ export class PlanTimings {
 
   /**
    * A problem of the model's choices with latencies nearer to what plans measured here and in earlier searches, in the unit of the tables
-   * still: in both, uniform int8 takes what the tables say. And what was measured now held against those. As it is, before anything was.
+   * still: in both, uniform int8 takes what the tables say. And what was measured now of its plans, held against those. As it is, before
+   * anything was measured.
    */
   learnt(problem: Problem): { problem: Problem; corrections: readonly Correction[]; prior: number } {
     const int8 = this.#int8.costs.latency;
-    const observations = this.#shares.flatMap(({ key, share }) => {
+    const observations = [...this.#remembered, ...this.#shares].flatMap(({ key, share }) => {
       const plan = planWith(problem, key);
       return plan === null ? [] : [{ assignment: plan.assignment, value: share * int8 }];
     });
     const corrected = correctedBy(problem, 'latency', observations);
-    const corrections = this.#comparable.map((correction) => {
-      const predictedLatency = (planWith(corrected, planKey(correction.plan)) ?? correction.plan).costs.latency;
-      return { ...correction, predictedLatency };
+    const corrections = this.#comparable.flatMap((correction) => {
+      const plan = planWith(corrected, planKey(correction.plan));
+      return plan === null ? [] : [{ ...correction, predictedLatency: plan.costs.latency }];
     });
-    const measured = this.#ownInt8Latency();
-    const ratio = measured === null || observations.length === 0 ? this.#experience.ratio : measured / int8;
-    return { problem: corrected, corrections, prior: this.#job.budget.latencyRatio === undefined ? ratio : 1 };
+    return { problem: corrected, corrections, prior: this.#job.budget.latencyRatio === undefined ? this.unit() : 1 };
   }
 
   /** How much longer plans take than the tables say. */
@@ -173,9 +186,16 @@ export class PlanTimings {
     return latencyRatio(this.#corrections, this.#experience.ratio);
   }
 
-  /** The budget's ceiling in the target's counter, as far as it is known; null: none. */
-  expectedCeiling(): number | null {
-    return latencyCeiling(this.#job.budget, this.int8Prediction() * this.ratio());
+  /** What a plan is to be multiplied by that takes a time in the tables' unit, to be in the target's counter. */
+  unit(): number {
+    const measured = this.#ownInt8Latency();
+    return measured === null ? this.#experience.ratio : measured / this.#int8.costs.latency;
+  }
+
+  /** The budget's ceiling in the tables' unit, as far as that is known; null: none. */
+  ceiling(): number | null {
+    const ceiling = latencyCeiling(this.#job.budget, this.int8Prediction());
+    return ceiling === null || this.#job.budget.latencyRatio !== undefined ? ceiling : ceiling / this.unit();
   }
 
   /** What later searches for this model may start from. */
@@ -187,7 +207,8 @@ export class PlanTimings {
         : [{ predicted: plan.costs.latency, measured: median(measured.map((candidate) => candidate.latency)) }];
     });
     const newest = new Map<string, number>();
-    for (const { key, share } of [...this.#shares].reverse()) if (!newest.has(key)) newest.set(key, share);
+    for (const { key, share } of [...[...this.#shares].reverse(), ...this.#remembered])
+      if (!newest.has(key)) newest.set(key, share);
     const plans = [...newest].slice(0, rememberedPlans).map(([key, share]) => ({ key, share }));
     return { ratio: this.ratio(), points, int8Ratio: this.#int8Ratio(), int8Latency: this.#ownInt8Latency(), plans };
   }

@@ -1,7 +1,7 @@
 /**
  * Ways to choose a plan, on the same tables, at equal latency: uniform W4A8 says how long a plan may take, and every other way gets as
- * long. Latency is predicted from the tables by all of them; each is told what its plans measured and may choose again under a ceiling
- * that is corrected by that, as the product does. Plans are written as the pipeline writes them before it refines the chosen one, and
+ * long. Each is told what its plans measured and may choose again: the planner, as in the product, learns from that what choices take, the
+ * others get a ceiling that is corrected by how much longer their plans took than the tables say. Plans are written as the pipeline writes them before it refines the chosen one, and
  * judged by their divergence from float on held-out samples.
  */
 import { NativeTarget } from '../../agent/adapters/native-target.js';
@@ -175,7 +175,7 @@ function methodsOf({ assessed, uniform, ranking, ports, signal }: Subject): Meth
     const allocation = await allocate(problem, 'sensitivity', { latency }, ports.solver, {}, signal);
     return allocation.status === 'infeasible' ? null : allocation.assignment;
   };
-  // As in the product, what was measured corrects the latency of each choice, not only that of all.
+  // What was measured corrects the latency of each choice, not only that of all.
   const verified = async (_: number, trials: readonly Trial[]) => {
     const latency = uniform.costs.latency;
     const measured = trials.map(({ plan, ratio }) => ({ assignment: plan.assignment, value: ratio * latency }));
@@ -203,9 +203,8 @@ function methodsOf({ assessed, uniform, ranking, ports, signal }: Subject): Meth
 }
 
 /**
- * What methods come to, each by itself: the least sensitive of its plans that measured no slower than uniform W4A8; the fastest, where
- * none did. Every plan corrects the ceiling of the method's next. Plans of one round are timed in one comparison. All are told of uniform
- * W4A8, which is there without being chosen.
+ * What methods come to, each by itself: the least sensitive of its plans that measured no slower than uniform W4A8, or that one, which
+ * is there without being chosen. Every plan corrects the ceiling of the method's next. Plans of one round are timed in one comparison.
  */
 async function closedLoop(subject: Subject, methods: readonly Method[]): Promise<Contender[]> {
   const { uniform } = subject;
@@ -229,7 +228,7 @@ async function closedLoop(subject: Subject, methods: readonly Method[]): Promise
     for (const { search, plan } of fresh) {
       const { ratio } = timings.get(planKey(plan))!;
       search.trials.push({ plan, ratio });
-      search.ceiling = median(search.trials.map((trial) => trial.plan.costs.latency / trial.ratio));
+      search.ceiling = median(search.trials.slice(1).map((trial) => trial.plan.costs.latency / trial.ratio));
     }
   }
   const contenders: Contender[] = [];

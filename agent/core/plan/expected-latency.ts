@@ -6,7 +6,7 @@ export interface MeasuredPoint {
   readonly measured: number;
 }
 
-/** What the measurements of one run say about predictions. */
+/** What measurements say about predictions: those of the last run, and of plans those of earlier ones too. */
 export interface LatencyExperience {
   /** How much longer plans took than predicted: the median over everything measured. */
   readonly ratio: number;

@@ -10,7 +10,7 @@ export interface Plan {
   /** What the assignment refers to. */
   readonly problem: Problem;
   readonly assignment: Assignment;
-  /** Predicted, from the tables. */
+  /** As its problem has them: predicted from the tables, or from what was learnt since. */
   readonly costs: PlanCosts;
 }
 

@@ -159,3 +159,49 @@ t.test('plans of other choices are left aside, and of many only the latest are r
   t.doesNotThrow(() => later.learnt(few));
   t.equal(planWith(few, planKey(ends[0]!)), null, 'float is none of its choices');
 });
+
+t.test('what was remembered yields to what is measured, all of it where that says something else', async (t) => {
+  const random = new Random(seed + 2000);
+  const problem = problemOf(random, 6);
+  const ends = [uniformPlan(problem, 'float'), uniformPlan(problem, 'W8A8')];
+  const plans = Array.from({ length: 6 }, () => anyPlan(random, problem));
+  const before = timingsOn(new Machine(random, 1, problem), problem, {});
+  await before.measure([...ends, ...plans].map(artifact), quiet);
+  const experience = before.learntFor([]);
+
+  const agreeing = { ...experience, plans: experience.plans.map(({ key, share }) => ({ key, share: 1.05 * share })) };
+  const contradicted = {
+    ...experience,
+    plans: experience.plans.map(({ key, share }) => ({ key, share: 1.5 * share })),
+  };
+  const after = async (known: LatencyExperience) => {
+    const search = timingsOn(new Machine(new Random(seed + 2000), 1, problem), problem, {}, known);
+    await search.measure([...ends, plans[0]!].map(artifact), quiet);
+    const { problem: learnt } = search.learnt(problem);
+    return [plans[0]!, plans[1]!].map((plan) => planWith(learnt, planKey(plan))!.costs.latency);
+  };
+  const [nothing, told, misled] = [await after(noExperience), await after(agreeing), await after(contradicted)];
+  t.strictSame(misled, nothing, 'nothing is left of what was contradicted');
+  t.ok(Math.abs(told[0]! / nothing[0]! - 1) < 0.02, 'what is measured now counts for more');
+  t.not(told[1], nothing[1], 'the rest is still believed');
+});
+
+t.test('the budget in the unit of the tables is scaled by what int8 takes, whatever other plans take', async (t) => {
+  const random = new Random(seed + 3000);
+  const problem = problemOf(random, 5);
+  const int8 = uniformPlan(problem, 'W8A8');
+  const slowElsewhere = new Machine(random, 1, problem);
+  slowElsewhere.latencyOf = ({ problem: own, assignment }) => {
+    const plan = planOf(own, assignment);
+    return planKey(plan) === planKey(int8) ? 2e6 * plan.costs.latency : 3e6 * plan.costs.latency;
+  };
+  for (const [budget, wanted] of [
+    [{ latencyMs: 10 }, 5],
+    [{ latencyRatio: 0.5 }, 0.5 * int8.costs.latency],
+  ] as const) {
+    const search = timingsOn(slowElsewhere, problem, budget);
+    await search.measure([uniformPlan(problem, 'float'), int8, anyPlan(random, problem)].map(artifact), quiet);
+    t.ok(Math.abs(search.unit() / 2e6 - 1) < 1e-9);
+    t.ok(Math.abs(search.ceiling()! / wanted - 1) < 1e-9, `${search.ceiling()}, not ${wanted}`);
+  }
+});
