@@ -8,6 +8,7 @@ import { registerAhead } from './commands/ahead.js';
 import { registerAudit } from './commands/audit.js';
 import { registerBudget } from './commands/budget.js';
 import { registerDevices } from './commands/devices.js';
+import { registerOverview } from './commands/overview.js';
 import { registerRelease } from './commands/release.js';
 import { registerResults } from './commands/results.js';
 import { registerRollout } from './commands/rollout.js';
@@ -36,6 +37,7 @@ registerServe(program, process.env, async (settings, surroundings) => {
   return openConsole(settings, { ...surroundings, version });
 });
 for (const register of [
+  registerOverview,
   registerDevices,
   registerRelease,
   registerRollout,

@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { budgetForms, parseBudget } from '../../agent/core/budget.js';
 import { selectorForms } from '../selector.js';
+import type { BudgetRule } from '../server/desired.js';
 import type { BudgetAnswer } from '../server/fleet.js';
 import type { WhatIfAnswer } from '../server/predictions.js';
 import {
@@ -14,7 +15,7 @@ import {
   printTable,
 } from './common.js';
 
-/** Adds `budget set` and `budget show`. */
+/** Adds `budget set`, `budget what-if`, `budget show` and `budget list`. */
 export function registerBudget(program: Command, environment: NodeJS.ProcessEnv): void {
   const budget = program
     .command('budget')
@@ -110,5 +111,19 @@ export function registerBudget(program: Command, environment: NodeJS.ProcessEnv)
         earlier.map(({ createdAt, budget: was }) => [createdAt, budgetText(was)]),
       );
     }
+  });
+
+  const list = budget
+    .command('list')
+    .description('every budget that was ever set, newest first; the first of a selector holds');
+  addClientOptions(list, environment).action(async (flags: ClientFlags) => {
+    const answer = await (await clientOf(flags)).get<{ rules: (BudgetRule & { createdAt: string })[] }>(
+      '/v1/budgets/rules',
+    );
+    if (flags.json) return printJson(answer);
+    printTable(
+      ['since', 'selector', 'budget'],
+      answer.rules.map(({ createdAt, selector, budget: was }) => [createdAt, selector, budgetText(was)]),
+    );
   });
 }

@@ -1,8 +1,10 @@
 import type { Command } from 'commander';
-import type { Birth, DesiredState, DeviceEvent, ReportedState } from '../../configs/contracts/device.js';
+import type { DeviceEvent } from '../../configs/contracts/device.js';
 import type { ConsoleClient } from '../client.js';
+import { standingOf } from '../device-state.js';
 import { selectorForms } from '../selector.js';
 import type { RolloutNews } from '../server/rollouts.js';
+import type { DeviceDocument } from '../server/store.js';
 import {
   addClientOptions,
   budgetText,
@@ -15,16 +17,7 @@ import {
   printTable,
 } from './common.js';
 
-/** A device as the API shows it. */
-export interface DeviceDocument {
-  readonly id: string;
-  readonly isOnline: boolean;
-  readonly lastSeen: string;
-  readonly isAhead: boolean;
-  readonly birth: Birth;
-  readonly reported: ReportedState | null;
-  readonly desired: DesiredState | null;
-}
+export type { DeviceDocument } from '../server/store.js';
 
 /** Adds `devices`, `device` and `watch`. */
 export function registerDevices(program: Command, environment: NodeJS.ProcessEnv): void {
@@ -86,21 +79,6 @@ export async function allDevices(client: ConsoleClient, selector: string): Promi
   return list;
 }
 
-/** The state of a device in two words. */
-export function stateOf({ isOnline, isAhead, reported, desired }: DeviceDocument): string {
-  const isTrue = (type: string) => reported?.conditions.some((c) => c.type === type && c.status === 'true') ?? false;
-  if (isAhead) return 'ahead';
-  if (!isOnline) return 'offline';
-  if (reported?.conditions.some(({ type, status }) => type === 'Accepted' && status === 'false')) return 'in trouble';
-  // What it says of older orders says nothing of these.
-  if (desired !== null && (reported?.observedGeneration ?? 0) < desired.generation) return 'working';
-  if (isTrue('Degraded')) return 'in trouble';
-  if (isTrue('RolledBack')) return 'rolled back';
-  if (isTrue('BudgetInfeasible')) return 'infeasible';
-  if (isTrue('Confirmed')) return 'confirmed';
-  return desired === null ? 'idle' : 'working';
-}
-
 function printDevices(list: readonly DeviceDocument[]): void {
   const rows = list.map((device) => {
     const [target] = Object.values(device.reported?.targets ?? {});
@@ -109,7 +87,7 @@ function printDevices(list: readonly DeviceDocument[]): void {
     return [
       device.id,
       device.birth.labels.group ?? '-',
-      stateOf(device),
+      standingOf(device).state,
       target?.active?.release ?? '-',
       budgetText(wanted?.budget ?? {}),
       inUnit(measured?.latency.measured, measured?.latency.unit),
@@ -130,7 +108,7 @@ function printDevice(device: DeviceDocument): void {
   const print = (text: string) => process.stdout.write(`${text}\n`);
   const { birth, reported, desired } = device;
   print(
-    `${device.id}: ${stateOf(device)}, last seen ${device.lastSeen}, quantd ${birth.agentVersion}, class ${birth.hardwareClass}`,
+    `${device.id}: ${standingOf(device).state}, last seen ${device.lastSeen}, quantd ${birth.agentVersion}, class ${birth.hardwareClass}`,
   );
   print(
     `labels: ${

@@ -7,6 +7,7 @@ import type { Release } from '../../configs/contracts/release.js';
 import { validate } from '../../configs/contracts/validate.js';
 import { selectorForms } from '../selector.js';
 import { addClientOptions, budgetText, type ClientFlags, clientOf, inBytes, printJson, printTable } from './common.js';
+import { registerCompare } from './overview.js';
 
 interface ReleaseFlags extends ClientFlags {
   readonly name?: string;
@@ -15,7 +16,7 @@ interface ReleaseFlags extends ClientFlags {
   readonly budget?: string;
 }
 
-/** Adds `release MODEL`, `release assign` and `release list`. */
+/** Adds `release MODEL`, `release assign`, `release list` and `release compare`. */
 export function registerRelease(program: Command, environment: NodeJS.ProcessEnv): void {
   const release = program
     .command('release')
@@ -69,6 +70,8 @@ Examples:
         );
     },
   );
+
+  registerCompare(release, environment);
 
   const list = release.command('list').description('releases, newest first');
   addClientOptions(list, environment).action(async (flags: ClientFlags) => {

@@ -25,6 +25,9 @@ export interface DeviceRecord {
   readonly pins: Readonly<Record<string, Pin>>;
 }
 
+/** A device as the API shows it. */
+export type DeviceDocument = Omit<DeviceRecord, 'pins'>;
+
 /** An event with the number it has in the stream of all events. */
 export interface StoredEvent {
   readonly number: number;
@@ -269,6 +272,17 @@ export class ConsoleStore {
     const rows = this.#database.all<{ number: number; document: string }>(
       'SELECT number, document FROM event WHERE number > ? ORDER BY number LIMIT ?',
       number,
+      limit,
+    );
+    return rows.map((row) => ({ number: row.number, event: JSON.parse(row.document) as DeviceEvent }));
+  }
+
+  /** Events before a number, newest first; of one device, or of all. */
+  eventsBefore(number: number, limit: number, device: string | null): StoredEvent[] {
+    const rows = this.#database.all<{ number: number; document: string }>(
+      `SELECT number, document FROM event WHERE number < ? ${device === null ? '' : 'AND device = ?'} ORDER BY number DESC LIMIT ?`,
+      number,
+      ...(device === null ? [] : [device]),
       limit,
     );
     return rows.map((row) => ({ number: row.number, event: JSON.parse(row.document) as DeviceEvent }));

@@ -2,7 +2,8 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { type DeviceDocument, stateOf } from '../../fleet-console/commands/devices.js';
+import type { DeviceDocument } from '../../fleet-console/commands/devices.js';
+import { standingOf } from '../../fleet-console/device-state.js';
 import { smallCard, smallModel } from '../support/artifacts.js';
 import { until } from '../support/broker.js';
 import { FakeDevice, startConsole } from '../support/console.js';
@@ -10,12 +11,12 @@ import { fleet } from '../support/fleet-command.js';
 
 t.test('the state of a device is of its newest orders, and a refusal of these comes first', async (t) => {
   const state = (observedGeneration: number, ...conditions: [string, string][]) =>
-    stateOf({
+    standingOf({
       isOnline: true,
       isAhead: false,
       desired: { generation: 2 },
       reported: { observedGeneration, conditions: conditions.map(([type, status]) => ({ type, status })) },
-    } as DeviceDocument);
+    } as DeviceDocument).state;
   t.equal(state(2, ['Accepted', 'true'], ['Confirmed', 'true']), 'confirmed');
   t.equal(state(1, ['Accepted', 'true'], ['Confirmed', 'true']), 'working', 'that was the first generation');
   t.equal(state(1, ['Accepted', 'false'], ['Confirmed', 'true']), 'in trouble');

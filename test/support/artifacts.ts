@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { encode } from '../../agent/core/onnx/codec.js';
 import { imageCard, NetworkBuilder } from './networks.js';
-import { Random } from './seed.js';
+import { Random } from './random.js';
 
 /** Shape of the input of every model here. */
 export const inputDims = [1, 3, 8, 8];

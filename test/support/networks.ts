@@ -6,7 +6,7 @@ import type { ModelCard } from '../../configs/contracts/card.js';
 import type { Range } from '../../configs/contracts/plan.js';
 import { info, ints, model, node } from '../agent/core/onnx/support.js';
 import { run } from './ort.js';
-import { Random } from './seed.js';
+import { Random } from './random.js';
 
 type Attributes = Parameters<typeof node>[3];
 
