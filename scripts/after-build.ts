@@ -1,10 +1,11 @@
 /**
- * What `tsc` leaves to be done in `dist/`: outputs of deleted sources go, the commands become executable, and `npx quantd` and `npx fleet` work in
- * a checkout (npm links the commands of dependencies, never the root package's own).
+ * What `tsc` leaves to be done in `dist/`: outputs of deleted sources go, the web console is bundled, the commands become executable, and
+ * `npx quantd` and `npx fleet` work in a checkout (npm links the commands of dependencies, never the root package's own).
  */
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { buildWeb } from './web.js';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const dist = join(root, 'dist');
@@ -27,5 +28,6 @@ function linkCommand(name: string, main: string): void {
 }
 
 removeStaleOutputs();
+await buildWeb();
 linkCommand('quantd', join(dist, 'agent', 'main.js'));
 linkCommand('fleet', join(dist, 'fleet-console', 'main.js'));

@@ -154,7 +154,7 @@ const zones: Readonly<Record<string, Zone>> = {
   },
   // The console knows nothing of the agent but its pure core.
   selector: {
-    holds: /^fleet-console\/selector\.ts$/,
+    holds: /^fleet-console\/(selector|device-state)\.ts$/,
     values: ['contracts'],
     types: [],
     packages: [],
@@ -192,8 +192,16 @@ const zones: Readonly<Record<string, Zone>> = {
   consoleCommands: {
     holds: /^fleet-console\/commands\//,
     values: ['consoleCommands', 'consoleClient', 'selector', 'core', 'contracts', 'settings'],
-    types: ['consoleServer'],
+    types: ['consoleServer', 'wishes'],
     packages: ['commander', 'node:*'],
+    forbidden: settings,
+  },
+  // It talks HTTP only: of the server it knows the types of what that answers.
+  consoleWeb: {
+    holds: /^fleet-console\/web\//,
+    values: ['consoleWeb'],
+    types: ['contracts', 'selector', 'wishes', 'consoleServer'],
+    packages: ['preact', 'uplot'],
     forbidden: settings,
   },
   consoleMain: {
@@ -208,11 +216,11 @@ const zones: Readonly<Record<string, Zone>> = {
 /** npm packages of adapters, of the bridge and of the console's server, with the files whose one responsibility needs them. */
 const packageOwners: Readonly<Record<string, readonly string[]>> = {
   '@fastify/swagger': ['api'],
-  '@sinclair/typebox': ['api', 'rollout-api', 'tables-api', 'people-api', 'audit-api'],
+  '@sinclair/typebox': ['api', 'rollout-api', 'tables-api', 'people-api', 'audit-api', 'view-api'],
   aedes: ['broker'],
   'better-sqlite3': ['sqlite-store', 'sqlite-key-values', 'sqlite-outbox', 'database'],
   cookie: ['auth'],
-  fastify: ['api', 'rollout-api', 'tables-api', 'people-api', 'audit-api', 'access', 'problem', 'stream'],
+  fastify: ['api', 'rollout-api', 'tables-api', 'people-api', 'audit-api', 'access', 'problem', 'stream', 'view-api', 'web'],
   mqtt: ['broker-probe', 'fleet-link', 'link'],
   pino: ['journal-log'],
   'prom-client': ['metrics'],
@@ -344,7 +352,7 @@ function filesBelow(folder: string): string[] {
 const tree = filesBelow('');
 const read = (path: string) => readFileSync(join(root, path), 'utf8');
 const product = tree
-  .filter((path) => /^(agent|configs|firmware-bridge|native|fleet-console)\/.*\.ts$/.test(path))
+  .filter((path) => /^(agent|configs|firmware-bridge|native|fleet-console)\/.*\.tsx?$/.test(path))
   .map((path) => scan(path, read(path)));
 
 t.test('every import and every use of the outside world is one that its zone allows', async (t) => {
@@ -364,7 +372,9 @@ t.test('exceptions are used: an entry that no import needs is deleted', async (t
 
 t.test('the dependencies in package.json are those that the product imports', async (t) => {
   const { dependencies } = JSON.parse(read('package.json')) as { dependencies: Record<string, string> };
-  const imported = product.flatMap(({ imports }) =>
+  // What the web console needs is bundled into it when it is built.
+  const installed = product.filter(({ path }) => zoneOf(path) !== 'consoleWeb');
+  const imported = installed.flatMap(({ imports }) =>
     imports.filter(({ isPackage }) => isPackage).map(({ target }) => target!),
   );
   const used = imported.filter((specifier) => !specifier.startsWith('node:')).map(packageOf);
@@ -474,6 +484,13 @@ t.test('the rules can fail', async (t) => {
     "import { scan } from '../test/support/source-scan.js';",
     'imports test/support/source-scan.ts',
   );
+  expectFault(
+    'fleet-console/web/a.tsx',
+    "import { parseSelector } from '../selector.js';",
+    'imports fleet-console/selector.ts',
+  );
+  t.same(judge('fleet-console/web/a.tsx', "import type { Overview } from '../server/fleet-view.js';"), []);
+  expectFault('fleet-console/server/a.ts', "import '../web/a.js';", 'imports fleet-console/web/a.ts');
   expectFault('agent/main.ts', "import './demo.js';", 'imports agent/demo.ts');
   t.same(judge('agent/newcomer.ts', ''), ['agent/newcomer.ts belongs to no zone']);
 });

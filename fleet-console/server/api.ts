@@ -13,18 +13,21 @@ import type { AuditLog } from './audit.js';
 import { addAuditRoutes } from './audit-api.js';
 import type { Person } from './auth.js';
 import type { Fleet } from './fleet.js';
+import { FleetView } from './fleet-view.js';
 import type { Health } from './health.js';
 import type { ConsoleMetrics } from './metrics.js';
-import { pageHtml, pageIcon, pageScript, pageStyle } from './page.js';
 import { addPeopleRoutes, type PeopleOptions } from './people-api.js';
 import type { Predictions } from './predictions.js';
 import { answerProblem, problem } from './problem.js';
 import { addRolloutRoutes } from './rollout-api.js';
 import type { Rollouts } from './rollouts.js';
-import { type ConsoleStore, type DeviceRecord, viewOf } from './store.js';
+import { type ConsoleStore, type DeviceDocument, type DeviceRecord, viewOf } from './store.js';
 import { streamEvents } from './stream.js';
 import type { Tables } from './tables.js';
 import { addTableRoutes } from './tables-api.js';
+import { withReasons } from './verdicts.js';
+import { addViewRoutes } from './view-api.js';
+import { addWebRoutes } from './web.js';
 import type { Webhooks } from './webhooks.js';
 
 /** What the API works on. */
@@ -74,6 +77,15 @@ const BudgetBody = Type.Object(
   { selector: Type.String({ minLength: 1, maxLength: 500 }), budget: Budget },
   { additionalProperties: false },
 );
+const WhatIfBody = Type.Object(
+  {
+    selector: Type.String({ minLength: 1, maxLength: 500 }),
+    budget: Budget,
+    /** Lists no more than so many of those that were judged. */
+    mostDevices: Type.Optional(Type.Integer({ minimum: 0 })),
+  },
+  { additionalProperties: false },
+);
 const SelectorQuery = Type.Object({ selector: Type.String({ minLength: 1, maxLength: 500 }) });
 const ResultQuery = Type.Object({
   device: Type.Optional(Type.String({ maxLength: 64 })),
@@ -85,7 +97,7 @@ const AdoptQuery = Type.Object({
 const Id = Type.Object({ id: Type.String({ maxLength: 64 }) });
 const Sha = Type.Object({ sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) });
 
-/** The HTTP API of the console, and its page; OpenAPI at /openapi.json. Answers errors as RFC 9457 problems. */
+/** The HTTP API of the console, and the web console; OpenAPI at /openapi.json. Answers errors as RFC 9457 problems. */
 export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
   const { store, fleet, artifacts, metrics, audit } = options;
   const { auth } = options.people;
@@ -171,8 +183,12 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
       return { devices: fleet.setBudget(selector, budget, personOf(request)) };
     },
   );
-  post('/v1/budgets/what-if', 'What would become of a budget; changes nothing', BudgetBody, ({ selector, budget }) =>
-    options.predictions.whatIf(selector, budget),
+  post(
+    '/v1/budgets/what-if',
+    'What would become of a budget; changes nothing',
+    WhatIfBody,
+    async ({ selector, budget, mostDevices = Number.POSITIVE_INFINITY }) =>
+      withReasons(await options.predictions.whatIf(selector, budget), mostDevices),
   );
   get('/v1/results', 'Results, newest first', ResultQuery, ({ device = null, limit = 100 }) => ({
     results: store.results(device, limit),
@@ -181,6 +197,7 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
   await addPeopleRoutes(app, options.people);
   addAuditRoutes(app, audit, options.webhooks);
   addTableRoutes(app, options.tables);
+  addViewRoutes(app, new FleetView(store, fleet), store);
   app.get(
     '/v1/events',
     // Its head alone would never be sent, nor its place among the streams be given back.
@@ -230,20 +247,12 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     reply.type('text/plain; version=0.0.4').send(await metrics.text()),
   );
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
-  const asset = (path: string, type: string, text: string) =>
-    app.get(path, { schema: { hide: true } }, async (_request, reply) =>
-      reply.type(type).header('content-security-policy', "default-src 'self'; frame-ancestors 'none'").send(text),
-    );
-  asset('/', 'text/html; charset=utf-8', pageHtml);
-  asset('/icon.svg', 'image/svg+xml', pageIcon);
-  asset('/page.js', 'text/javascript; charset=utf-8', pageScript);
-  asset('/page.css', 'text/css; charset=utf-8', pageStyle);
+  addWebRoutes(app);
   return app;
 }
 
-/** A device as the API shows it. */
-function deviceDocument({ id, birth, isOnline, lastSeen, isAhead, reported, desired }: DeviceRecord) {
-  return { id, isOnline, lastSeen, isAhead, birth, reported, desired };
+function deviceDocument({ pins: _, ...device }: DeviceRecord): DeviceDocument {
+  return device;
 }
 
 function existing(store: ConsoleStore, id: string): DeviceRecord {

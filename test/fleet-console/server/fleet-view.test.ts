@@ -4,6 +4,7 @@ import type { Measurements, ReportedState } from '../../../configs/contracts/dev
 import { deviceStates, standingOf } from '../../../fleet-console/device-state.js';
 import { matches, parseSelector } from '../../../fleet-console/selector.js';
 import { ArtifactFolder } from '../../../fleet-console/server/artifacts.js';
+import { AuditLog } from '../../../fleet-console/server/audit.js';
 import { ConsoleDatabase } from '../../../fleet-console/server/database.js';
 import { Fleet } from '../../../fleet-console/server/fleet.js';
 import { FleetView } from '../../../fleet-console/server/fleet-view.js';
@@ -31,7 +32,7 @@ function measured(latency: number): Measurements {
 
 /** A store with a fleet in it that goes on changing. */
 class ChangingFleet {
-  readonly store = new ConsoleStore(new ConsoleDatabase(':memory:'), { events: 1000, results: 1000 });
+  readonly store: ConsoleStore;
   readonly fleet: Fleet;
   readonly view: FleetView;
   readonly #random: Random;
@@ -39,7 +40,10 @@ class ChangingFleet {
 
   constructor(folder: string, random: Random) {
     this.#random = random;
-    this.fleet = new Fleet(this.store, new ArtifactFolder(folder));
+    const database = new ConsoleDatabase(':memory:');
+    const tellNobody = () => {};
+    this.store = new ConsoleStore(database, { events: 1000, results: 1000 }, tellNobody);
+    this.fleet = new Fleet(this.store, new ArtifactFolder(folder), new AuditLog(database, tellNobody));
     this.view = new FleetView(this.store, this.fleet);
   }
 

@@ -22,7 +22,7 @@ t.test('before there is an account nobody is asked; after that, nobody is let in
   t.notMatch(refused.headers['www-authenticate'], /Basic/, 'the page asks, not the browser');
   t.equal((await ask(console.url, 'GET', '/v1/devices')).status, 401);
   t.equal((await addAccount(console.url, 'eve', 'admin')).status, 401);
-  for (const path of ['/', '/page.js', '/page.css', '/livez', '/icon.svg'])
+  for (const path of ['/', '/devices/d1', '/livez', '/assets/icon.svg'])
     t.equal((await ask(console.url, 'GET', path)).status, 200, path);
   t.equal((await ask(console.url, 'GET', '/v1/devices', { host: 'fleet.example' })).status, 401, 'by any name');
 
