@@ -120,7 +120,7 @@ export function FrontierChart({
         aria-label={`Frontier of ${points.length} plans, latency against sensitivity; the table below has its values`}
       />
       <figcaption>
-        Each dot is a plan that nothing beats in both. {chosen !== null && 'The ring is the plan that was chosen. '}
+        Each dot is a plan that nothing beats in both. {chosen !== null && 'The ring is the plan that is shown here. '}
         {ceiling !== null && `The dashed line is the budget, ${latencyText(ceiling, unit)}.`}
       </figcaption>
       <details>

@@ -63,7 +63,11 @@ export function Audit() {
                     ),
                   },
                   { name: 'Action', cell: ({ action }) => action },
-                  { name: 'Subject', cell: ({ subject }) => subject },
+                  {
+                    name: 'Subject',
+                    cell: ({ subject }) =>
+                      /^[0-9a-f]{64}$/.test(subject) ? <code title={subject}>{digestText(subject)}</code> : subject,
+                  },
                   { name: 'Details', cell: ({ details }) => <Details of={details} /> },
                   { name: 'Digest', cell: ({ hash }) => <code title={hash}>{digestText(hash)}</code> },
                 ]}

@@ -153,8 +153,9 @@ function Gates({ policy: { gates, abort } }: { policy: RolloutPolicy }) {
         <ul class="list">
           {abort.map(({ class: kind, percent, minimum }) => (
             <li key={`${kind} ${percent} ${minimum}`}>
-              {percent === 0 ? 'the first' : `more than ${percent} %`} {kind === 'ANY' ? 'failure of any class' : kind},
-              once {minimum} {minimum === 1 ? 'has' : 'have'} answered
+              {percent === 0 ? 'the first failure' : `failures on more than ${percent} % of them`}{' '}
+              {kind === 'ANY' ? 'of any class' : `of class ${kind}`}, once{' '}
+              {countText(minimum, 'device has', 'devices have')} answered
             </li>
           ))}
         </ul>
