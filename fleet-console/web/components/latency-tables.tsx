@@ -1,5 +1,6 @@
 /** Operators of a device with what they take at each precision, as bars. */
 import { digestText, latencyText } from '../format.js';
+import { useReloadOnNews } from '../live.js';
 import { type TargetTables, useTables } from '../tables.js';
 import { Await, Empty, Tag } from './basics.js';
 import { Bar } from './chart.js';
@@ -7,6 +8,8 @@ import { Bar } from './chart.js';
 /** Tables of every target, or that there are none. */
 export function LatencyTables({ device }: { device: string }) {
   const tables = useTables(device);
+  // Tables come with results, of which events tell; they are too large to be asked for at every report.
+  useReloadOnNews((news) => news.kind === 'event' && news.event.device === device, tables.reload, 3000);
   const none = <Empty>The device has sent no table of latencies. It sends one when it has timed a model.</Empty>;
   return (
     <Await document={tables} absent={none} lines={4}>

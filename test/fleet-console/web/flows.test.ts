@@ -148,6 +148,7 @@ t.test('a budget is set after a what-if; a device that was away catches up with 
   await until(async () => (await runs('d1', 'slow@1')) && (await runs('d2', 'slow@1')), 'both run it', patience);
   await visit(page, `${console.url}/devices/d2`);
   await page.getByRole('heading', { name: 'Frontier' }).waitFor();
+  await page.getByRole('region', { name: 'Latencies of operators of host' }).getByText('W8A8').first().waitFor();
   t.ok((await page.getByRole('region', { name: 'Operators of the plan' }).getByRole('row').count()) > 10);
   await daemons.d2.stop();
   await page.getByText('offline', { exact: true }).waitFor({ timeout: patience });
