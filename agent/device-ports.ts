@@ -3,6 +3,7 @@ import type { DesiredState, DeviceEvent, DeviceResult, ReportedState } from '../
 import type { Budget } from '../configs/contracts/plan.js';
 import type { BlobRef, Release } from '../configs/contracts/release.js';
 import type { DeviceTable, ModelTable } from '../configs/contracts/tables.js';
+import type { GatePolicy, GateReading } from './core/gates/decide.js';
 import type { DeviceStep } from './core/reconcile.js';
 import type { StepProgress } from './pipeline.js';
 import type { Feed } from './ports.js';
@@ -151,6 +152,18 @@ export interface MakeRequest {
 export interface Maker {
   /** Answers the `quantize --json` document. Aborting ends the process; its finished steps are kept. Fails with the job's EdgeError. */
   make(request: MakeRequest, signal: AbortSignal, progress: StepProgress): Promise<QuantizeDocument>;
+}
+
+/** A maintenance gate: something outside of quantd that says whether this is a good moment. */
+export interface Gate {
+  readonly policy: GatePolicy;
+  /**
+   * What it says now. Never fails: what cannot be read is told as that.
+   *
+   * @param isFresh nothing that is remembered from earlier will do
+   */
+  read(isFresh: boolean): Promise<GateReading>;
+  close(): Promise<void>;
 }
 
 /** Small durable state of the daemon: JSON values by key. */

@@ -9,6 +9,7 @@ import { registerConfig } from './commands/config.js';
 import { registerDoctor } from './commands/doctor.js';
 import { registerEvaluate } from './commands/evaluate.js';
 import { registerFrontier } from './commands/frontier.js';
+import { registerLock } from './commands/lock.js';
 import { registerProfile } from './commands/profile.js';
 import { registerQuantize } from './commands/quantize.js';
 import { registerRun } from './commands/run.js';
@@ -40,6 +41,7 @@ for (const register of [
   registerBench,
   registerDoctor,
   registerConfig,
+  registerLock,
 ]) {
   register(program, process.env);
 }
@@ -59,6 +61,7 @@ const exitCodeOf: Partial<Record<ErrorCode, number>> = {
   'mcu/unreachable': exitCodes.unreachable,
   'mcu/timeout': exitCodes.unreachable,
   'measure/busy': exitCodes.tryAgain,
+  'lock/held': exitCodes.tryAgain,
   'job/aborted': exitCodes.interrupted,
 };
 

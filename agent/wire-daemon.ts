@@ -22,12 +22,14 @@ import { ServiceManager } from './adapters/service-manager.js';
 import { SqliteKeyValues } from './adapters/sqlite-key-values.js';
 import { SqliteOutbox } from './adapters/sqlite-outbox.js';
 import { Daemon } from './daemon/daemon.js';
+import type { GateView } from './daemon/gates.js';
 import { Memory } from './daemon/memory.js';
 import type { DaemonTarget } from './daemon/state.js';
 import type { DaemonClock, MakeRequest, Maker } from './device-ports.js';
 import { contentKey } from './digest.js';
 import { pipelineVersion } from './pipeline.js';
 import { runInWorker } from './run-worker.js';
+import { openGates } from './wire-gates.js';
 
 /** What the daemon needs beside its settings. */
 export interface DaemonSurroundings {
@@ -48,6 +50,8 @@ export interface DaemonSurroundings {
 export interface OpenedDaemon {
   readonly device: string;
   readonly socketPath: string;
+  /** The maintenance gates as they are now; also in `GET /v1/status`. */
+  gates(): Promise<readonly GateView[]>;
   /** Runs until `stop`; then everything is closed in order. */
   run(): Promise<void>;
   stop(): void;
@@ -95,6 +99,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
     reserveBytes: settings.limits.reserveBytes,
   });
   const { mostFrames, mostBytes, folder } = settings.samples;
+  const gates = openGates(settings.gates);
   const daemon = new Daemon(
     {
       device,
@@ -103,6 +108,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
       algorithm: pipelineVersion,
       confirm: settings.confirm,
       backoff: settings.retry,
+      gateOpenSeconds: settings.gates.openSeconds,
     },
     {
       memory,
@@ -115,6 +121,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
         frames: mostFrames,
         bytes: mostBytes,
       }),
+      gates,
       clock,
       log,
       random: Math.random,
@@ -124,6 +131,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
   try {
     await socket.listen();
   } catch (error) {
+    await Promise.all(gates.map((gate) => gate.close()));
     outbox.close();
     values.close();
     throw error;
@@ -132,6 +140,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
   return {
     device,
     socketPath,
+    gates: () => daemon.gates(),
     async run() {
       log.info({ device, version, session, socketPath, state: stateFolder }, 'the daemon runs');
       manager.ready();
@@ -293,9 +302,9 @@ function localService(daemon: Daemon, metrics: DaemonMetrics, warn: (text: strin
       await daemon.addSample(...args);
       metrics.frame(args[0]);
     },
-    status: () => daemon.status(),
+    status: async () => ({ ...(await daemon.status()), gates: await daemon.gates() }),
     onActive: (listener: Parameters<Daemon['onActive']>[0]) => daemon.onActive(listener),
-    metrics: async () => metrics.text(await daemon.status()),
+    metrics: async () => metrics.text(await daemon.status(), await daemon.gates()),
     async unready() {
       const { targets } = await daemon.status();
       const idle = Object.keys(targets).filter(

@@ -117,8 +117,8 @@ const zones: Readonly<Record<string, Zone>> = {
     forbidden: settings,
   },
   wireDaemon: {
-    holds: /^agent\/wire-daemon\.ts$/,
-    values: ['adapters', 'daemon', 'contracts', 'digest', 'steps', 'runWorker'],
+    holds: /^agent\/wire-(daemon|gates)\.ts$/,
+    values: ['wireDaemon', 'adapters', 'daemon', 'core', 'contracts', 'digest', 'steps', 'runWorker'],
     types: ['ports', 'devicePorts'],
     packages: ['node:*'],
     forbidden: settings,
@@ -282,6 +282,9 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'agent/adapters/artifact-store.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
   'agent/adapters/model-cache.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
   'agent/adapters/sample-keeper.ts': { 'agent/adapters/durable-files.ts': 'one way to make files durable' },
+  'agent/adapters/mavlink-gate.ts': {
+    'firmware-bridge/link/serial.ts': 'serial ports are opened in one place, loaded only where one is wanted',
+  },
   'agent/adapters/native-rounder.ts': { 'native/index.ts': 'the addon is what rounds' },
   'agent/adapters/service-manager.ts': { 'native/index.ts': 'Node has no datagram sockets of its own' },
   'agent/adapters/runner-process.ts': { 'agent/runner.ts': 'what goes over the channel to its process, as types' },
@@ -290,6 +293,9 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'agent/commands/doctor.ts': {
     'agent/adapters/machine.ts': 'looks at the machine, loads no runtime',
     'agent/adapters/power.ts': 'looks for energy meters, loads no runtime',
+  },
+  'agent/commands/lock.ts': {
+    'agent/adapters/lock-file.ts': 'what the daemon reads is written in the same place',
   },
   'agent/commands/checks.ts': {
     'agent/adapters/broker-probe.ts': 'speaks MQTT, loaded only where it is wanted',

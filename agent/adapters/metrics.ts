@@ -21,6 +21,12 @@ export class DaemonMetrics {
   readonly #active = this.#gauge('quantd_active', 'Whether a confirmed model is active.', ['target']);
   readonly #latency = this.#gauge('quantd_measured_latency_ms', 'Measured latency of the active model.', ['target']);
   readonly #degraded = this.#gauge('quantd_degraded', 'Whether a step keeps failing.', ['target']);
+  readonly #gated = this.#gauge('quantd_gated', 'Whether something waits for maintenance gates.', ['target']);
+  readonly #gates = this.#gauge(
+    'quantd_gate_open',
+    'Whether a maintenance gate is open; 0 also where it cannot be read.',
+    ['gate'],
+  );
   readonly #outboxBytes = this.#gauge('quantd_outbox_bytes', 'Bytes that wait to be sent.');
   readonly #outboxDropped = this.#gauge('quantd_outbox_dropped', 'Messages thrown away for the caps of the outbox.');
 
@@ -38,8 +44,9 @@ export class DaemonMetrics {
     this.#frames.inc({ target });
   }
 
-  /** All metrics as text, with what the reported document says. */
-  async text(reported: ReportedState): Promise<string> {
+  /** All metrics as text, with what the reported document and the gates say. */
+  async text(reported: ReportedState, gates: readonly { gate: string; isOpen: boolean | null }[]): Promise<string> {
+    for (const { gate, isOpen } of gates) this.#gates.set({ gate }, isOpen === true ? 1 : 0);
     this.#generation.set(reported.observedGeneration);
     this.#outboxBytes.set(reported.outbox.bytes);
     this.#outboxDropped.set(reported.outbox.dropped);
@@ -47,10 +54,10 @@ export class DaemonMetrics {
       this.#active.set({ target }, active?.isConfirmed ? 1 : 0);
       const measured = active?.measurements.latency.measured ?? null;
       if (measured !== null) this.#latency.set({ target }, measured);
-      const isDegraded = reported.conditions.some(
-        (condition) => condition.target === target && condition.type === 'Degraded' && condition.status === 'true',
-      );
-      this.#degraded.set({ target }, isDegraded ? 1 : 0);
+      const isSaid = (type: string) =>
+        reported.conditions.some((said) => said.target === target && said.type === type && said.status === 'true');
+      this.#degraded.set({ target }, isSaid('Degraded') ? 1 : 0);
+      this.#gated.set({ target }, isSaid('Gated') ? 1 : 0);
     }
     return this.#registry.metrics();
   }

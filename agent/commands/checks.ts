@@ -9,6 +9,7 @@ import type { AgentSettings } from '../../configs/contracts/agent-settings.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { blobManifestPath } from '../../configs/contracts/release.js';
 import { formatBytes } from '../terminal.js';
+import type { OpenedDaemon } from '../wire-daemon.js';
 
 /** What came of a check. `warning`: work goes on, or can go on later; `failed`: it cannot, until somebody does something. */
 export interface Check {
@@ -26,6 +27,8 @@ export interface DaemonPlace {
   readonly stateFolder: string;
   readonly socketPath: string;
 }
+
+type GateView = Awaited<ReturnType<OpenedDaemon['gates']>>[number];
 
 /** What others may take to answer. */
 const networkMs = 3000;
@@ -49,6 +52,7 @@ export async function daemonChecks(place: DaemonPlace): Promise<readonly Check[]
     ['broker', () => checkBroker(place)],
     ['runtimes', () => checkRuntimes()],
     ['socket', () => checkSocket(place)],
+    ['gates', () => checkGates(place)],
     ['serial', () => checkSerial()],
     ['samples', () => checkSamples(place)],
   ];
@@ -225,7 +229,7 @@ async function checkSocket({ socketPath }: DaemonPlace): Promise<Check> {
     const message = `the path of the socket is longer than ${socketPathBytes} bytes: ${socketPath}`;
     return bad('failed', name, message, 'Set local.socket to a shorter path.');
   }
-  const answer = await askSocket(socketPath);
+  const answer = await askSocket<{ ready: boolean; why: string | null }>(socketPath, '/readyz');
   if (typeof answer === 'object') {
     const { ready, why } = answer;
     if (ready) return ok(name, `the daemon answers on ${socketPath}, and is ready`);
@@ -244,9 +248,29 @@ async function checkSocket({ socketPath }: DaemonPlace): Promise<Check> {
   );
 }
 
-function askSocket(socketPath: string): Promise<{ ready: boolean; why: string | null } | string> {
+/** One check a gate, as the running daemon sees it: no second one is opened beside it. */
+async function checkGates({ settings, socketPath }: DaemonPlace): Promise<readonly Check[]> {
+  const kinds = Object.keys(settings.gates).filter((key) => key !== 'openSeconds');
+  if (kinds.length === 0) return [ok('gates', 'none is configured: models change at any time')];
+  const status = await askSocket<{ gates?: readonly GateView[] }>(socketPath, '/v1/status');
+  if (typeof status === 'string' || status.gates === undefined) {
+    return [ok('gates', `${kinds.join(', ')} are configured; only the running daemon can tell how they stand`)];
+  }
+  return status.gates.map(({ gate, isOpen, reason, detail, since, until, holds }) => {
+    const name = `gate ${gate}`;
+    const added = detail === null ? '' : ` (${detail})`;
+    if (isOpen === true) return ok(name, `open since ${since}: ${reason}${added}`);
+    const word = isOpen === null ? 'cannot be read' : 'closed';
+    const message = `${word} since ${since}: ${reason}${added}${until === null ? '' : `, until ${until}`}`;
+    const held = holds === 'work' && isOpen === false ? 'Nothing is measured or quantized' : 'No model changes';
+    return bad('warning', name, message, `${held} meanwhile. Settings: [gates.${gate}].`);
+  });
+}
+
+/** What an address of the local socket answers as JSON, or why it does not. */
+function askSocket<Answer extends object>(socketPath: string, path: string): Promise<Answer | string> {
   return new Promise((resolve) => {
-    const asked = request({ socketPath, path: '/readyz', timeout: networkMs }, (response) => {
+    const asked = request({ socketPath, path, timeout: networkMs }, (response) => {
       let text = '';
       response.setEncoding('utf8').on('data', (piece: string) => {
         text += piece;
@@ -254,7 +278,7 @@ function askSocket(socketPath: string): Promise<{ ready: boolean; why: string | 
       response.on('error', (error) => resolve(error.message));
       response.on('end', () => {
         try {
-          resolve(JSON.parse(text) as { ready: boolean; why: string | null });
+          resolve(JSON.parse(text) as Answer);
         } catch {
           resolve('something else answers there');
         }

@@ -26,12 +26,10 @@ export function registerConfig(program: Command, environment: NodeJS.ProcessEnv)
     .action(async ({ config, origin, json }: { config?: string; origin?: boolean; json?: boolean }) => {
       const { values, origins } = await loadAgentSettings(environment, config);
       if (json) return printJson(origin ? { values, origins } : values);
-      const rows = Object.entries(values).flatMap(([section, keys]) =>
-        Object.entries(keys).map(([key, value]) => {
-          const name = `${section}.${key}`;
-          return [name, JSON.stringify(value), ...(origin ? [origins[name]!] : [])];
-        }),
-      );
+      const rows = Object.entries(origins).map(([name, from]) => {
+        const value = name.split('.').reduce((table: unknown, key) => (table as Record<string, unknown>)[key], values);
+        return [name, JSON.stringify(value), ...(origin ? [from] : [])];
+      });
       process.stdout.write(`${table(origin ? ['setting', 'value', 'from'] : ['setting', 'value'], rows)}\n`);
     });
 }

@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { AgentSettings } from '../../configs/contracts/agent-settings.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import { environmentLayer, resolveSettings, type Settings, tomlLayer } from '../../configs/settings.js';
+import { parseMavlinkSource } from '../core/gates/source.js';
+import { parseWindow } from '../core/gates/window.js';
 
 /** Where the daemon's settings file is when nothing else is said; it need not be there. */
 export const defaultConfigPath = join('/', 'etc', 'quantd', 'agent.toml');
@@ -26,6 +28,9 @@ export async function loadAgentSettings(
   const settings = resolveSettings(AgentSettings, [...layers, layer]);
   checkAddress('console.url', settings.values.console.url, 'Use console.tokenFile for the token.');
   checkAddress('mqtt.url', settings.values.mqtt.url, 'Use mqtt.username and mqtt.passwordFile.');
+  const { window, mavlink } = settings.values.gates;
+  if (window) parseWindow(window);
+  if (mavlink) parseMavlinkSource(mavlink);
   return settings;
 }
 

@@ -1,4 +1,5 @@
 /** What a device does next, decided from what is wanted and what is there. All there is to resuming, re-planning and rolling back. */
+import { allowed as everything, type GateDecision } from './gates/decide.js';
 
 /** What a target has, as far as deciding needs it. */
 export interface Have {
@@ -19,16 +20,38 @@ export interface Have {
 /** The steps of a device; everything between a model's bytes and a verified artifact is inside `quantize`. */
 export type DeviceStep = 'fetch' | 'quantize' | 'publish' | 'activate' | 'confirm' | 'revert';
 
+/** What is asked of the maintenance gates. */
+type Allowed = Pick<GateDecision, 'mayWork' | 'mayActivate'>;
+
 /**
- * The next step, or null when there is nothing to do.
+ * The next step, or null when there is nothing to do, or nothing that may be done.
  *
  * What is active comes first: a failed artifact is taken back, an unconfirmed one confirmed or failed, before anything new is
  * begun. A goal that failed is left alone: only another goal can help. What was measured is published last, so that no full
  * outbox keeps a model from being used.
  *
+ * Gates hold back what is new. To confirm and to take back they do not: what serves already has to prove itself, and falling back to what
+ * has proved itself is safe at any time, in flight more than ever.
+ *
  * @param goalKey key of the artifact that is wanted, null where nothing is
+ * @param allowed by the maintenance gates
  */
-export function nextStep(goalKey: string | null, have: Have): DeviceStep | null {
+export function nextStep(goalKey: string | null, have: Have, allowed: Allowed = everything): DeviceStep | null {
+  const step = ungatedStep(goalKey, have);
+  const mayBe = step === 'quantize' ? allowed.mayWork : step === 'activate' ? allowed.mayActivate : true;
+  if (mayBe) return step;
+  // What was measured is told while it waits.
+  return have.made !== 'no' && !have.isPublished ? 'publish' : null;
+}
+
+/** The step that would be next and that gates hold back; null where they are not in the way of anything. */
+export function heldStep(goalKey: string | null, have: Have, allowed: Allowed): 'quantize' | 'activate' | null {
+  const step = ungatedStep(goalKey, have);
+  if (step === 'quantize') return allowed.mayWork ? null : step;
+  return step === 'activate' && !allowed.mayActivate ? step : null;
+}
+
+function ungatedStep(goalKey: string | null, have: Have): DeviceStep | null {
   if (have.active !== null && have.failed.has(have.active.key)) return 'revert';
   if (have.active !== null && !have.active.isConfirmed) return 'confirm';
   if (goalKey === null) return null;

@@ -6,13 +6,15 @@
  * 2. Nothing that fails here ends the process or touches what is active, but a failed `confirm`, which takes it back.
  * 3. Nothing heavy runs in this process: downloads stream, models and planning live in processes of their own.
  * 4. Offline is ordinary: the last accepted document stands until another comes.
+ * 5. Maintenance gates hold back what is new, never the proof of what is active nor the way back.
  */
-import { DesiredState, documentBytes, type ReportedState, type StepReport } from '../../configs/contracts/device.js';
+import type { DesiredState, ReportedState, StepReport } from '../../configs/contracts/device.js';
 import { EdgeError, type ErrorCode } from '../../configs/contracts/errors.js';
-import { validateKnown } from '../../configs/contracts/validate.js';
-import { type DeviceStep, nextStep } from '../core/reconcile.js';
-import type { Failure, Goal, InferRequest, SampleKeeper, SampleType } from '../device-ports.js';
+import { type DeviceStep, heldStep, nextStep } from '../core/reconcile.js';
+import type { Failure, Gate, Goal, InferRequest, SampleKeeper, SampleType } from '../device-ports.js';
 import { canonical } from '../digest.js';
+import { parseDesired } from './desired.js';
+import { GateKeeper, type GateView } from './gates.js';
 import { type Statement, statement } from './report.js';
 import { type Moment, Reporter } from './reporter.js';
 import { type ServedAnswer, Serving } from './serving.js';
@@ -29,11 +31,14 @@ export interface DaemonOptions {
   readonly confirm: ConfirmOptions;
   /** Delays between tries of a step, in milliseconds: the first, and the longest. */
   readonly backoff: { readonly firstMs: number; readonly mostMs: number };
+  /** How long the maintenance gates must have been open before what they held back begins. */
+  readonly gateOpenSeconds: number;
 }
 
 /** The ports of the steps, and what only the loop needs. */
 export interface DaemonPorts extends StepPorts {
   readonly samples: SampleKeeper;
+  readonly gates: readonly Gate[];
   /** Uniform in [0, 1). */
   readonly random: () => number;
 }
@@ -74,6 +79,7 @@ export class Daemon {
   readonly #reporter: Reporter;
   readonly #stop = new AbortController();
   readonly #serving: ReadonlyMap<string, Serving>;
+  readonly #gates: GateKeeper;
   /** Monotonic times at which a target's step may be tried again. */
   readonly #notBefore = new Map<string, number>();
   readonly #acceptedMs = new Map<string, number>();
@@ -101,6 +107,7 @@ export class Daemon {
     this.#ports = ports;
     this.#reporter = new Reporter(options, ports);
     this.#serving = new Map(options.targets.map(({ id }) => [id, new Serving(ports.runners, ports.log)]));
+    this.#gates = new GateKeeper(options.gateOpenSeconds, ports, () => this.#gatesChanged());
   }
 
   /** Runs until `stop`. Resolves when everything that was under way has ended. */
@@ -116,6 +123,7 @@ export class Daemon {
       },
     });
     this.#reportSoon();
+    this.#gates.start(signal);
     while (!signal.aborted) {
       // Anew before every look: what changes during the look wakes the sleep after it.
       this.#wake = new AbortController();
@@ -127,6 +135,7 @@ export class Daemon {
     await this.#reportDue;
     await Promise.all(this.#reloading);
     await Promise.all([...this.#serving.values()].map((serving) => serving.stop()));
+    await this.#gates.close();
     await this.#ports.link.close();
   }
 
@@ -170,6 +179,18 @@ export class Daemon {
   /** What was last reported, or would have been. */
   async status(): Promise<ReportedState> {
     return this.#reporter.reported(this.#moment());
+  }
+
+  /** The maintenance gates as they are now; none where none is configured. */
+  gates(): Promise<GateView[]> {
+    return this.#gates.views();
+  }
+
+  /** Work that must not go on is stopped: its finished parts are kept. */
+  #gatesChanged(): void {
+    if (this.#running?.task.step === 'quantize' && !this.#gates.decision().mayWork) this.#running.abort.abort();
+    this.#wake.abort();
+    this.#reportSoon();
   }
 
   #servingOf(target: string): Serving {
@@ -222,18 +243,23 @@ export class Daemon {
 
   /** The first step that may be done now, target by target. */
   async #nextTask(): Promise<Task | null> {
+    let isHeld = false;
     for (const target of this.#options.targets) {
       if ((this.#notBefore.get(target.id) ?? 0) > this.#ports.clock.monotonicMs()) continue;
       try {
         const { goal, goalKey, have } = await stateOf(target, this.#options.algorithm, this.#ports);
-        const step = nextStep(goalKey, have);
+        const allowed = this.#gates.decision();
+        const step = nextStep(goalKey, have, allowed);
         const [activeKey, previousKey] = [have.active?.key ?? null, have.previous];
+        isHeld ||= heldStep(goalKey, have, allowed) !== null;
+        if (step !== null || isHeld) this.#gates.attend(true);
         if (step !== null) return { target, step, goal, goalKey, activeKey, previousKey };
       } catch (error) {
         this.#ports.log.warn({ target: target.id, error: String(error) }, 'the state of a target cannot be read');
         this.#delay(target.id, mostAttempts);
       }
     }
+    this.#gates.attend(isHeld);
     return null;
   }
 
@@ -366,6 +392,7 @@ export class Daemon {
         this.#reportSoon();
       },
       event: (type, message) => this.#event(target.id, type, message),
+      mayActivate: () => this.#gates.mayActivateNow(),
       acceptedMs: this.#acceptedMs.get(target.id) ?? null,
     };
   }
@@ -412,7 +439,8 @@ export class Daemon {
   }
 
   #moment(): Moment {
-    return { sequence: this.#sequence, steps: this.#steps, troubles: this.#troubles, refusal: this.#refusal };
+    const [steps, troubles, refusal] = [this.#steps, this.#troubles, this.#refusal];
+    return { sequence: this.#sequence, steps, troubles, refusal, allowed: this.#gates.decision() };
   }
 
   /** A document from the link. They are taken one after the other, without holding up the loop. */
@@ -552,24 +580,3 @@ export class Daemon {
 }
 
 const nowhere = { target: '', key: '', generation: 0, step: 'fetch', attempts: 0, at: '' } as const;
-
-/** Fails with `document/invalid`. */
-function parseDesired(payload: Uint8Array, device: string): DesiredState {
-  const refuse = (message: string) => new EdgeError('document/invalid', message, { subject: 'desired' });
-  if (payload.length > documentBytes) throw refuse(`the document has ${payload.length} bytes`);
-  let value: unknown;
-  try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(payload));
-  } catch {
-    throw refuse('the document is not JSON');
-  }
-  // Unknown fields are ignored: they are neither kept nor part of any key.
-  const document = validateKnown(DesiredState, value, 'document/invalid', 'desired');
-  if (document.device !== device) throw refuse(`the document is for device ${document.device}`);
-  for (const { budget } of Object.values(document.targets)) {
-    if (budget.latencyMs !== undefined && budget.latencyRatio !== undefined) {
-      throw refuse('a budget gives its latency both absolute and relative');
-    }
-  }
-  return document;
-}

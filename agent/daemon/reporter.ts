@@ -1,4 +1,6 @@
 import type { Condition, ReportedState, StepReport, TargetReport } from '../../configs/contracts/device.js';
+import { describeReasons, type GateDecision } from '../core/gates/decide.js';
+import { heldStep } from '../core/reconcile.js';
 import type { Failure, FleetLink, Log, SlotRole } from '../device-ports.js';
 import { canonical, contentKey } from '../digest.js';
 import {
@@ -36,6 +38,8 @@ export interface Moment {
   readonly troubles: ReadonlyMap<string, Failure>;
   /** Why the last document was not taken; null where it was. */
   readonly refusal: Statement | null;
+  /** What the maintenance gates allow. */
+  readonly allowed: GateDecision;
 }
 
 /** Puts the reported document together, from what is on disk and what goes on. */
@@ -119,7 +123,8 @@ export class Reporter {
     });
   }
 
-  #statementsOf({ id }: DaemonTarget, { goal, goalKey, have }: TargetState, { troubles }: Moment): Statement[] {
+  #statementsOf({ id }: DaemonTarget, { goal, goalKey, have }: TargetState, moment: Moment): Statement[] {
+    const { troubles, allowed } = moment;
     const statements: Statement[] = [];
     const { memory } = this.#ports;
     const say = (...rest: [Statement['type'], boolean | null, string, string]) =>
@@ -136,6 +141,11 @@ export class Reporter {
       const isActive = have.active?.key === goalKey;
       say('Active', isActive, isActive ? 'active' : have.active === null ? 'none' : 'other', release.id);
       say('Confirmed', isActive && have.active!.isConfirmed, isActive ? 'probes' : 'waiting', release.id);
+      const held = heldStep(goalKey, have, allowed);
+      if (held !== null) {
+        const reasons = allowed.reasons.filter(({ holdsWork }) => held === 'activate' || holdsWork);
+        say('Gated', true, reasons[0]!.gate, describeReasons(`${held} of ${release.id}`, reasons));
+      }
       if (failure !== null) {
         const isTakenBack = failure.step === 'confirm';
         statements.push(failureStatement(failure, isTakenBack ? 'RolledBack' : 'Degraded', true));

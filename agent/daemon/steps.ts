@@ -55,6 +55,8 @@ export interface StepContext {
   readonly confirm: ConfirmOptions;
   readonly progress: (step: StepReport) => void;
   readonly event: (type: DeviceEvent['type'], message: string) => void;
+  /** Asks the maintenance gates at this very moment. */
+  readonly mayActivate: () => Promise<boolean>;
   /** Monotonic milliseconds at which the goal was accepted; null when that was before this start. */
   readonly acceptedMs: number | null;
 }
@@ -113,11 +115,16 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
     memory.setPublished(target, goalKey!, id);
   },
 
-  async activate({ goal, goalKey, activeKey, target, serving, acceptedMs, event }, ports, signal) {
-    const { artifacts, runners, memory, clock } = ports;
+  async activate({ goal, goalKey, activeKey, target, serving, acceptedMs, event, mayActivate }, ports, signal) {
+    const { artifacts, runners, memory, clock, log } = ports;
     const folder = (await artifacts.find(goalKey!))!;
     const runner = await runners.open(folder, signal);
     try {
+      // Loading takes a while: somebody may have taken off meanwhile. Then it waits, as if it had not been begun.
+      if (!(await mayActivate())) {
+        log.info({ target, release: goal!.wanted.release.id }, 'a gate has closed before the new model could serve');
+        return await runner.close();
+      }
       if (activeKey !== null && memory.isConfirmed(target, activeKey))
         await artifacts.link(target, 'previous', activeKey);
       memory.setActivation(target, goalKey!, goal!.wanted.release.id, clock.now());

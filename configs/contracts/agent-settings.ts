@@ -4,6 +4,116 @@ import { type Static, Type } from '@sinclair/typebox';
 const section = <T extends Parameters<typeof Type.Object>[0]>(properties: T) =>
   Type.Object(properties, { additionalProperties: false, default: {} });
 
+/** A choice of words, the first of which holds by default. */
+const choice = <const T extends readonly [string, ...string[]]>(words: T) =>
+  Type.Unsafe<T[number]>(
+    Type.Union(
+      words.map((word) => Type.Literal(word)),
+      { default: words[0] },
+    ),
+  );
+
+/** A maintenance gate: off unless its section is there. Keys without a default must be given. */
+const gate = <T extends Parameters<typeof Type.Object>[0]>(properties: T, holds: GateHolds) =>
+  Type.Optional(
+    Type.Object(
+      {
+        ...properties,
+        /** What a closed gate holds back: `activation` alone, or `work` (measuring and quantizing) as well. Downloads never. */
+        holds: choice(holds === 'work' ? ['work', 'activation'] : ['activation', 'work']),
+        /** What a gate that cannot be read counts as, for activation; work goes on. */
+        unreadable: choice(['closed', 'open']),
+      },
+      { additionalProperties: false },
+    ),
+  );
+
+type GateHolds = 'activation' | 'work';
+
+const Minute = Type.String({ pattern: '^([01][0-9]|2[0-3]):[0-5][0-9]$' });
+
+/** What must be open before another model may begin to serve; agent/README.md tells how they work together. */
+const gates = section({
+  /** How long all gates must have been open before anything that they held back begins. */
+  openSeconds: Type.Number({ minimum: 0, maximum: 86_400, default: 10 }),
+  /** Open from one time of day to another; over midnight it belongs to the day on which it began. */
+  window: gate(
+    {
+      days: Type.Array(choice(['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun']), {
+        minItems: 1,
+        maxItems: 7,
+        default: ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'],
+      }),
+      from: Minute,
+      /** Equal to `from`: around the clock. */
+      to: Minute,
+      /** `UTC`, or a name such as `Europe/Berlin`. */
+      zone: Type.String({ minLength: 1, maxLength: 64, default: 'UTC' }),
+      /** Also goes by a clock of which the system says that it is not synchronised. */
+      trustsClock: Type.Boolean({ default: false }),
+    },
+    'activation',
+  ),
+  /** Closed while a lock file is there: `quantd lock`, or any program that writes one. */
+  lock: gate(
+    {
+      file: Type.String({ pattern: '^/.' }),
+      /** How long a lock holds that does not say until when. */
+      lifetimeHours: Type.Number({ minimum: 0.001, maximum: 8760, default: 24 }),
+    },
+    'activation',
+  ),
+  /** Asks a program: status 0 is open, any other closed; the first line that it prints is the reason. */
+  exec: gate(
+    {
+      /** Program and arguments; no shell. */
+      command: Type.Array(Type.String(), { minItems: 1, maxItems: 64 }),
+      limitSeconds: Type.Number({ minimum: 0.1, maximum: 300, default: 10 }),
+      /** How long an answer holds. */
+      everySeconds: Type.Number({ minimum: 0, maximum: 86_400, default: 30 }),
+    },
+    'activation',
+  ),
+  power: gate(
+    {
+      /** Of the emptiest battery. */
+      leastPercent: Type.Number({ minimum: 0, maximum: 100, default: 50 }),
+      /** `enough`: on mains, no percentage is asked for; `required`: mains, and the percentage of a battery that is there. */
+      mains: choice(['enough', 'required', 'ignored']),
+    },
+    'work',
+  ),
+  temperature: gate(
+    {
+      mostCelsius: Type.Number({ minimum: -40, maximum: 150 }),
+      /** Once too hot, it has to be cooler by so much to be open again. */
+      hysteresisCelsius: Type.Number({ minimum: 0, maximum: 50, default: 5 }),
+      /** Types of thermal zones to look at, as `/sys/class/thermal/thermal_zone0/type` has them; empty: all. The hottest counts. */
+      zones: Type.Array(Type.String({ minLength: 1 }), { maxItems: 32, default: [] }),
+    },
+    'work',
+  ),
+  /** Open while the autopilot says that the vehicle is disarmed and on the ground. `udp` or `serial` is to be given. */
+  mavlink: gate(
+    {
+      /** Address to listen on, such as `127.0.0.1:14540`. */
+      udp: Type.String({ default: '' }),
+      /** Path of a serial port. */
+      serial: Type.String({ default: '' }),
+      baudRate: Type.Integer({ minimum: 1200, maximum: 4_000_000, default: 57_600 }),
+      /** Id of the vehicle; other systems are not listened to. */
+      systemId: Type.Integer({ minimum: 1, maximum: 255, default: 1 }),
+      /** Id of its autopilot. */
+      componentId: Type.Integer({ minimum: 1, maximum: 255, default: 1 }),
+      /** Silence after which nothing is known any more. */
+      silentSeconds: Type.Number({ minimum: 0.5, maximum: 3600, default: 5 }),
+      /** Whether the autopilot has to say that it has landed, beside being disarmed. */
+      landed: choice(['required', 'if-told', 'ignored']),
+    },
+    'activation',
+  ),
+});
+
 /** Settings of the daemon `quantd`, by section; every key has a default. The file is `agent.toml`. */
 export const AgentSettings = Type.Object(
   {
@@ -72,6 +182,7 @@ export const AgentSettings = Type.Object(
       firstMs: Type.Integer({ minimum: 10, maximum: 600_000, default: 2000 }),
       mostMs: Type.Integer({ minimum: 10, maximum: 86_400_000, default: 600_000 }),
     }),
+    gates,
     local: section({
       /** Path of the socket for applications; empty: `quantd.sock` in the runtime or state folder. */
       socket: Type.String({ default: '' }),

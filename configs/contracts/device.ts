@@ -52,6 +52,8 @@ export const ConditionType = Type.Union([
   Type.Literal('Confirmed'),
   /** It was active and was taken back. */
   Type.Literal('RolledBack'),
+  /** Something waits for a maintenance gate of the device; the reason is the gate's name. Said only while it waits. */
+  Type.Literal('Gated'),
   /** A step keeps failing; what is active stays. */
   Type.Literal('Degraded'),
 ]);

@@ -48,6 +48,7 @@ export const errorTable = {
   },
   'infer/unavailable': { retryable: true, hint: 'Release a model to this device, and wait until it is active.' },
   'infer/invalid': { retryable: false, hint: 'Send what the model card describes; see agent/README.md.' },
+  'lock/held': { retryable: true, hint: 'Wait until it is released or has run out, or take it over with --force.' },
   'broker/unusable': {
     retryable: true,
     hint: 'Choose another broker.host or broker.port in the settings; 0 is any free port.',

@@ -46,6 +46,7 @@ export function rolloutDeviceOf(facts: DeviceFacts, target: string): Omit<Rollou
   const isTrue = (type: Condition['type']) => said.find((c) => c.type === type && c.status === 'true');
   const step = reported?.targets[target]?.step ?? null;
   const trouble = isTrue('Degraded');
+  const gated = isTrue('Gated');
   const refusal = reported?.conditions.find(({ type, status }) => type === 'Accepted' && status === 'false');
   const activity =
     refusal !== undefined
@@ -54,7 +55,9 @@ export function rolloutDeviceOf(facts: DeviceFacts, target: string): Omit<Rollou
         ? `in trouble: ${trouble.message}`
         : step !== null
           ? `${step.name}, ${Math.round(step.share * 100)} %`
-          : '';
+          : gated !== undefined
+            ? `waiting: gated (${gated.message})`
+            : '';
   return {
     id,
     labels: birth.labels,

@@ -68,6 +68,10 @@ export class ConsoleMetrics {
       { state: 'infeasible' },
       count((device) => has(device, 'BudgetInfeasible')),
     );
+    this.#devices.set(
+      { state: 'gated' },
+      count((device) => has(device, 'Gated')),
+    );
     for (const [status, count] of Object.entries(rollouts.counts())) this.#rolloutGauge.set({ status }, count);
     const { taken, refused } = link.counts;
     this.#documents.set({ outcome: 'taken' }, taken);

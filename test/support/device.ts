@@ -9,6 +9,7 @@ import type {
   ArtifactStore,
   FleetLink,
   FleetListener,
+  Gate,
   KeyValues,
   Maker,
   ModelCache,
@@ -133,7 +134,7 @@ export class Life {
    * @param failsAt asked at every call; true cuts the power there
    * @param bakeSeconds how long a new model has to prove itself
    */
-  constructor(disk: Disk, history: History, failsAt: () => boolean, bakeSeconds = 1) {
+  constructor(disk: Disk, history: History, failsAt: () => boolean, bakeSeconds = 1, gates: readonly Gate[] = []) {
     this.disk = disk;
     this.history = history;
     this.#failsAt = failsAt;
@@ -152,6 +153,7 @@ export class Life {
         algorithm: '1',
         confirm: { bakeSeconds, probeEveryMs: 250, latencySlack: 2, mostInterruptions: 1_000_000 },
         backoff: { firstMs: 1000, mostMs: 60_000 },
+        gateOpenSeconds: 10,
       },
       {
         memory,
@@ -161,6 +163,7 @@ export class Life {
         runners: this.#runners(),
         maker: this.#maker(),
         samples: this.#samples(),
+        gates,
         clock: {
           now: () => new Date(this.#nowMs + this.wallOffsetMs).toISOString(),
           monotonicMs: () => this.#nowMs,
