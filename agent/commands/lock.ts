@@ -97,13 +97,15 @@ async function lockSettings(environment: NodeJS.ProcessEnv, config: string | und
 }
 
 function ownerOf({ owner }: LockFlags, environment: NodeJS.ProcessEnv): string {
-  const name = owner ?? environment.SUDO_USER ?? environment.USER ?? environment.LOGNAME ?? '';
+  const name = owner || environment.SUDO_USER || environment.USER || environment.LOGNAME || '';
   return name.trim().slice(0, 128) || 'unknown';
 }
 
 /** Fails with `lock/held`. */
 function refuseOther(found: Lock | null, owner: string, { force }: LockFlags, what: string): void {
-  if (found === null || found.state === 'expired' || found.owner === owner || force === true) return;
+  if (found === null || found.state === 'expired' || force === true) return;
+  // Whose a damaged one is, nobody knows.
+  if (found.state === 'held' && found.owner === owner) return;
   throw new EdgeError('lock/held', `${what}: ${describe(found)}`, { subject: found.owner });
 }
 

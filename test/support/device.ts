@@ -126,6 +126,7 @@ export class Life {
   /** What the broker keeps for the device until it connects. */
   #retained: Uint8Array | null = null;
   #nowMs = 0;
+  readonly #sleepers = new Set<{ dueMs: number }>();
   readonly #failsAt: () => boolean;
   /** What is made and not yet finished; lost with the power. */
   readonly #drafts = new Map<string, QuantizeDocument>();
@@ -167,10 +168,7 @@ export class Life {
         clock: {
           now: () => new Date(this.#nowMs + this.wallOffsetMs).toISOString(),
           monotonicMs: () => this.#nowMs,
-          sleep: async (ms) => {
-            await this.#turn();
-            this.#nowMs += ms;
-          },
+          sleep: (ms, signal) => this.#sleep(ms, signal),
         },
         log: { info: () => {}, warn: () => {} },
         random: () => 0.5,
@@ -202,6 +200,19 @@ export class Life {
     await nextTurn();
     if (!this.#isDead && this.#failsAt()) this.kill();
     if (this.#isDead) await new Promise(() => {});
+  }
+
+  /** Time goes on to when the first of those that sleep is to wake. */
+  async #sleep(ms: number, signal: AbortSignal): Promise<void> {
+    const sleeper = { dueMs: this.#nowMs + ms };
+    this.#sleepers.add(sleeper);
+    await this.#turn();
+    while (!signal.aborted && [...this.#sleepers].some(({ dueMs }) => dueMs < sleeper.dueMs)) {
+      await nextTurn();
+      if (this.#isDead) await new Promise(() => {});
+    }
+    if (!signal.aborted) this.#nowMs = Math.max(this.#nowMs, sleeper.dueMs);
+    this.#sleepers.delete(sleeper);
   }
 
   /** The same for calls that answer at once. */
