@@ -63,6 +63,7 @@ export class GateKeeper {
 
   /** Begins to look; until `signal` aborts. */
   start(signal: AbortSignal): void {
+    signal.addEventListener('abort', () => this.#wake.abort(), { once: true });
     for (const gate of this.#ports.gates) void this.#watch(gate, signal);
   }
 
@@ -115,9 +116,10 @@ export class GateKeeper {
 
   async #watch(gate: Gate, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
+      // Of before the look: who comes to wait meanwhile is not kept waiting.
       const { signal: woken } = this.#wake;
       if (this.#isAttended) await this.#lookAt(gate, false);
-      await this.#ports.clock.sleep(this.#isAttended ? lookEveryMs : idleMs, AbortSignal.any([signal, woken]));
+      await this.#ports.clock.sleep(this.#isAttended ? lookEveryMs : idleMs, woken);
     }
   }
 

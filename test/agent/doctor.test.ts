@@ -188,6 +188,7 @@ t.test('a daemon that runs is found by its socket', async (t) => {
   await new Promise((resolve) => server.once('listening', resolve));
   const { of } = await doctor({ ...(await nowhere()), LOCAL__SOCKET: path }, '--json');
   t.match(of('socket'), { status: 'warning', message: /no model is active/ });
+  t.match(of('gates'), { status: 'ok', message: /none is configured/ });
   server.close();
 });
 

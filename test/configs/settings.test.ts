@@ -129,6 +129,63 @@ t.test('a mistake is told with its key, its place and what would be right', asyn
   }
 });
 
+t.test('a section in a section, absent until it is named, is laid over its own defaults', async (t) => {
+  t.same(resolveSettings(AgentSettings, []).values.gates, { openSeconds: 10 });
+  const file = tomlLayer('[gates]\nopenSeconds = 3\n[gates.window]\nfrom = "22:00"\nto = "04:00"', 'a.toml');
+  const environment = environmentLayer(AgentSettings, 'QUANTD', {
+    QUANTD__GATES__WINDOW__ZONE: 'Europe/Berlin',
+    QUANTD__GATES__LOCK__LIFETIME_HOURS: '2',
+    QUANTD__GATES__LOCK__FILE: '/run/lock/quantd',
+    QUANTD__GATES__EXEC__COMMAND: '/bin/a, b',
+  });
+  const { values, origins } = resolveSettings(AgentSettings, [file, environment]);
+  t.match(values.gates, {
+    openSeconds: 3,
+    window: { from: '22:00', to: '04:00', zone: 'Europe/Berlin', trustsClock: false, unreadable: 'closed' },
+    lock: { file: '/run/lock/quantd', lifetimeHours: 2, holds: 'activation' },
+    exec: { command: ['/bin/a', 'b'], everySeconds: 30 },
+  });
+  t.equal(values.gates.mavlink, undefined);
+  t.match(origins, {
+    'gates.openSeconds': 'a.toml',
+    'gates.window.from': 'a.toml',
+    'gates.window.zone': 'environment',
+    'gates.window.trustsClock': 'default',
+  });
+  t.equal(origins['gates.mavlink.udp'], undefined);
+});
+
+t.test('mistakes in a section in a section are told as precisely as others', async (t) => {
+  const resolve = (text: string) => () => resolveSettings(AgentSettings, [tomlLayer(text, 'a.toml')]);
+  const cases: [string, RegExp, RegExp][] = [
+    ['[gates.window]\nfrom = "22:00"', /gates\.window\.to is not set, and \[gates\.window\] needs it/, /string/],
+    ['[gates.window]\nfrom = "22:00"\nto = "24:00"', /gates\.window\.to cannot be "24:00"/, /like/],
+    [
+      '[gates.window]\nfrom = "22:00"\nto = "04:00"\ndays = ["monday"]',
+      /gates\.window\.days/,
+      /a list of "mon", "tue"/,
+    ],
+    ['[gates.lock]\nfile = "relative"', /gates\.lock\.file/, /\^\//],
+    ['[gates.lock]\nflie = "/x"', /there is no setting gates\.lock\.flie/, /gates\.lock\.file/],
+    ['[gates.lcok]\nfile = "/x"', /there is no setting gates\.lcok/, /gates\.lock/],
+    ['[gates]\nlock = "/x"', /gates\.lock is a section/, /\[gates\.lock\]/],
+    ['[gates.power]\nholds = "all"', /gates\.power\.holds/, /"work", "activation"/],
+    ['[gates.temperature]', /gates\.temperature\.mostCelsius is not set/, /at most 150/],
+  ];
+  for (const [text, message, hint] of cases) {
+    const fault = faultOf(resolve(text));
+    t.equal(fault.code, 'settings/invalid', text);
+    t.match(fault.message, message, text);
+    t.match(fault.hint, hint, text);
+  }
+  const variable = { QUANTD__GATES__LOCK__FLIE: '/x' };
+  t.match(faultOf(() => environmentLayer(AgentSettings, 'QUANTD', variable)).hint, /gates\.lock\.file/);
+  t.equal(
+    faultOf(() => environmentLayer(AgentSettings, 'QUANTD', { QUANTD__GATES__LOCK: '/x' })).code,
+    'settings/invalid',
+  );
+});
+
 t.test('the defaults of both programs are valid', async (t) => {
   t.equal(resolveSettings(AgentSettings, []).values.mqtt.url, 'mqtt://127.0.0.1:7401');
   t.equal(resolveSettings(ConsoleSettings, []).values.http.host, '127.0.0.1');

@@ -21,6 +21,8 @@ t.test('the state of a device is of its newest orders, and a refusal of these co
   t.equal(state(1, ['Accepted', 'true'], ['Confirmed', 'true']), 'working', 'that was the first generation');
   t.equal(state(1, ['Accepted', 'false'], ['Confirmed', 'true']), 'in trouble');
   t.equal(state(2, ['Degraded', 'true'], ['Confirmed', 'true']), 'in trouble');
+  t.equal(state(2, ['Gated', 'true'], ['Confirmed', 'false']), 'gated');
+  t.equal(state(2, ['Gated', 'true'], ['Degraded', 'true']), 'in trouble');
 });
 
 t.test('release, assign, budgets, devices and results, for people and as JSON', async (t) => {

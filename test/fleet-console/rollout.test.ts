@@ -320,3 +320,47 @@ t.test('what a device reports becomes a failure only when it will not go on tryi
   t.equal(of([said('Degraded', 'model/malformed', undefined, 'true', 'other')]), null, 'of another target');
   t.equal(of([said('Accepted', 'target/unknown', undefined, 'false', null)]), 'REJECTED');
 });
+
+t.test(
+  'a device that waits for a gate is no failure, says why it waits, and runs into its deadline all the same',
+  async (t) => {
+    const facts = {
+      id: 'd',
+      birth: { labels: {}, targets: { host: { kind: 'ort', identity: {} } } },
+      isOnline: true,
+      isAhead: false,
+      desired: null,
+      reported: {
+        observedGeneration: 0,
+        targets: {},
+        conditions: [
+          {
+            target: 'host',
+            type: 'Gated',
+            status: 'true',
+            reason: 'mavlink',
+            message: 'activate waits for mavlink (armed)',
+          },
+        ],
+      },
+    } as unknown as Parameters<typeof rolloutDeviceOf>[0];
+    const { failure, activity } = rolloutDeviceOf(facts, 'host');
+    t.equal(failure, null);
+    t.equal(activity, 'waiting: gated (activate waits for mavlink (armed))');
+
+    const hand = new Hand(fleetOf({ a0: 'good' }), { deadline: { deviceSeconds: 60 } });
+    hand.look();
+    const gated = () => hand.views().map((view) => ({ ...view, activity }));
+    const early = advance(hand.rollout, gated(), hand.rollout.clockMs + 59_000);
+    t.equal(early.rollout.devices.a0!.state, 'updating');
+    t.match(
+      explain(early.rollout, gated(), 'a0'),
+      /has not confirmed that.*; waiting: gated \(activate waits for mavlink/,
+    );
+    const late = advance(early.rollout, gated(), early.rollout.clockMs + 120_000);
+    t.match(late.rollout.devices.a0, {
+      state: 'failed',
+      failure: { class: 'TIMED_OUT', message: /within 60 s: waiting: gated/ },
+    });
+  },
+);

@@ -78,6 +78,7 @@ export class Autopilot {
   readonly #socket: Socket = createSocket('udp4');
   readonly #timer: NodeJS.Timeout;
   #sequence = 0;
+  #isClosed = false;
 
   constructor(port: number, everyMs = 100) {
     this.#timer = setInterval(() => {
@@ -90,6 +91,8 @@ export class Autopilot {
 
   /** Goes silent. */
   close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     clearInterval(this.#timer);
     this.#socket.close();
   }
