@@ -117,6 +117,8 @@ export class Life {
   /** Snapshots of samples that are there; where there are any to choose from. */
   readonly snapshots = new Set<string>();
   hasSamples = false;
+  /** Turns that a quarter of making an artifact takes. */
+  makeTurns = 1;
   /** Bytes that a document's list of operators takes. */
   operatorBytes = 0;
   /** Added to what the wall clock says; the monotonic one knows nothing of it. */
@@ -332,7 +334,7 @@ export class Life {
         if (!disk.models.has(model)) history.faults.push('made from a model that is not there');
         for (let share = 0; share < 1; share += 0.25) {
           progress('profile', share, 'operators');
-          await this.#turn();
+          for (let turn = 0; turn < this.makeTurns; turn++) await this.#turn();
           signal.throwIfAborted();
         }
         if (wanted.id.startsWith('broken')) {

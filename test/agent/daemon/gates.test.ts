@@ -126,11 +126,12 @@ t.test(
     t.equal(history.makes.size, 0);
     t.match(said(life, 'Gated'), { reason: 'temperature', message: /^quantize of good@1 waits for temperature/ });
     gate.isOpen = true;
+    life.makeTurns = 200;
     t.ok(await until(() => history.makes.size === 1));
     gate.isOpen = false;
-    // It may close too late to stop what ends at once; then it is the activation that waits.
-    t.ok(await until(() => said(life, 'Gated') !== undefined));
-    t.equal(disk.links.has('active/host'), false);
+    t.ok(await until(() => said(life, 'Gated') !== undefined && life.reported!.targets.host!.step === null));
+    t.equal(disk.artifacts.size, 0, 'it was stopped');
+    life.makeTurns = 1;
     gate.isOpen = true;
     t.ok(await until(() => runs(life, 'good@1')));
     await stopped(life);
