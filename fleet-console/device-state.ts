@@ -3,7 +3,7 @@ import type { DesiredState, ReportedState } from '../configs/contracts/device.js
 
 /**
  * `ahead`: it has orders that the database does not know; `offline`; `in trouble`: it refuses its orders, or a step keeps failing;
- * `working`: on its newest orders; `rolled back`; `infeasible`: no plan holds its budget; `confirmed`; `idle`: nothing is wanted of it.
+ * `working`: on its newest orders; `gated`: they wait for its maintenance gates; `rolled back`; `infeasible`: no plan holds its budget; `confirmed`; `idle`: nothing is wanted of it.
  */
 export type DeviceState = (typeof deviceStates)[number];
 
@@ -14,6 +14,7 @@ export const deviceStates = [
   'rolled back',
   'infeasible',
   'offline',
+  'gated',
   'working',
   'idle',
   'confirmed',
@@ -47,6 +48,7 @@ export function standingOf({ isOnline, isAhead, reported, desired }: Standing): 
     ['Degraded', 'in trouble'],
     ['RolledBack', 'rolled back'],
     ['BudgetInfeasible', 'infeasible'],
+    ['Gated', 'gated'],
   ] as const;
   for (const [type, state] of causes) {
     const condition = holds(type);

@@ -7,6 +7,7 @@ export type { DeviceState } from '../device-state.js';
 const tones: Readonly<Record<DeviceState, 'good' | 'bad' | 'busy' | 'quiet'>> = {
   confirmed: 'good',
   working: 'busy',
+  gated: 'busy',
   idle: 'quiet',
   offline: 'quiet',
   infeasible: 'bad',
