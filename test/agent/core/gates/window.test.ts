@@ -109,7 +109,11 @@ t.test('clocks that are set forward skip a window, clocks that are set back repe
     return count;
   };
   const minutesAgo = parseWindow({ days: ['sun'], from: '10:00', to: '10:05', zone: 'UTC' });
-  t.equal(opensAfter(minutesAgo, Date.UTC(2026, 2, 22, 10, 7)), Date.UTC(2026, 2, 29, 10), 'not one that has just ended');
+  t.equal(
+    opensAfter(minutesAgo, Date.UTC(2026, 2, 22, 10, 7)),
+    Date.UTC(2026, 2, 29, 10),
+    'not one that has just ended',
+  );
   t.equal(minutesOn(Date.UTC(2026, 2, 22)), 30, 'as on any Sunday');
   t.equal(minutesOn(Date.UTC(2026, 2, 29)), 0, 'from two to three there is no time');
   t.equal(minutesOn(Date.UTC(2026, 9, 25)), 60, 'from two to three it is twice');
