@@ -127,7 +127,7 @@ t.test(
     t.match(said(life, 'Gated'), { reason: 'temperature', message: /^quantize of good@1 waits for temperature/ });
     gate.isOpen = true;
     life.makeTurns = 200;
-    t.ok(await until(() => history.makes.size === 1));
+    t.ok(await until(() => history.makes.size === 1 && life.reported!.targets.host!.step !== null));
     gate.isOpen = false;
     t.ok(await until(() => said(life, 'Gated') !== undefined && life.reported!.targets.host!.step === null));
     t.equal(disk.artifacts.size, 0, 'it was stopped');
