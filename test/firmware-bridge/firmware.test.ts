@@ -254,6 +254,60 @@ for (const { where, skip } of boards.slice(0, 3)) {
   );
 }
 
+/** Stages of trained models whose input arrives patch by patch; the arena is to be below so many bytes. */
+const stages = [
+  { name: 'mobilenetv1-025-vww96', split: 8, grid: { rows: 2, columns: 2 }, below: 32 * 1024 },
+  { name: 'mobilenetv1-025-vww96', split: 8, grid: { rows: 4, columns: 4 }, below: 20 * 1024 },
+  { name: 'resnet8-cifar10', split: 4, grid: { rows: 3, columns: 2 }, below: 48 * 1024 },
+];
+
+for (const { where, skip } of boards.slice(0, 3)) {
+  t.test(
+    `${where}: what arrives patch by patch gives the outputs of layers`,
+    { skip: skip || skipsModels },
+    async (t) => {
+      for (const { name, below, ...cut } of stages) {
+        const model = await openRealModel(name);
+        const [input] = model.samples as [Float32Array];
+        const layered = realImage(model, 'W8A8');
+        const expected = await referenceOutputs(layered.bytes, [input]);
+        const patches = { ...cut, isInputStreamed: true };
+        const { bytes: image, arenaBytes: planned } = realImage(model, 'W8A8', { packer: packForCortexM, patches });
+        const path = join(folder, `${where}-${name}-patches.qimg`);
+        writeFileSync(path, image);
+        const mcu = await openMcu(t, where, { preloaded: path });
+        await mcu.load(preloadedSlot);
+        const { outputs, ticks } = await mcu.infer([input]);
+        t.strictSame(outputs, expected, name);
+        t.strictSame((await mcu.infer([input])).outputs, expected, 'and again');
+        const count = cut.grid.rows * cut.grid.columns;
+        const { patches: patchCount, scratchBytes } = await mcu.model();
+        const { arenaBytesUsed, workspaceBytesUsed } = await mcu.statistics();
+        t.equal(patchCount, count);
+        t.ok(
+          arenaBytesUsed <= planned && arenaBytesUsed > planned - 64 - 8,
+          `planned ${planned}, used ${arenaBytesUsed}`,
+        );
+        t.ok(planned < below && planned < layered.arenaBytes, `${planned} bytes, layer by layer ${layered.arenaBytes}`);
+        t.comment(
+          `${name} ${cut.grid.rows}x${cut.grid.columns}: arena ${planned}, layer by layer ${layered.arenaBytes}, scratch ${scratchBytes}, workspace ${workspaceBytesUsed}, ${ticks} ticks`,
+        );
+        const { connection } = mcu;
+        const data = new Uint8Array(64);
+        await refused(t, connection.request('run', {}), 'noInput');
+        await refused(t, connection.request('patchRun', { patch: 0 }), 'noInput');
+        await refused(t, connection.request('patchRun', { patch: count }), 'range');
+        await refused(t, connection.request('patch', { patch: count }), 'range');
+        await refused(t, connection.request('inputWrite', { input: 0, patch: 1, offset: 0, data }), 'range');
+        await connection.request('inputWrite', { input: 0, patch: 0, offset: 0, data });
+        await refused(t, connection.request('patchRun', { patch: 0 }), 'noInput');
+        t.strictSame((await mcu.infer([input])).outputs, expected, 'an inference begins anew');
+        await mcu.close();
+      }
+    },
+  );
+}
+
 t.test('a trained model goes over the wire to an emulated board', { skip: skipsQemu || skipsModels }, async (t) => {
   const model = await openRealModel('dscnn-kws12');
   const { bytes: image } = realImage(model, 'W4A4');
