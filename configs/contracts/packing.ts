@@ -27,6 +27,8 @@ export interface PackingProblem {
 export interface PackedWeights {
   readonly kernel: number;
   readonly layout: number;
+  /** Bits that they are packed as: those of the problem, or 8 where a kernel for fewer could not hold the sums. */
+  readonly weightBits: number;
   readonly bytes: Uint8Array;
 }
 

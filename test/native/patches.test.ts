@@ -4,15 +4,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { buildImage, type ImagePatches } from '../../agent/core/image/build.js';
+import { crc32 } from '../../agent/core/image/writer.js';
 import { listStages } from '../../agent/core/plan/patch-geometry.js';
 import { parsePrecision } from '../../agent/core/precision.js';
-import { operatorKinds } from '../../configs/contracts/image.js';
+import { headerFields, operatorKinds, stageFields, tensorFields } from '../../configs/contracts/image.js';
 import type { Precision } from '../../configs/contracts/plan.js';
 import { EngineModel, packForCortexM } from '../../native/index.js';
 import { packedFields } from '../../native/packing.js';
 import { drawNetwork } from '../agent/core/plan/patch-networks.js';
 import { compile, runProgram, sanitized } from '../support/c-program.js';
 import { referenceOutputs } from '../support/firmware.js';
+import { imageOf, networkOfPatches } from '../support/images.js';
 import { calibratedNetwork, type Network, randomNetwork } from '../support/networks.js';
 import { announceSeed, Random } from '../support/seed.js';
 
@@ -116,9 +118,81 @@ t.test(`patches of ${cases} random networks compute what their layers compute`, 
   t.ok(seen.packed > cases / 4 && seen.streamed > cases / 4);
 });
 
+/** An image whose branch is there twice, the second time for patches with input codes beyond `low` .. `high`. */
+function withOutliers(
+  image: Uint8Array,
+  low: number,
+  high: number,
+): { bytes: Uint8Array; plain: number; count: number } {
+  const from = new DataView(image.buffer, image.byteOffset, image.byteLength);
+  const header = (view: DataView, field: (typeof headerFields)[number]) =>
+    view.getUint32(4 * headerFields.indexOf(field), true);
+  const stageAt = header(from, 'stageOffset');
+  const stage = (field: (typeof stageFields)[number]) => from.getUint32(stageAt + 4 * stageFields.indexOf(field), true);
+  const [plain, count] = [stage('firstOperator') + 1, stage('plainOperators')];
+  const offsets = [header(from, 'operatorOffset')];
+  for (let at = 0; at < plain + count; at++) offsets.push(offsets[at]! + 4 * from.getUint32(offsets[at]! + 4, true));
+  const [begin, end] = [offsets[plain]!, offsets[plain + count]!];
+  const added = end - begin;
+  const [oldData, stageEnd] = [header(from, 'dataOffset'), stageAt + 4 * stageFields.length];
+  const newData = Math.ceil((stageEnd + added) / 16) * 16;
+  const bytes = new Uint8Array(image.length - oldData + newData);
+  bytes.set(image.subarray(0, end));
+  bytes.set(image.subarray(begin, stageEnd), end);
+  bytes.set(image.subarray(oldData), newData);
+  const view = new DataView(bytes.buffer);
+  const set = (field: (typeof headerFields)[number], value: number) =>
+    view.setUint32(4 * headerFields.indexOf(field), value, true);
+  set('totalBytes', bytes.length);
+  set('operatorCount', header(from, 'operatorCount') + count);
+  set('operatorBytes', header(from, 'operatorBytes') + added);
+  set('stageOffset', stageAt + added);
+  set('dataOffset', newData);
+  const words = { outlierOperators: count, low, high } as const;
+  for (const [field, value] of Object.entries(words) as [keyof typeof words, number][])
+    view.setUint32(stageAt + added + 4 * stageFields.indexOf(field), value, true);
+  set('checksum', crc32(bytes.subarray(4 * headerFields.length)));
+  return { bytes, plain, count };
+}
+
+t.test(
+  'a patch runs the branch of outliers where its window has codes beyond the limits, and only there',
+  async (t) => {
+    for (const isInputStreamed of [true, false]) {
+      const patches = { split: 8, grid: { rows: 3, columns: 2 }, isInputStreamed };
+      const precision = parsePrecision('W4A4');
+      const form = { patches, packer: packForCortexM };
+      const { bytes: image, samples } = await imageOf(networkOfPatches(seed), precision, seed, form);
+      const quiet = new Float32Array(samples[0]!.length);
+      const corner = quiet.slice();
+      corner[0] = Math.max(...samples[0]!);
+      // The first tensor of codes has the zero point of the input.
+      const view = new DataView(image.buffer);
+      const zero = view.getUint32(
+        4 * headerFields.length + 4 * tensorFields.length + 4 * tensorFields.indexOf('zero'),
+        true,
+      );
+      const limits = [
+        { limit: zero, input: quiet, runs: [true, false] },
+        { limit: zero, input: corner, runs: [true, true] },
+        { limit: zero === 255 ? 0 : 255, input: quiet, runs: [false, true] },
+      ];
+      for (const { limit, input, runs } of limits) {
+        const { bytes, plain, count } = withOutliers(image, limit, limit);
+        const model = new EngineModel(bytes, { threads: 1 });
+        const [times] = await model.observe([input], 1);
+        const hasRun = (first: number) => times!.subarray(first, first + count).some((nanoseconds) => nanoseconds > 0);
+        t.strictSame([hasRun(plain), hasRun(plain + count)], runs, `limit ${limit}`);
+        t.strictSame(await model.run([input]), (await outputsOf(image, [input])).outputs);
+        model.close();
+      }
+    }
+  },
+);
+
 t.test('packed weights compute what weights as they are compute, whatever the machine has', async (t) => {
   const kernels = new Set<string>();
-  for (let n = 0; n < cases; n++) {
+  for (let n = 0; n < Math.max(cases, 60); n++) {
     const random = new Random(seed + n);
     const network = await calibratedNetwork(randomNetwork(seed + n, 5), seed + n, 1);
     const build = imageBuilder(network, random);

@@ -39,7 +39,7 @@ export function networkOfEverything(seed: number) {
   return builder.build([builder.same('Softmax', builder.same('Sigmoid', end), { axis: 1 })]);
 }
 
-/** How to run the beginning of a random network patch by patch: with residuals and strides, the input streamed or not. */
+/** A network whose beginning can run patch by patch, a sum over a halo and pools in it; its first stage has 8 operators. */
 export function networkOfPatches(seed: number) {
   const builder = new NetworkBuilder(new Random(seed), [1, 3, 12, 11]);
   const first = builder.same('Relu', builder.conv('x', { out: 8 }));

@@ -26,10 +26,15 @@ function packed(draft: Draft, operator: OperatorEntry, packer: WeightPacker): Op
     variants: variantsOf(draft, operator),
   });
   if (result === null) return operator;
-  const { kernel, layout } = result;
+  const { kernel, layout, weightBits } = result;
+  // How they were stored before says nothing of packed weights, but never that they are wider.
+  const storageBits = Math.max(weightBits, numberOf(operator, 'storageBits'));
   const padded = new Uint8Array(result.bytes.length + packedSlackBytes);
   padded.set(result.bytes);
-  return { ...operator, values: { ...operator.values, kernel, layout, weights: { bytes: padded } } };
+  return {
+    ...operator,
+    values: { ...operator.values, kernel, layout, weightBits, storageBits, weights: { bytes: padded } },
+  };
 }
 
 /** The sizes of a convolution, one for each kind of patch. */
