@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "../../native/engine/engine.h"
-#include "../../native/engine/record.h"
+#include "../../native/engine/patch.h"
 #include "platform.h"
 #include "protocol.h"
 #include "store.h"
@@ -52,7 +52,9 @@ static uint32_t operators_at_input(void) {
     if (is_leading) count++;
     else if (reads_input) return 0;
   }
-  return count;
+  /* Windows of patches arrive one after the other, which nothing else that reads the input could do with. */
+  const en_stage stage = en_stage_of(loaded.image);
+  return stage.patches > 0 && (uint32_t)stage.first < count && count > 1 ? 0 : count;
 }
 
 /* Hands out the workspace from its begin, as far as it goes; counts beyond. */
