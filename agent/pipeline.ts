@@ -205,7 +205,7 @@ export class Pipeline {
     const recipe = { ...plain, rounded };
     const sensitivity = await this.#timed('assess', () => this.#assess(calibration, tuning, recipe, saturates));
     const kernelOf = (operator: Operator, precision: Precision) => fastestKernel(table, operator, precision);
-    const form: ArtifactForm = { variant, saturates, kernelOf };
+    const form: ArtifactForm = { variant, saturates, kernelOf, packer: this.#ports.target.packer ?? null };
     const problem = this.#problem(table, new SensitivityTable(sensitivity), recipe, form);
     const candidates = restrict(problem, this.#job.precisions?.map(formatPrecision) ?? null);
     return {

@@ -1,4 +1,5 @@
 /** The ports: what the agent's steps need from the world. Types only; adapters implement them, the entry points wire them. */
+import type { WeightPacker } from '../configs/contracts/packing.js';
 import type { Counter, LatencyRow, Precision } from '../configs/contracts/plan.js';
 import type { RoundedLayer, RoundingLayer } from '../configs/contracts/rounding.js';
 import type { DonorTable } from '../configs/contracts/tables.js';
@@ -87,6 +88,8 @@ export interface Target {
   identity(): Promise<TargetIdentity>;
   /** Whether its 8-bit kernels sum pairs of products in 16 bits, where weights must be small for that to be exact, or fast. */
   saturates(): Promise<boolean>;
+  /** Packs weights of images for this target; absent: it packs them itself, or runs no images. */
+  readonly packer?: WeightPacker;
   /** Precisions at which this target can run an operator. */
   precisionsOf(prepared: PreparedModel, operator: Operator): readonly Precision[];
   /**

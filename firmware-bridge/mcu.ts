@@ -59,6 +59,8 @@ const pieceFloats = pieceBytes / floatBytes;
 /** More than any board has; what claims to be larger is not read. */
 const mostElements = 2 ** 24;
 const mostTensors = 64;
+/** More than any stage has. */
+const mostPatches = 4096;
 
 function nameOf<Table extends Readonly<Record<string, number>>>(
   table: Table,
@@ -152,15 +154,20 @@ export class Mcu {
     return (await this.connection.request('operator', { index })).kernel;
   }
 
-  /** Runs the loaded model once. Throws a RangeError for inputs of other sizes than the model's. */
+  /** Runs the loaded model once; its input goes there window by window where it runs patch by patch. Throws a RangeError for inputs of other sizes than the model's. */
   infer(inputs: readonly Float32Array[]): Promise<{ outputs: Float32Array[]; ticks: number }> {
     return this.#exclusively(async () => {
       const model = await this.#checkedModel();
       const sizes = await this.#sizes(tensorPlaces.input, model.inputs);
       if (inputs.length !== sizes.length || inputs.some(({ length }, index) => length !== sizes[index]))
         throw new RangeError(`the inputs have ${inputs.map(({ length }) => length)} values, the model takes ${sizes}`);
-      for (const [input, values] of inputs.entries()) await this.#writeInput(input, values);
-      const { ticks } = await this.connection.request('run', {});
+      let patchTicks = 0;
+      for (let patch = 0; patch < model.patches; patch++) {
+        await this.#writeInput(0, patch, await this.#windowOf(patch, inputs[0]!));
+        patchTicks += (await this.connection.request('patchRun', { patch })).ticks;
+      }
+      if (model.patches === 0) for (const [input, values] of inputs.entries()) await this.#writeInput(input, 0, values);
+      const ticks = patchTicks + (await this.connection.request('run', {})).ticks;
       const outputs: Float32Array[] = [];
       for (const [output, elements] of (await this.#sizes(tensorPlaces.output, model.outputs)).entries())
         outputs.push(await this.#readOutput(output, elements));
@@ -181,8 +188,10 @@ export class Mcu {
 
   async #checkedModel(): Promise<ReplyOf<'model'>> {
     const model = await this.model();
-    if (model.inputs <= mostTensors && model.outputs <= mostTensors) return model;
-    const message = `the firmware claims a model of ${model.inputs} inputs and ${model.outputs} outputs`;
+    const { inputs, outputs, patches } = model;
+    const isPossible = inputs <= mostTensors && outputs <= mostTensors && patches <= mostPatches;
+    if (isPossible && (patches === 0 || inputs === 1)) return model;
+    const message = `the firmware claims a model of ${inputs} inputs, ${outputs} outputs and ${patches} patches`;
     throw new EdgeError('mcu/incompatible', message, { subject: this.connection.name });
   }
 
@@ -205,11 +214,32 @@ export class Mcu {
     return sizes;
   }
 
-  async #writeInput(input: number, values: Float32Array): Promise<void> {
+  /** What a patch takes of an input: [channel][row][column]. */
+  async #windowOf(patch: number, input: Float32Array): Promise<Float32Array> {
+    const window = await this.connection.request('patch', { patch });
+    const { rows, columns, channels, firstRow, endRow, firstColumn, endColumn } = window;
+    const isInside = firstRow < endRow && endRow <= rows && firstColumn < endColumn && endColumn <= columns;
+    if (!isInside || rows * columns * channels !== input.length) {
+      const message = `the firmware claims a window of ${JSON.stringify(window)} in ${input.length} elements`;
+      throw new EdgeError('mcu/incompatible', message, { subject: this.connection.name });
+    }
+    const width = endColumn - firstColumn;
+    const values = new Float32Array(channels * (endRow - firstRow) * width);
+    let at = 0;
+    for (let channel = 0; channel < channels; channel++) {
+      for (let row = firstRow; row < endRow; row++, at += width) {
+        const start = (channel * rows + row) * columns + firstColumn;
+        values.set(input.subarray(start, start + width), at);
+      }
+    }
+    return values;
+  }
+
+  async #writeInput(input: number, patch: number, values: Float32Array): Promise<void> {
     for (let offset = 0; offset < values.length; offset += pieceFloats) {
       const piece = values.subarray(offset, offset + pieceFloats);
       const data = new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength);
-      await this.connection.request('inputWrite', { input, offset, data });
+      await this.connection.request('inputWrite', { input, patch, offset, data });
     }
   }
 

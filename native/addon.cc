@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "model.h"
+#include "packing.h"
 #include "rounding.h"
 
 namespace {
@@ -38,6 +39,7 @@ Napi::Value SendDatagram(const Napi::CallbackInfo &info) {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("sendDatagram", Napi::Function::New(env, SendDatagram));
   DefineModel(env, exports);
+  DefinePacking(env, exports);
   DefineRounding(env, exports);
   return exports;
 }

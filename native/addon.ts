@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { PackedWeights } from '../configs/contracts/packing.js';
 import type { RoundedLayer, RoundingLayer } from '../configs/contracts/rounding.js';
 
 /** What a prepared model says of itself. */
@@ -30,6 +31,14 @@ export interface Addon {
   sendDatagram(path: string, text: string): number;
   catalogue(): { features: number; kernels: { name: string; features: number }[] };
   roundLayer(layer: RoundingLayer, threads: number): Promise<RoundedLayer>;
+  packWeights(
+    fields: Uint32Array,
+    inputBits: number,
+    weights: Uint8Array,
+    bias: Int32Array,
+    variants: Int32Array,
+    features: number,
+  ): PackedWeights | null;
   Model: new (image: Uint8Array, features: number, onlyKernel: string, threads: number) => AddonModel;
 }
 

@@ -5,8 +5,11 @@
       "sources": [
         "addon.cc",
         "model.cc",
+        "packing.cc",
         "engine/check.c",
+        "engine/check_stage.c",
         "engine/engine.c",
+        "engine/patch.c",
         "engine/record.c",
         # Every machine compiles all of these; those of another one are empty.
         "kernels/arch/avx2/depthwise.c",

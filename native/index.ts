@@ -2,6 +2,7 @@
 import { type AddonFacts, type AddonModel, addon } from './addon.js';
 
 export { addonPath } from './addon.js';
+export { packForCortexM } from './packing.js';
 export { roundLayer } from './rounding.js';
 
 /**

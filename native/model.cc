@@ -61,10 +61,15 @@ struct Model {
   std::vector<size_t> input_sizes, output_sizes;
 };
 
-// Nanoseconds at which each operator of one run began, and the end.
+// When an operator began, or, with the number of operators, when a run ended. One of a stage begins once for each patch.
+struct Moment {
+  int32_t index;
+  int64_t nanoseconds;
+};
+
 struct Observation {
   ThreadPool *pool;
-  std::vector<int64_t> *times;
+  std::vector<Moment> *moments;
 };
 
 int64_t Now() {
@@ -75,7 +80,7 @@ void Parallel(void *context, int32_t parts, void (*work)(void *, int32_t, int32_
   static_cast<Observation *>(context)->pool->Parallel(parts, work, argument);
 }
 
-void Before(void *context, int32_t) { static_cast<Observation *>(context)->times->push_back(Now()); }
+void Before(void *context, int32_t index) { static_cast<Observation *>(context)->moments->push_back({index, Now()}); }
 
 // Runs a model some times on the same inputs; keeps the outputs of the last run.
 class Run : public Napi::AsyncWorker {
@@ -94,7 +99,7 @@ class Run : public Napi::AsyncWorker {
     std::vector<float *> outputs;
     for (const std::vector<float> &input : inputs_) inputs.push_back(input.data());
     for (std::vector<float> &output : outputs_) outputs.push_back(output.data());
-    Observation observation{model_->pool.get(), &times_};
+    Observation observation{model_->pool.get(), &moments_};
     const en_host host{&observation, model_->pool->threads(), Parallel, observe_ ? Before : nullptr};
     for (int32_t round = 0; round < rounds_; round++)
       en_run(model_->model, model_->arena->data(), model_->scratch->data(), inputs.data(), outputs.data(), &host);
@@ -115,11 +120,13 @@ class Run : public Napi::AsyncWorker {
       // Differences of neighbours within a run: one row of operators for each round.
       const size_t operators = static_cast<size_t>(en_operator_count(model_->model));
       Napi::Float64Array times = Napi::Float64Array::New(env, operators * static_cast<size_t>(rounds_));
-      for (size_t round = 0; round < static_cast<size_t>(rounds_); round++)
-        for (size_t i = 0; i < operators; i++) {
-          const size_t at = round * (operators + 1) + i;
-          times[round * operators + i] = static_cast<double>(times_[at + 1] - times_[at]);
-        }
+      std::memset(times.Data(), 0, times.ByteLength());
+      double *row = times.Data();
+      for (size_t i = 0; i + 1 < moments_.size(); i++) {
+        const size_t index = static_cast<size_t>(moments_[i].index);
+        if (index == operators) row += operators;
+        else row[index] += static_cast<double>(moments_[i + 1].nanoseconds - moments_[i].nanoseconds);
+      }
       result.Set("nanoseconds", times);
     }
     deferred_.Resolve(result);
@@ -133,7 +140,7 @@ class Run : public Napi::AsyncWorker {
   int32_t rounds_;
   bool observe_;
   std::vector<std::vector<float>> inputs_, outputs_;
-  std::vector<int64_t> times_;
+  std::vector<Moment> moments_;
 };
 
 class ModelHandle : public Napi::ObjectWrap<ModelHandle> {

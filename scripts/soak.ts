@@ -18,6 +18,7 @@ const soaks: Readonly<
   requests: { file: 'firmware-bridge/hostile.test.js', environment: { QUANTD_HOSTILE_REQUESTS: '10000000' } },
   lines: { file: 'firmware-bridge/faults.test.js', environment: { QUANTD_LINE_ROUNDS: '20000' } },
   images: { file: 'native/image.test.js', environment: { QUANTD_IMAGE_MUTATIONS: '1000000' } },
+  patches: { file: 'native/patches.test.js', environment: { QUANTD_PATCH_CASES: '20000' } },
   rollouts: { file: 'fleet-console/rollout.property.test.js', environment: { QUANTD_ROLLOUTS: '100000' } },
   'console-kills': { file: 'fleet-console/server/rollouts.test.js', environment: { QUANTD_CONSOLE_KILLS: '200' } },
 };

@@ -261,6 +261,7 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'agent/adapters/mcu-target.ts': {
     'firmware-bridge/mcu.ts': 'a microcontroller is what it times',
     'firmware-bridge/flash.ts': 'what it times has to be brought there',
+    'native/index.ts': 'weights are packed here by the C that executes them there',
     'agent/adapters/measuring-lock.ts': 'one lock for every target that times anything',
   },
   'agent/adapters/host-runtime.ts': {

@@ -7,6 +7,7 @@ import { preloadedSlot } from '../../configs/contracts/mcu.js';
 import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
 import { upload } from '../../firmware-bridge/flash.js';
 import { Mcu, type McuInfo } from '../../firmware-bridge/mcu.js';
+import { packForCortexM } from '../../native/index.js';
 import { buildImage } from '../core/image/build.js';
 import { isImage, readDescription } from '../core/image/description.js';
 import { enginePrecisions, kernelLabel } from '../core/image/precisions.js';
@@ -20,7 +21,7 @@ import type { Comparison, Feeds, Progress, Target, TargetIdentity, Timing } from
 import { withMeasuringLock } from './measuring-lock.js';
 
 /** Version of the code that times operators on a microcontroller; see `machine.ts`. */
-const methodVersion = 1;
+const methodVersion = 2;
 
 /** Runs of what is timed, after one that is not. An emulator's instructions are the same every time. */
 const repeatsOf = { instructions: 1, cycles: 7, nanoseconds: 9 } as const;
@@ -31,6 +32,7 @@ const repeatsOf = { instructions: 1, cycles: 7, nanoseconds: 9 } as const;
  */
 export class McuTarget implements Target {
   readonly kind = 'mcu';
+  readonly packer = packForCortexM;
   readonly #where: string;
   readonly #info: McuInfo;
   readonly #slotBytes: number;
@@ -187,6 +189,7 @@ export class McuTarget implements Target {
       rangeOf: () => ({ minimum: -4, maximum: 4 }),
       pairSafe: false,
       biasCorrection: () => null,
+      packer: this.packer,
     });
     const { operators: sources } = readDescription(bytes);
     const random = xorshift32(1);

@@ -1,3 +1,4 @@
+import type { WeightPacker } from '../../configs/contracts/packing.js';
 import type { Precision } from '../../configs/contracts/plan.js';
 import { buildImage } from '../core/image/build.js';
 import { encode } from '../core/onnx/codec.js';
@@ -15,6 +16,8 @@ export interface ArtifactForm {
   readonly saturates: boolean;
   /** For images: the kernel by which an operator is fastest at a precision; null or absent: whichever the engine prefers. */
   readonly kernelOf?: (operator: Operator, precision: Precision) => string | null;
+  /** For images: see `Target.packer`. */
+  readonly packer?: WeightPacker | null;
 }
 
 /** The artifact of a plan: the model at the given precisions (by operator name), as ONNX bytes or as an image. */
@@ -22,7 +25,7 @@ export function apply(
   prepared: PreparedModel,
   precisions: ReadonlyMap<string, Precision>,
   recipe: QuantizationRecipe,
-  { variant, saturates, kernelOf }: ArtifactForm,
+  { variant, saturates, kernelOf, packer = null }: ArtifactForm,
 ): Uint8Array {
   const { ranges, biasCorrections } = recipe;
   if (variant !== 'native') {
@@ -40,6 +43,7 @@ export function apply(
       const precision = precisions.get(name);
       return precision === undefined ? null : (kernelOf?.(byName.get(name)!, precision) ?? null);
     },
+    packer,
   }).bytes;
 }
 

@@ -13,8 +13,8 @@ export const imageMagic = 0x474d4951;
 /** What the names of image files end in. */
 export const imageExtension = '.qimg';
 
-/** Raised whenever an old reader would misread a new image. */
-export const imageVersion = 1;
+/** Raised whenever an old reader would misread a new image. 2: packed weights, patches. */
+export const imageVersion = 2;
 
 /** Words of the header, in order. `checksum` is the CRC-32 (zlib's) of everything behind the header. */
 export const headerFields = [
@@ -36,16 +36,45 @@ export const headerFields = [
   /** Where the data has a JSON document for people and programs (see `ImageDescription`); the engine does not look at it. */
   'descriptionOffset',
   'descriptionBytes',
+  /** Of the record of the stage that runs patch by patch; 0: there is none. */
+  'stageOffset',
 ] as const;
 
-/** Words of a tensor record. `offset` is in the arena, or the position among the model's inputs or outputs. */
-export const tensorFields = ['type', 'bits', 'place', 'offset', 'elements', 'scale', 'zero', 'reserved'] as const;
+/**
+ * Words of a tensor record. `offset` is in the arena, or the position among the model's inputs or outputs. `regions`: where the data has
+ * what each patch holds of the tensor (see `regionFields`), or `noTable` for a tensor that is there as a whole; then `elements` are
+ * those of the largest patch.
+ */
+export const tensorFields = ['type', 'bits', 'place', 'offset', 'elements', 'scale', 'zero', 'regions'] as const;
 
 /** Element types: codes of up to 8 bits in a byte each, int32 accumulators, float32. */
 export const tensorTypes = { codes: 0, accumulators: 1, floats: 2 } as const;
 
 /** Where a tensor lies while the model runs. */
 export const tensorPlaces = { arena: 0, input: 1, output: 2 } as const;
+
+/**
+ * Words of the stage record. Operators in front of `firstOperator` run once. Then, for each patch of the grid, row by row: the operator
+ * `firstOperator`, which brings the patch's window of the input (it quantizes an input of the model, or crops a tensor), then one of two
+ * branches, each of which ends with a `paste` into the stage's output. Operators behind both, the tail, run once.
+ */
+export const stageFields = [
+  'gridRows',
+  'gridColumns',
+  'firstOperator',
+  /** Operators of the branch of patches whose window has codes from `low` to `high` only. */
+  'plainOperators',
+  /** Operators of the branch of the other patches; 0: the first branch is for all. */
+  'outlierOperators',
+  'low',
+  'high',
+] as const;
+
+/**
+ * Words at `regions` of a tensor: the size of the whole, then a first and an end (behind the last) of rows for each row of patches, then
+ * of columns for each column of patches. A patch's part lies densely at the tensor's offset.
+ */
+export const regionFields = ['rows', 'columns', 'channels'] as const;
 
 /** Words in front of every operator record; the indices of its inputs follow, then the fields of its kind. `words` counts all of them. */
 export const operatorFields = ['kind', 'words', 'inputCount', 'output'] as const;
@@ -75,6 +104,9 @@ export interface OperatorKind {
   readonly inputs: number;
   readonly fields: readonly string[];
 }
+
+/** Bytes behind packed weights that a kernel may read. */
+export const packedSlackBytes = 64;
 
 /** Word of a table offset that means: no table. */
 export const noTable = 0xffffffff;
@@ -118,6 +150,11 @@ export const operatorKinds = {
       'shifts',
       /** FNV-1a hash of the name of the kernel that the plan wants, without its variant; 0: whichever the engine prefers. */
       'kernel',
+      /**
+       * 0: weights are as `native/kernels/kernels.h` has them. Otherwise they are packed for `kernel`, which alone can execute them where
+       * they lie: the version of its packed form. Behind packed weights the data has `packedSlackBytes` more.
+       */
+      'layout',
     ],
   },
   add: {
@@ -151,6 +188,10 @@ export const operatorKinds = {
   },
   softmax: { code: 12, inputs: 1, fields: ['outer', 'count', 'inner'] },
   sigmoid: { code: 13, inputs: 1, fields: [] },
+  /** In a stage: what a patch holds of the output, out of a whole tensor or of a patch's larger part of one; in place is allowed. */
+  crop: { code: 14, inputs: 1, fields: [] },
+  /** In a stage: puts what a patch holds of the input into its place in a whole tensor. */
+  paste: { code: 15, inputs: 1, fields: [] },
 } as const satisfies Record<string, OperatorKind>;
 
 /** Name of an operator kind. */

@@ -9,7 +9,7 @@
 import { EdgeError } from './errors.js';
 
 /** Raised whenever one side would misread the other. */
-export const protocolVersion = 1;
+export const protocolVersion = 2;
 
 /** At most so many bytes of data in one frame. */
 export const pieceBytes = 1024;
@@ -208,12 +208,14 @@ export const commands = {
       outputs: 'u32',
       /** Operators that quantize the inputs as they arrive, and are no part of a run. */
       operatorsAtInput: 'u32',
-      /** Records of the engine, and weights as kernels pack them. */
+      /** Records of the engine, and weights where the image does not have them packed. */
       preparedBytes: 'u32',
       arenaBytes: 'u32',
       scratchBytes: 'u32',
       /** Floats of inputs, where they are not quantized as they arrive, and of outputs. */
       bufferBytes: 'u32',
+      /** Patches whose windows of the input arrive and run one after the other; 0: the input arrives as a whole. */
+      patches: 'u32',
     },
   },
   operator: {
@@ -229,9 +231,38 @@ export const commands = {
     request: { place: 'u32', index: 'u32' },
     reply: { elements: 'u32' },
   },
-  /** Single-precision floats, in order from 0; `offset` is that of the first, in elements. */
-  inputWrite: { code: 18, takesLong: false, request: { input: 'u32', offset: 'u32', data: 'data' }, reply: {} },
-  /** Runs the model once, with interrupts masked; `ticks` are of the counter that `info` names, 0 where it went around. */
+  /** Which part of the input a patch takes: all channels of some rows and columns, ends behind the last. */
+  patch: {
+    code: 24,
+    takesLong: false,
+    request: { patch: 'u32' },
+    reply: {
+      /** Of the whole input. */
+      rows: 'u32',
+      columns: 'u32',
+      channels: 'u32',
+      firstRow: 'u32',
+      endRow: 'u32',
+      firstColumn: 'u32',
+      endColumn: 'u32',
+    },
+  },
+  /**
+   * Single-precision floats, in order from 0; `offset` is that of the first, in elements of the input, or of the window of `patch`, which is the next
+   * one to run, or 0 to begin anew; otherwise 0.
+   */
+  inputWrite: {
+    code: 18,
+    takesLong: false,
+    request: { input: 'u32', patch: 'u32', offset: 'u32', data: 'data' },
+    reply: {},
+  },
+  /** Runs the branch of the patch whose window is complete, with interrupts masked; `ticks` as of `run`. */
+  patchRun: { code: 25, takesLong: true, request: { patch: 'u32' }, reply: { ticks: 'u64' } },
+  /**
+   * Runs the model once, or what is behind its patches when all of them have run, with interrupts masked; `ticks` are of the counter that
+   * `info` names, 0 where it went around.
+   */
   run: { code: 19, takesLong: true, request: {}, reply: { ticks: 'u64' } },
   outputRead: {
     code: 20,
@@ -241,7 +272,7 @@ export const commands = {
   },
   /**
    * Runs operators of the loaded model, one behind the other, over and over with interrupts masked; the values are of the counter that
-   * `info` names. They run on what lies in the arena; the inputs are used up.
+   * `info` names. They run on what lies in the arena, one that runs patch by patch for each of them; the inputs are used up.
    */
   measure: {
     code: 21,

@@ -176,6 +176,7 @@ static uint32_t run_model(cm_call *call) {
   reply->arena_bytes = facts->arena_bytes;
   reply->scratch_bytes = facts->scratch_bytes;
   reply->buffer_bytes = facts->buffer_bytes;
+  reply->patches = facts->patches;
   return MC_STATUS_OK;
 }
 
@@ -203,7 +204,36 @@ static uint32_t run_tensor(cm_call *call) {
 static uint32_t run_input_write(cm_call *call) {
   REQUEST(input_write);
   if (DATA_BYTES(input_write) % sizeof(float) != 0) return MC_STATUS_MALFORMED;
-  return md_write_input(request->input, request->offset, (const float *)(const void *)DATA(input_write), DATA_BYTES(input_write) / sizeof(float));
+  return md_write_input(request->input, request->patch, request->offset, (const float *)(const void *)DATA(input_write),
+                        DATA_BYTES(input_write) / sizeof(float));
+}
+
+static uint32_t run_patch(cm_call *call) {
+  REQUEST(patch);
+  const md_facts *facts = md_model();
+  if (facts == NULL) return MC_STATUS_NO_MODEL;
+  const uint32_t patch = request->patch;
+  if (patch >= facts->patches) return MC_STATUS_RANGE;
+  en_window_of_input window;
+  md_window(patch, &window);
+  REPLY(patch);
+  reply->rows = window.rows;
+  reply->columns = window.columns;
+  reply->channels = window.channels;
+  reply->first_row = window.first_row;
+  reply->end_row = window.end_row;
+  reply->first_column = window.first_column;
+  reply->end_column = window.end_column;
+  return MC_STATUS_OK;
+}
+
+static uint32_t run_patch_run(cm_call *call) {
+  REQUEST(patch_run);
+  uint64_t ticks;
+  const uint32_t status = md_run_patch(request->patch, &ticks);
+  REPLY(patch_run);
+  reply->ticks = ticks;
+  return status;
 }
 
 static uint32_t run_run(cm_call *call) {

@@ -3,12 +3,12 @@
 #include <string.h>
 
 #include "../../native/engine/engine.h"
-#include "../../native/engine/record.h"
+#include "../../native/engine/patch.h"
 #include "platform.h"
 #include "protocol.h"
 #include "store.h"
 
-enum { MOST_TENSORS = 8, CODES = 128, MARK = 0xa5 };
+enum { MOST_TENSORS = 8, MARK = 0xa5 };
 
 static struct {
   uint32_t slot;
@@ -16,7 +16,9 @@ static struct {
   en_model *model;
   uint8_t *arena, *scratch;
   float *inputs[MOST_TENSORS], *outputs[MOST_TENSORS];
+  /* Elements of each input, with patches of the window of the next patch that is to run. */
   uint32_t received[MOST_TENSORS];
+  uint32_t next_patch;
   uint8_t has_outputs;
   md_facts facts;
 } loaded = {.slot = MC_NO_SLOT};
@@ -50,7 +52,9 @@ static uint32_t operators_at_input(void) {
     if (is_leading) count++;
     else if (reads_input) return 0;
   }
-  return count;
+  /* Windows of patches arrive one after the other, which nothing else that reads the input could do with. */
+  const en_stage stage = en_stage_of(loaded.image);
+  return stage.patches > 0 && (uint32_t)stage.first < count && count > 1 ? 0 : count;
 }
 
 /* Hands out the workspace from its begin, as far as it goes; counts beyond. */
@@ -70,9 +74,12 @@ static void take_buffers(supply *from, uint32_t place, uint32_t count, float **b
   for (uint32_t i = 0; i < count; i++) buffers[i] = take(from, 4 * (uint64_t)tensor_at(place, i)[IM_TENSOR_ELEMENTS]);
 }
 
-/* Lays a checked image out in the workspace, for kernels of these features. */
-static uint32_t lay_out_for(uint32_t features, uint32_t *detail) {
-  const en_options options = {.features = features, .only_kernel = 0};
+/*
+ * Lays a checked image out in the workspace. Whatever kernels this build has, this processor runs. Weights that the image has packed are
+ * executed where they lie; others take memory in the form of their kernel.
+ */
+static uint32_t lay_out(uint32_t *detail) {
+  const en_options options = {.features = UINT32_MAX, .only_kernel = 0};
   md_facts *facts = &loaded.facts;
   uint32_t room;
   uint8_t *workspace = pf_workspace(&room);
@@ -100,21 +107,15 @@ static uint32_t lay_out_for(uint32_t features, uint32_t *detail) {
     *detail = from.used > UINT32_MAX ? UINT32_MAX : (uint32_t)from.used;
     return MC_STATUS_MEMORY;
   }
+  en_window_of_input window;
+  const int is_streamed = facts->operators_at_input == 1 && en_patch_count(loaded.model) > 0 && en_window(loaded.model, 0, &window);
+  facts->patches = is_streamed ? (uint32_t)en_patch_count(loaded.model) : 0;
   facts->prepared_bytes = (uint32_t)prepared;
   facts->arena_bytes = (uint32_t)arena;
   facts->buffer_bytes = (uint32_t)buffers;
   memset(loaded.arena, MARK, (size_t)arena);
   if (from.used > most_used) most_used = (uint32_t)from.used;
   return MC_STATUS_OK;
-}
-
-/*
- * Whatever kernels this build has, this processor runs. The fast ones keep weights in a form of their own, which takes memory until an image
- * brings them in that form: a model that is too large for that runs by the reference, which reads weights where they lie.
- */
-static uint32_t lay_out(uint32_t *detail) {
-  const uint32_t status = lay_out_for(UINT32_MAX, detail);
-  return status == MC_STATUS_MEMORY ? lay_out_for(~(uint32_t)KN_DSP, detail) : status;
 }
 
 uint32_t md_load(uint32_t index, uint32_t *detail) {
@@ -157,32 +158,22 @@ uint32_t md_elements(uint32_t place, uint32_t index) {
   return tensor == NULL ? 0 : tensor[IM_TENSOR_ELEMENTS];
 }
 
-/* Quantizes `count` elements of an input from `offset`, to where the operator's output has them: channels last. */
-static void quantize_piece(const kn_quantization *q, uint32_t offset, const float *values, uint32_t count, uint8_t *output) {
-  const kn_operators *operators = kn_operators_for(UINT32_MAX);
-  const uint32_t channels = (uint32_t)q->channels, inner = (uint32_t)q->inner;
-  uint8_t codes[CODES];
-  while (count > 0) {
-    const uint32_t row = offset / inner, column = offset % inner;
-    /* Of one channel; where a channel has a single element, the order is the same on both sides. */
-    const uint32_t stride = inner == 1 ? 1 : channels;
-    uint32_t run = inner == 1 ? count : inner - column;
-    if (run > count) run = count;
-    if (run > CODES) run = CODES;
-    kn_quantization piece = *q;
-    piece.outer = piece.channels = 1;
-    piece.inner = (int32_t)run;
-    operators->quantize(&piece, values, codes);
-    uint8_t *to = inner == 1 ? output + offset : output + ((size_t)(row / channels) * inner + column) * channels + row % channels;
-    for (uint32_t i = 0; i < run; i++) to[(size_t)i * stride] = codes[i];
-    offset += run, values += run, count -= run;
-  }
+void md_window(uint32_t patch, en_window_of_input *window) { en_window(loaded.model, (int32_t)patch, window); }
+
+/* Elements of an input that are to arrive before something can run: with patches, those of the next one's window. */
+static uint32_t awaited(uint32_t input) {
+  if (loaded.facts.patches == 0) return md_elements(IM_PLACE_INPUT, input);
+  en_window_of_input w;
+  md_window(loaded.next_patch, &w);
+  return w.channels * (w.end_row - w.first_row) * (w.end_column - w.first_column);
 }
 
-uint32_t md_write_input(uint32_t input, uint32_t offset, const float *values, uint32_t count) {
+uint32_t md_write_input(uint32_t input, uint32_t patch, uint32_t offset, const float *values, uint32_t count) {
   if (loaded.slot == MC_NO_SLOT) return MC_STATUS_NO_MODEL;
   if (input >= loaded.facts.inputs) return MC_STATUS_RANGE;
-  const uint32_t elements = tensor_at(IM_PLACE_INPUT, input)[IM_TENSOR_ELEMENTS];
+  if (patch == 0 && loaded.next_patch != 0) loaded.next_patch = 0, memset(loaded.received, 0, sizeof(loaded.received));
+  if (patch != loaded.next_patch || (patch != 0 && patch >= loaded.facts.patches)) return MC_STATUS_RANGE;
+  const uint32_t elements = awaited(input);
   if (offset > loaded.received[input] || offset > elements || count > elements - offset) return MC_STATUS_RANGE;
   loaded.has_outputs = 0;
   if (loaded.facts.operators_at_input == 0) memcpy(loaded.inputs[input] + offset, values, count * sizeof(float));
@@ -190,29 +181,48 @@ uint32_t md_write_input(uint32_t input, uint32_t offset, const float *values, ui
   for (uint32_t i = 0; i < loaded.facts.operators_at_input; i++, words += words[IM_OPERATOR_WORDS]) {
     const en_record record = en_record_at(words);
     if (en_tensor(loaded.image, record.inputs[0])[IM_TENSOR_OFFSET] != input) continue;
-    en_problem problem;
-    en_decode(loaded.image, &record, &problem);
-    const uint32_t *output = en_tensor(loaded.image, record.output);
-    quantize_piece(&problem.quantize, offset, values, count, loaded.arena + output[IM_TENSOR_OFFSET]);
+    en_write_input(loaded.model, (int32_t)i, (int32_t)patch, offset, values, count, loaded.arena);
   }
   if (offset + count > loaded.received[input]) loaded.received[input] = offset + count;
   return MC_STATUS_OK;
 }
 
-void md_run_operators(uint32_t first, uint32_t count) {
+static void use_up_inputs(void) {
   memset(loaded.received, 0, sizeof(loaded.received));
+  loaded.next_patch = 0;
   loaded.has_outputs = 0;
+}
+
+void md_run_operators(uint32_t first, uint32_t count) {
+  use_up_inputs();
   for (uint32_t i = first; i < first + count; i++)
     en_run_operator(loaded.model, (int32_t)i, loaded.arena, loaded.scratch, (const float *const *)loaded.inputs, loaded.outputs, NULL);
 }
 
-uint32_t md_run(uint64_t *ticks) {
+uint32_t md_run_patch(uint32_t patch, uint64_t *ticks) {
+  *ticks = 0;
   if (loaded.slot == MC_NO_SLOT) return MC_STATUS_NO_MODEL;
-  for (uint32_t i = 0; i < loaded.facts.inputs; i++)
-    if (loaded.received[i] != md_elements(IM_PLACE_INPUT, i)) return MC_STATUS_NO_INPUT;
-  const uint32_t first = loaded.facts.operators_at_input;
+  if (patch >= loaded.facts.patches) return MC_STATUS_RANGE;
+  if (patch != loaded.next_patch || loaded.received[0] != awaited(0)) return MC_STATUS_NO_INPUT;
   pf_counter_start();
-  md_run_operators(first, loaded.facts.operators - first);
+  en_run_patch(loaded.model, (int32_t)patch, loaded.arena, loaded.scratch, NULL);
+  if (!pf_counter_stop(ticks)) *ticks = 0;
+  loaded.received[0] = 0;
+  loaded.next_patch++;
+  return MC_STATUS_OK;
+}
+
+uint32_t md_run(uint64_t *ticks) {
+  *ticks = 0;
+  if (loaded.slot == MC_NO_SLOT) return MC_STATUS_NO_MODEL;
+  const uint32_t patches = loaded.facts.patches;
+  if (loaded.next_patch != patches) return MC_STATUS_NO_INPUT;
+  for (uint32_t i = 0; i < loaded.facts.inputs && patches == 0; i++)
+    if (loaded.received[i] != awaited(i)) return MC_STATUS_NO_INPUT;
+  const int32_t first = patches > 0 ? en_tail(loaded.model) : (int32_t)loaded.facts.operators_at_input;
+  use_up_inputs();
+  pf_counter_start();
+  en_run_from(loaded.model, first, loaded.arena, loaded.scratch, (const float *const *)loaded.inputs, loaded.outputs, NULL);
   /* A counter that went around says nothing, but the model has run. */
   if (!pf_counter_stop(ticks)) *ticks = 0;
   loaded.has_outputs = 1;

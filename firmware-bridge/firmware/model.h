@@ -7,9 +7,13 @@
 
 #include <stdint.h>
 
+#include "../../native/engine/engine.h"
+
 typedef struct {
   uint32_t operators, operators_at_input, inputs, outputs;
   uint32_t prepared_bytes, arena_bytes, scratch_bytes, buffer_bytes;
+  /* Whose windows of the input arrive one after the other; 0: the input arrives as a whole. */
+  uint32_t patches;
 } md_facts;
 
 /* Checks and prepares the image of a slot; what was loaded is gone, also where this fails. `detail` is that of the protocol. */
@@ -25,9 +29,16 @@ const char *md_kernel_name(uint32_t index);
 /* Of an input (IM_PLACE_INPUT) or an output (IM_PLACE_OUTPUT); 0 where there is none. */
 uint32_t md_elements(uint32_t place, uint32_t index);
 
-/* In order; what was written already may be written again. */
-uint32_t md_write_input(uint32_t input, uint32_t offset, const float *values, uint32_t count);
-/* Runs once; `ticks` are of the counter. */
+/* Of a patch, below `patches`. */
+void md_window(uint32_t patch, en_window_of_input *window);
+/*
+ * In order; what was written already may be written again. With patches, to the window of the next one that is to run; patch 0 begins anew.
+ * Otherwise `patch` is 0.
+ */
+uint32_t md_write_input(uint32_t input, uint32_t patch, uint32_t offset, const float *values, uint32_t count);
+/* Runs the patch whose window is complete; `ticks` are of the counter, 0 where it went around. */
+uint32_t md_run_patch(uint32_t patch, uint64_t *ticks);
+/* Runs once, or what is behind the patches once all of them have run. */
 uint32_t md_run(uint64_t *ticks);
 uint32_t md_read_output(uint32_t output, uint32_t offset, uint32_t count, const float **values);
 /* Runs some operators on whatever is in the arena; indices are in range. Uses up the inputs. */

@@ -6,7 +6,7 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are used where they lie");
 
-#define MC_VERSION 1u
+#define MC_VERSION 2u
 #define MC_PIECE_BYTES 1024u
 #define MC_FRAME_BYTES 1152u
 #define MC_NO_SLOT 0xffffffffu
@@ -64,10 +64,12 @@ enum {
   X(revert, 12, 0, 0, 0, 1) \
   X(activation, 13, 0, 0, 20, 0) \
   X(load, 14, 4, 0, 0, 1) \
-  X(model, 15, 0, 0, 36, 0) \
+  X(model, 15, 0, 0, 40, 0) \
   X(operator, 16, 4, 0, 36, 0) \
   X(tensor, 17, 8, 0, 4, 0) \
-  X(input_write, 18, 8, 1, 0, 0) \
+  X(patch, 24, 4, 0, 28, 0) \
+  X(input_write, 18, 12, 1, 0, 0) \
+  X(patch_run, 25, 4, 0, 8, 1) \
   X(run, 19, 0, 0, 8, 1) \
   X(output_read, 20, 12, 0, 0, 0) \
   X(measure, 21, 16, 0, 16, 1) \
@@ -187,8 +189,9 @@ typedef struct {
   uint32_t arena_bytes;
   uint32_t scratch_bytes;
   uint32_t buffer_bytes;
+  uint32_t patches;
 } mc_model_reply;
-_Static_assert(sizeof(mc_model_reply) == 36, "as on the wire");
+_Static_assert(sizeof(mc_model_reply) == 40, "as on the wire");
 typedef struct {
   uint32_t index;
 } mc_operator_request;
@@ -208,10 +211,33 @@ typedef struct {
 } mc_tensor_reply;
 _Static_assert(sizeof(mc_tensor_reply) == 4, "as on the wire");
 typedef struct {
+  uint32_t patch;
+} mc_patch_request;
+_Static_assert(sizeof(mc_patch_request) == 4, "as on the wire");
+typedef struct {
+  uint32_t rows;
+  uint32_t columns;
+  uint32_t channels;
+  uint32_t first_row;
+  uint32_t end_row;
+  uint32_t first_column;
+  uint32_t end_column;
+} mc_patch_reply;
+_Static_assert(sizeof(mc_patch_reply) == 28, "as on the wire");
+typedef struct {
   uint32_t input;
+  uint32_t patch;
   uint32_t offset;
 } mc_input_write_request;
-_Static_assert(sizeof(mc_input_write_request) == 8, "as on the wire");
+_Static_assert(sizeof(mc_input_write_request) == 12, "as on the wire");
+typedef struct {
+  uint32_t patch;
+} mc_patch_run_request;
+_Static_assert(sizeof(mc_patch_run_request) == 4, "as on the wire");
+typedef struct {
+  uint64_t ticks;
+} mc_patch_run_reply;
+_Static_assert(sizeof(mc_patch_run_reply) == 8, "as on the wire");
 typedef struct {
   uint64_t ticks;
 } mc_run_reply;

@@ -6,17 +6,8 @@
 #include <string.h>
 
 #include "../kernels/requantize.h"
+#include "check.h"
 #include "engine.h"
-#include "record.h"
-
-/* Large enough for any real model, small enough that products of two fit 64 bits and strides fit 32. */
-#define MAX_SIZE (1 << 24)
-#define MAX_ELEMENTS ((int64_t)1 << 30)
-
-#define REQUIRE(condition, text) \
-  do {                           \
-    if (!(condition)) return text; \
-  } while (0)
 
 uint32_t en_crc32(const uint8_t *bytes, size_t count) {
   /* By four bits at a time: a table of 64 bytes. The polynomial is zlib's, reflected. */
@@ -31,15 +22,13 @@ uint32_t en_crc32(const uint8_t *bytes, size_t count) {
   return ~crc;
 }
 
-static int is_size(int32_t value) { return value >= 1 && value <= MAX_SIZE; }
-
-/* Product of sizes, each within 1 .. MAX_SIZE; -1 when one is not or the product is beyond MAX_ELEMENTS. */
+/* Product of sizes, each within 1 .. EN_MAX_SIZE; -1 when one is not or the product is beyond EN_MAX_ELEMENTS. */
 static int64_t product(const int32_t *sizes, int count) {
   int64_t result = 1;
   for (int i = 0; i < count; i++) {
-    if (!is_size(sizes[i])) return -1;
+    if (!en_is_size(sizes[i])) return -1;
     result *= sizes[i];
-    if (result > MAX_ELEMENTS) return -1;
+    if (result > EN_MAX_ELEMENTS) return -1;
   }
   return result;
 }
@@ -53,16 +42,10 @@ static uint64_t bytes_of(const uint32_t *tensor) {
   return (uint64_t)tensor[IM_TENSOR_ELEMENTS] * (tensor[IM_TENSOR_TYPE] == IM_TYPE_CODES ? 1 : 4);
 }
 
-/* Whether `count` bytes from `offset` lie in the data, beginning on a multiple of `alignment`. */
-static int in_data(const uint8_t *image, uint32_t offset, uint64_t count, uint32_t alignment) {
-  return offset % alignment == 0 && offset <= en_header(image)[IM_HEADER_DATA_BYTES] &&
-         count <= en_header(image)[IM_HEADER_DATA_BYTES] - offset;
-}
-
 static const uint8_t *data_of(const uint8_t *image) { return image + en_header(image)[IM_HEADER_DATA_OFFSET]; }
 
 static const char *check_table(const uint8_t *image, uint32_t offset, int32_t top) {
-  REQUIRE(in_data(image, offset, 256, 1), "a table lies outside the data");
+  REQUIRE(en_in_data(image, offset, 256, 1), "a table lies outside the data");
   for (int i = 0; i < 256; i++) REQUIRE(data_of(image)[offset + i] <= top, "a table holds codes that the output cannot have");
   return NULL;
 }
@@ -73,18 +56,12 @@ static const char *check_clamp(const uint32_t *output, int32_t zero, int32_t low
   return NULL;
 }
 
-/* Along one axis: positions stay small. Windows may lie beside the input altogether, as with a 1x1 kernel and padding. */
-static int is_window(int32_t in, int32_t out, int32_t kernel, int32_t stride, int32_t dilation, int32_t pad) {
-  if (!is_size(in) || !is_size(out) || !is_size(kernel) || !is_size(stride) || !is_size(dilation)) return 0;
-  const int64_t extent = (int64_t)(kernel - 1) * dilation + 1;
-  return extent <= MAX_SIZE && pad >= 0 && pad <= MAX_SIZE && (int64_t)(out - 1) * stride <= MAX_SIZE;
-}
-
 static const char *check_window(const kn_window *w, const uint32_t *input, const uint32_t *output) {
-  REQUIRE(is_window(w->in_height, w->out_height, w->kernel_height, w->stride_y, w->dilation_y, w->pad_top) &&
-              is_window(w->in_width, w->out_width, w->kernel_width, w->stride_x, w->dilation_x, w->pad_left),
+  REQUIRE(en_is_window(w->in_height, w->out_height, w->kernel_height, w->stride_y, w->dilation_y, w->pad_top) &&
+              en_is_window(w->in_width, w->out_width, w->kernel_width, w->stride_x, w->dilation_x, w->pad_left),
           "windows do not fit the input");
   REQUIRE(w->kernel_height <= 1024 && w->kernel_width <= 1024, "the window is too large");
+  if (en_has_regions(output)) return NULL;
   REQUIRE(PRODUCT(w->batch, w->in_height, w->in_width, w->channels) == elements_of(input), "the input has another size");
   REQUIRE(PRODUCT(w->batch, w->out_height, w->out_width, w->channels) == elements_of(output), "the output has another size");
   return NULL;
@@ -92,7 +69,8 @@ static const char *check_window(const kn_window *w, const uint32_t *input, const
 
 static const char *check_quantize(const kn_quantization *q, const uint32_t *input, const uint32_t *output) {
   REQUIRE(input[IM_TENSOR_TYPE] == IM_TYPE_FLOATS && is_codes(output), "the types do not fit");
-  REQUIRE(PRODUCT(q->outer, q->channels, q->inner) == elements_of(input) && elements_of(input) == elements_of(output), "the sizes do not fit");
+  if (!en_has_regions(output))
+    REQUIRE(PRODUCT(q->outer, q->channels, q->inner) == elements_of(input) && elements_of(input) == elements_of(output), "the sizes do not fit");
   return check_clamp(output, q->zero, q->low, q->high);
 }
 
@@ -102,7 +80,7 @@ static const char *check_dequantize(const uint8_t *image, const en_record *r, co
   REQUIRE(PRODUCT(d->outer, d->channels, d->inner) == elements_of(input) && elements_of(input) == elements_of(output), "the sizes do not fit");
   REQUIRE(d->scale_count == 1 || d->scale_count == d->channels, "there is neither one scale nor one for each channel");
   REQUIRE(d->zero >= 0 && d->zero <= 255, "the zero point is no code");
-  REQUIRE(in_data(image, r->fields[IM_DEQUANTIZE_SCALES], 4 * (uint64_t)d->scale_count, 4), "the scales lie outside the data");
+  REQUIRE(en_in_data(image, r->fields[IM_DEQUANTIZE_SCALES], 4 * (uint64_t)d->scale_count, 4), "the scales lie outside the data");
   return NULL;
 }
 
@@ -111,12 +89,14 @@ static const char *check_constants(const uint8_t *image, const en_record *r, con
   const int64_t row = PRODUCT(c->kernel_height, c->kernel_width, c->in_channels / c->groups);
   /* The worst sum of a row has to leave the bias some room in 32 bits. */
   REQUIRE(row > 0 && row <= (1 << 22), "there are too many weights in a row");
-  REQUIRE(in_data(image, r->fields[IM_CONVOLUTION_WEIGHTS], kn_weight_row_bytes((int32_t)row, c->storage_bits) * channels, 1),
-          "the weights lie outside the data");
-  REQUIRE(in_data(image, r->fields[IM_CONVOLUTION_BIAS], 4 * channels, 4), "the bias lies outside the data");
+  if (r->fields[IM_CONVOLUTION_LAYOUT] == 0)
+    REQUIRE(en_in_data(image, r->fields[IM_CONVOLUTION_WEIGHTS], kn_weight_row_bytes((int32_t)row, c->storage_bits) * channels, 1),
+            "the weights lie outside the data");
+  else REQUIRE(row * (int64_t)channels <= EN_MAX_PACKED_WEIGHTS, "there are too many packed weights");
+  REQUIRE(en_in_data(image, r->fields[IM_CONVOLUTION_BIAS], 4 * channels, 4), "the bias lies outside the data");
   if (c->rule == KN_ACCUMULATORS) return NULL;
-  REQUIRE(in_data(image, r->fields[IM_CONVOLUTION_MULTIPLIERS], 4 * channels, 4), "the multipliers lie outside the data");
-  REQUIRE(in_data(image, r->fields[IM_CONVOLUTION_SHIFTS], channels, 1), "the shifts lie outside the data");
+  REQUIRE(en_in_data(image, r->fields[IM_CONVOLUTION_MULTIPLIERS], 4 * channels, 4), "the multipliers lie outside the data");
+  REQUIRE(en_in_data(image, r->fields[IM_CONVOLUTION_SHIFTS], channels, 1), "the shifts lie outside the data");
   const int32_t most = c->rule == KN_NARROW ? INT16_MAX : INT32_MAX;
   for (uint64_t o = 0; o < channels; o++) {
     REQUIRE(c->multipliers[o] >= 0 && c->multipliers[o] <= most, "a multiplier is out of range");
@@ -142,22 +122,43 @@ static const char *check_narrow(const kn_convolution *c) {
   return NULL;
 }
 
+/* Packed weights: a kernel that this build has, which can execute all of the problem (of each patch), and whose packed form they are. */
+static const char *check_packed(const uint8_t *image, const en_stage *stage, const en_record *r) {
+  const kn_convolution_kernel *kernel = en_packed_kernel(r->fields);
+  REQUIRE(kernel != NULL, "its weights are packed for a kernel or in a form that this build does not have");
+  const int32_t patches = en_has_regions(en_tensor(image, r->output)) ? stage->patches : 1;
+  en_problem p;
+  for (int32_t patch = 0; patch < patches; patch++) {
+    en_decode(image, r, &p);
+    if (en_has_regions(en_tensor(image, r->output))) en_cut(image, stage, r, patch, &p);
+    REQUIRE(kernel->supports(&p.convolution), "its weights are packed for a kernel that cannot execute it");
+  }
+  const uint32_t offset = r->fields[IM_CONVOLUTION_WEIGHTS];
+  REQUIRE(((uintptr_t)data_of(image) + offset) % 16 == 0 && en_in_data(image, offset, (uint64_t)kernel->packed_bytes(&p.convolution) + KN_SLACK, 16),
+          "the packed weights lie outside the data");
+  REQUIRE(kernel->accepts == NULL || kernel->accepts(&p.convolution, data_of(image) + offset), "the packed weights cannot be executed");
+  return NULL;
+}
+
 static const char *check_convolution(const uint8_t *image, const en_record *r, const kn_convolution *c, const uint32_t *input,
                                      const uint32_t *output) {
   REQUIRE(is_codes(input), "the input holds no codes");
   REQUIRE(r->fields[IM_CONVOLUTION_RULE] <= KN_ACCUMULATORS, "there is no such rule");
   REQUIRE(output[IM_TENSOR_TYPE] == (c->rule == KN_ACCUMULATORS ? IM_TYPE_ACCUMULATORS : IM_TYPE_CODES), "the output has another type");
-  REQUIRE(is_window(c->in_height, c->out_height, c->kernel_height, c->stride_y, c->dilation_y, c->pad_top) &&
-              is_window(c->in_width, c->out_width, c->kernel_width, c->stride_x, c->dilation_x, c->pad_left),
+  REQUIRE(en_is_window(c->in_height, c->out_height, c->kernel_height, c->stride_y, c->dilation_y, c->pad_top) &&
+              en_is_window(c->in_width, c->out_width, c->kernel_width, c->stride_x, c->dilation_x, c->pad_left),
           "windows do not fit the input");
-  REQUIRE(PRODUCT(c->batch, c->in_height, c->in_width, c->in_channels) == elements_of(input), "the input has another size");
-  REQUIRE(PRODUCT(c->batch, c->out_height, c->out_width, c->out_channels) == elements_of(output), "the output has another size");
-  REQUIRE(is_size(c->groups) && c->in_channels % c->groups == 0 && c->out_channels % c->groups == 0, "the groups do not divide the channels");
+  if (!en_has_regions(output)) {
+    REQUIRE(PRODUCT(c->batch, c->in_height, c->in_width, c->in_channels) == elements_of(input), "the input has another size");
+    REQUIRE(PRODUCT(c->batch, c->out_height, c->out_width, c->out_channels) == elements_of(output), "the output has another size");
+  }
+  REQUIRE(en_is_size(c->in_channels) && en_is_size(c->out_channels) && en_is_size(c->groups) && c->in_channels % c->groups == 0 && c->out_channels % c->groups == 0, "the groups do not divide the channels");
   REQUIRE(c->storage_bits == 2 || c->storage_bits == 4 || c->storage_bits == 8, "weights are stored in 2, 4 or 8 bits");
   REQUIRE(c->weight_bits >= 2 && c->weight_bits <= c->storage_bits, "weights do not fit their storage");
   REQUIRE(c->input_zero >= 0 && c->input_zero <= top_of(input), "the input's zero point is no code");
   const char *fault = check_constants(image, r, c);
-  if (fault == NULL && c->rule == KN_NARROW) fault = check_narrow(c);
+  /* Kernels of packed weights keep 32 bits whatever the rule. */
+  if (fault == NULL && c->rule == KN_NARROW && r->fields[IM_CONVOLUTION_LAYOUT] == 0) fault = check_narrow(c);
   if (fault == NULL && c->rule != KN_ACCUMULATORS) fault = check_clamp(output, c->output_zero, c->output_low, c->output_high);
   return fault;
 }
@@ -166,6 +167,7 @@ static const char *check_convolution(const uint8_t *image, const en_record *r, c
 static const char *check_pair(int32_t outer, int32_t inner, int32_t is_repeated, const uint32_t *first, const uint32_t *second,
                               const uint32_t *output) {
   REQUIRE(is_codes(first) && is_codes(second) && is_codes(output), "the types do not fit");
+  if (en_has_regions(output)) return NULL;
   REQUIRE(PRODUCT(outer, inner) == elements_of(first) && elements_of(first) == elements_of(output), "the sizes do not fit");
   REQUIRE(elements_of(second) == (is_repeated ? inner : elements_of(first)), "the second input has another size");
   return NULL;
@@ -221,7 +223,7 @@ static const char *check_copy(const uint8_t *image, const en_record *r, const kn
 }
 
 static const char *check_samples(const uint8_t *image, uint32_t offset, int32_t count, int32_t size) {
-  REQUIRE(in_data(image, offset, 12 * (uint64_t)count, 4), "the sampling positions lie outside the data");
+  REQUIRE(en_in_data(image, offset, 12 * (uint64_t)count, 4), "the sampling positions lie outside the data");
   const uint32_t *words = (const uint32_t *)(const void *)(data_of(image) + offset);
   for (int64_t i = 0; i < count; i++)
     REQUIRE(words[3 * i] < (uint32_t)size && words[3 * i + 1] < (uint32_t)size && words[3 * i + 2] <= 256, "a sampling position is outside");
@@ -253,6 +255,8 @@ static int shape_of(uint32_t kind, uint32_t *inputs, uint32_t *fields) {
       [IM_KIND_RESIZE] = {1, IM_RESIZE_RECORD_WORDS},
       [IM_KIND_SOFTMAX] = {1, IM_SOFTMAX_RECORD_WORDS},
       [IM_KIND_SIGMOID] = {1, IM_SIGMOID_RECORD_WORDS},
+      [IM_KIND_CROP] = {1, IM_CROP_RECORD_WORDS},
+      [IM_KIND_PASTE] = {1, IM_PASTE_RECORD_WORDS},
   };
   const int known = kind >= 1 && kind < sizeof(shapes) / sizeof(shapes[0]);
   *inputs = known ? shapes[kind][0] : 0;
@@ -295,6 +299,9 @@ static const char *check_kind(const uint8_t *image, const en_record *r) {
       REQUIRE(input[IM_TENSOR_TYPE] == IM_TYPE_FLOATS && output[IM_TENSOR_TYPE] == IM_TYPE_FLOATS && elements_of(input) == elements_of(output),
               "the types do not fit");
       return NULL;
+    case IM_KIND_CROP:
+    case IM_KIND_PASTE:
+      return NULL;
     default:
       REQUIRE(input[IM_TENSOR_TYPE] == IM_TYPE_FLOATS && output[IM_TENSOR_TYPE] == IM_TYPE_FLOATS, "the types do not fit");
       REQUIRE(PRODUCT(p.softmax.outer, p.softmax.count, p.softmax.inner) == elements_of(input) && elements_of(input) == elements_of(output),
@@ -314,7 +321,8 @@ static const char *check_places(const uint8_t *image, const en_record *r) {
     if (input[IM_TENSOR_PLACE] != IM_PLACE_ARENA || output[IM_TENSOR_PLACE] != IM_PLACE_ARENA) continue;
     const uint64_t from = input[IM_TENSOR_OFFSET], to = output[IM_TENSOR_OFFSET];
     const int disjoint = from + bytes_of(input) <= to || to + bytes_of(output) <= from;
-    REQUIRE(disjoint || (elementwise && from == to && bytes_of(input) == bytes_of(output)), "it overwrites what it reads");
+    const int in_place = from == to && ((elementwise && bytes_of(input) == bytes_of(output)) || (r->kind == IM_KIND_CROP && en_has_regions(input)));
+    REQUIRE(disjoint || in_place, "it overwrites what it reads");
   }
   return NULL;
 }
@@ -326,13 +334,13 @@ static int is_section(size_t total, uint64_t offset, uint64_t bytes) {
   return offset % 4 == 0 && offset >= 4 * IM_HEADER_RECORD_WORDS && offset <= total && bytes <= total - offset;
 }
 
-static en_result check_tensors(const uint8_t *image) {
+static en_result check_tensors(const uint8_t *image, const en_stage *stage) {
   const uint32_t *header = en_header(image);
   uint32_t count[3] = {0, 0, 0};
   for (uint32_t i = 0; i < header[IM_HEADER_TENSOR_COUNT]; i++) {
     const uint32_t *t = en_tensor(image, i);
     if (t[IM_TENSOR_TYPE] > IM_TYPE_FLOATS || t[IM_TENSOR_PLACE] > IM_PLACE_OUTPUT) return failure(EN_TENSOR, i, "there is no such type or place");
-    if (t[IM_TENSOR_ELEMENTS] < 1 || t[IM_TENSOR_ELEMENTS] > MAX_ELEMENTS) return failure(EN_TENSOR, i, "its size is out of range");
+    if (t[IM_TENSOR_ELEMENTS] < 1 || t[IM_TENSOR_ELEMENTS] > EN_MAX_ELEMENTS) return failure(EN_TENSOR, i, "its size is out of range");
     if (is_codes(t) && (t[IM_TENSOR_BITS] < 1 || t[IM_TENSOR_BITS] > 8)) return failure(EN_TENSOR, i, "codes have 1 to 8 bits");
     if (t[IM_TENSOR_PLACE] == IM_PLACE_ARENA) {
       if (t[IM_TENSOR_OFFSET] % 4 != 0 || (uint64_t)t[IM_TENSOR_OFFSET] + bytes_of(t) > header[IM_HEADER_ARENA_BYTES])
@@ -342,13 +350,15 @@ static en_result check_tensors(const uint8_t *image) {
       if (t[IM_TENSOR_OFFSET] != count[t[IM_TENSOR_PLACE]]) return failure(EN_TENSOR, i, "inputs and outputs are out of order");
     }
     count[t[IM_TENSOR_PLACE]]++;
+    const char *fault = en_check_regions(image, stage, t);
+    if (fault != NULL) return failure(EN_TENSOR, i, fault);
   }
   if (count[IM_PLACE_INPUT] != header[IM_HEADER_INPUT_COUNT] || count[IM_PLACE_OUTPUT] != header[IM_HEADER_OUTPUT_COUNT])
     return failure(EN_LAYOUT, 0, "inputs or outputs are missing");
   return failure(EN_OK, 0, "");
 }
 
-static en_result check_operators(const uint8_t *image) {
+static en_result check_operators(const uint8_t *image, const en_stage *stage) {
   const uint32_t *header = en_header(image);
   const uint32_t *words = header + header[IM_HEADER_OPERATOR_OFFSET] / 4;
   uint32_t left = header[IM_HEADER_OPERATOR_BYTES] / 4;
@@ -364,7 +374,9 @@ static en_result check_operators(const uint8_t *image) {
       if (record.inputs[k] >= header[IM_HEADER_TENSOR_COUNT]) return failure(EN_OPERATOR, i, "it reads a tensor that is not there");
     if (record.output >= header[IM_HEADER_TENSOR_COUNT]) return failure(EN_OPERATOR, i, "it writes a tensor that is not there");
     const char *fault = check_places(image, &record);
+    if (fault == NULL) fault = en_check_parts(image, stage, &record, (int32_t)i);
     if (fault == NULL) fault = check_kind(image, &record);
+    if (fault == NULL && record.kind == IM_KIND_CONVOLUTION && record.fields[IM_CONVOLUTION_LAYOUT] != 0) fault = check_packed(image, stage, &record);
     if (fault != NULL) return failure(EN_OPERATOR, i, fault);
     words += record.words;
     left -= record.words;
@@ -386,6 +398,9 @@ en_result en_check(const uint8_t *image, size_t bytes) {
       !is_section(bytes, header[IM_HEADER_OPERATOR_OFFSET], header[IM_HEADER_OPERATOR_BYTES]) || header[IM_HEADER_OPERATOR_BYTES] % 4 != 0 ||
       !is_section(bytes, header[IM_HEADER_DATA_OFFSET], header[IM_HEADER_DATA_BYTES]))
     return failure(EN_LAYOUT, 0, "a section lies outside the image");
-  const en_result tensors = check_tensors(image);
-  return tensors.status != EN_OK ? tensors : check_operators(image);
+  const char *fault = en_check_stage(image, bytes);
+  if (fault != NULL) return failure(EN_LAYOUT, 0, fault);
+  const en_stage stage = en_stage_of(image);
+  const en_result tensors = check_tensors(image, &stage);
+  return tensors.status != EN_OK ? tensors : check_operators(image, &stage);
 }

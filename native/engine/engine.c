@@ -11,13 +11,15 @@
 
 #include <string.h>
 
-#include "record.h"
+#include "patch.h"
+
+_Static_assert(IM_PACKED_SLACK_BYTES == KN_SLACK, "images have what kernels may read");
 
 typedef struct {
   en_record record;
-  en_problem problem;
+  en_problem problem; /* in the stage, that of whole tensors */
   const kn_convolution_kernel *kernel;
-  void *packed;
+  const void *packed;
 } en_step;
 
 struct en_model {
@@ -26,7 +28,11 @@ struct en_model {
   en_step *steps;
   int32_t step_count;
   size_t scratch_bytes;
+  en_stage stage;
 };
+
+/* Codes that are quantized at once when an input comes in pieces. */
+enum { PIECE = 128 };
 
 /* Hands out aligned pieces of memory, or only counts them where there is none. What does not fit is NULL, and counted all the same. */
 typedef struct {
@@ -42,13 +48,31 @@ static void *take(supply *from, size_t bytes) {
   return from->memory == NULL || from->used > from->size ? NULL : from->memory + start;
 }
 
-uint32_t en_kernel_hash(const char *name) {
-  uint32_t hash = 2166136261u;
-  for (; *name != '\0' && *name != '.'; name++) hash = (hash ^ (uint8_t)*name) * 16777619u;
-  return hash;
+/* A convolution of the image, and the patches that it is for: one that is not in the stage is for a single one. */
+typedef struct {
+  const uint8_t *image;
+  const en_stage *stage;
+  const en_step *step;
+  int32_t patches;
+} en_variants;
+
+static en_problem variant(const en_variants *v, int32_t patch) {
+  en_problem problem = v->step->problem;
+  if (v->stage != NULL) en_cut(v->image, v->stage, &v->step->record, patch, &problem);
+  return problem;
 }
 
-static const kn_convolution_kernel *kernel_for(const kn_convolution *c, uint32_t wanted, const en_options *options) {
+/* Weights are packed once, so that in a stage only packed forms that are the same for all patches will do. */
+static int suits(const kn_convolution_kernel *kernel, const en_variants *v) {
+  if (v->stage != NULL && kernel->layout == 0 && kernel->packed_bytes(&v->step->problem.convolution) != 0) return 0;
+  for (int32_t patch = 0; patch < v->patches; patch++) {
+    const en_problem problem = variant(v, patch);
+    if (!kernel->supports(&problem.convolution)) return 0;
+  }
+  return 1;
+}
+
+static const kn_convolution_kernel *kernel_for(const en_variants *v, uint32_t wanted, const en_options *options) {
   const kn_convolution_kernel *first = NULL;
   if (options->only_kernel != 0) wanted = options->only_kernel;
   for (int32_t i = 0; i < kn_convolution_kernel_count; i++) {
@@ -56,43 +80,54 @@ static const kn_convolution_kernel *kernel_for(const kn_convolution *c, uint32_t
     if ((kernel->features & ~options->features) != 0) continue;
     const int is_wanted = wanted != 0 && en_kernel_hash(kernel->name) == wanted;
     if (first != NULL && !is_wanted) continue;
-    if (!kernel->supports(c)) continue;
+    if (!suits(kernel, v)) continue;
     if (is_wanted || wanted == 0) return kernel;
     first = kernel;
   }
   return first;
 }
 
-static void prepare_step(const uint8_t *image, const uint32_t *words, const en_options *options, supply *from, en_step *step,
-                         size_t *scratch_bytes) {
+static void prepare_step(const uint8_t *image, const en_stage *stage, int is_in_stage, const uint32_t *words, const en_options *options,
+                         supply *from, en_step *step, size_t *scratch_bytes) {
   step->record = en_record_at(words);
   step->kernel = NULL;
   step->packed = NULL;
   en_decode(image, &step->record, &step->problem);
   if (step->record.kind != IM_KIND_CONVOLUTION) return;
   const kn_convolution *c = &step->problem.convolution;
-  step->kernel = kernel_for(c, step->record.fields[IM_CONVOLUTION_KERNEL], options);
-  const size_t bytes = step->kernel->packed_bytes(c);
-  step->packed = bytes == 0 ? NULL : take(from, bytes + KN_SLACK);
-  if (step->packed != NULL) step->kernel->pack(c, step->packed);
-  const size_t scratch = aligned(step->kernel->scratch_bytes(c));
-  if (scratch > *scratch_bytes) *scratch_bytes = scratch;
+  const en_variants v = {image, is_in_stage ? stage : NULL, step, is_in_stage ? stage->patches : 1};
+  if (step->record.fields[IM_CONVOLUTION_LAYOUT] != 0) {
+    step->kernel = en_packed_kernel(step->record.fields);
+    step->packed = c->weights;
+  } else {
+    step->kernel = kernel_for(&v, step->record.fields[IM_CONVOLUTION_KERNEL], options);
+    const size_t bytes = step->kernel->packed_bytes(c);
+    void *packed = bytes == 0 ? NULL : take(from, bytes + KN_SLACK);
+    if (packed != NULL) step->kernel->pack(c, packed);
+    step->packed = packed;
+  }
+  for (int32_t patch = 0; patch < v.patches; patch++) {
+    const en_problem problem = variant(&v, patch);
+    const size_t scratch = aligned(step->kernel->scratch_bytes(&problem.convolution));
+    if (scratch > *scratch_bytes) *scratch_bytes = scratch;
+  }
 }
 
 /* Lays the model out; without memory, only counts. */
 static en_model *lay_out(const uint8_t *image, const en_options *options, supply *from) {
   const uint32_t *header = en_header(image);
-  const uint32_t count = header[IM_HEADER_OPERATOR_COUNT];
+  const int32_t count = (int32_t)header[IM_HEADER_OPERATOR_COUNT];
+  const en_stage stage = en_stage_of(image);
   en_model *model = take(from, sizeof(en_model));
-  en_step *steps = take(from, count * sizeof(en_step));
+  en_step *steps = take(from, (size_t)count * sizeof(en_step));
   const uint32_t *words = header + header[IM_HEADER_OPERATOR_OFFSET] / 4;
   size_t scratch_bytes = 0;
-  for (uint32_t i = 0; i < count; i++) {
+  for (int32_t i = 0; i < count; i++) {
     en_step uncounted;
-    prepare_step(image, words, options, from, steps == NULL ? &uncounted : &steps[i], &scratch_bytes);
+    prepare_step(image, &stage, en_is_in_stage(&stage, i), words, options, from, steps == NULL ? &uncounted : &steps[i], &scratch_bytes);
     words += words[IM_OPERATOR_WORDS];
   }
-  if (model != NULL) *model = (en_model){image, kn_operators_for(options->features), steps, (int32_t)count, scratch_bytes};
+  if (model != NULL) *model = (en_model){image, kn_operators_for(options->features), steps, count, scratch_bytes, stage};
   return model;
 }
 
@@ -124,6 +159,8 @@ const char *en_kernel_name(const en_model *model, int32_t operator_index) {
 typedef struct {
   const en_model *model;
   const en_step *step;
+  const en_problem *problem; /* of the patch */
+  int32_t patch;
   const void *first, *second;
   void *output;
   uint8_t *scratch;
@@ -146,7 +183,7 @@ static int is_codes(const en_model *model, uint32_t tensor) { return en_tensor(m
 
 static void run_part(void *argument, int32_t part, int32_t thread) {
   const en_job *job = argument;
-  const en_problem *p = &job->step->problem;
+  const en_problem *p = job->problem;
   const kn_operators *k = job->model->operators;
   const int32_t begin = (int32_t)((int64_t)job->size * part / job->parts);
   const int32_t end = (int32_t)((int64_t)job->size * (part + 1) / job->parts);
@@ -187,6 +224,12 @@ static void run_part(void *argument, int32_t part, int32_t thread) {
       if (is_codes(job->model, job->step->record.inputs[0])) k->dequantize_codes(&p->dequantize, job->first, job->output);
       else k->dequantize_accumulators(&p->dequantize, job->first, job->output);
       break;
+    case IM_KIND_CROP:
+      en_crop(job->model->image, &job->model->stage, &job->step->record, job->patch, job->first, job->output);
+      break;
+    case IM_KIND_PASTE:
+      en_paste(job->model->image, &job->model->stage, &job->step->record, job->patch, job->first, job->output);
+      break;
     case IM_KIND_SIGMOID:
       k->sigmoid((const float *)job->first + begin, (float *)job->output + begin, end - begin);
       break;
@@ -196,24 +239,24 @@ static void run_part(void *argument, int32_t part, int32_t thread) {
 }
 
 /* Along which axis an operator is divided, and its size there. */
-static int32_t divisible_size(const en_step *step, int64_t elements) {
-  switch (step->record.kind) {
+static int32_t divisible_size(uint32_t kind, const en_problem *problem, int64_t elements) {
+  switch (kind) {
     case IM_KIND_ADD:
-      return step->problem.add.outer;
+      return problem->add.outer;
     case IM_KIND_MULTIPLY:
-      return step->problem.multiply.outer;
+      return problem->multiply.outer;
     case IM_KIND_TABLE:
     case IM_KIND_FILL:
     case IM_KIND_SIGMOID:
       return (int32_t)elements;
     case IM_KIND_MAX_POOL:
-      return step->problem.max_pool.batch * step->problem.max_pool.out_height;
+      return problem->max_pool.batch * problem->max_pool.out_height;
     case IM_KIND_AVERAGE_POOL:
-      return step->problem.average_pool.window.batch * step->problem.average_pool.window.out_height;
+      return problem->average_pool.window.batch * problem->average_pool.window.out_height;
     case IM_KIND_COPY:
-      return step->problem.copy.size[0];
+      return problem->copy.size[0];
     case IM_KIND_RESIZE:
-      return step->problem.resize.batch * step->problem.resize.out_height;
+      return problem->resize.batch * problem->resize.out_height;
     default:
       return 1;
   }
@@ -225,19 +268,33 @@ static void *memory_of(const uint32_t *tensor, uint8_t *arena, const float *cons
   return tensor[IM_TENSOR_PLACE] == IM_PLACE_INPUT ? (void *)(uintptr_t)inputs[offset] : outputs[offset];
 }
 
-void en_run_operator(const en_model *model, int32_t index, void *arena, void *scratch, const float *const *inputs, float *const *outputs,
-                     const en_host *host) {
+static int32_t elements_of(const en_model *model, const uint32_t *tensor, int32_t patch) {
+  if (!en_has_regions(tensor)) return (int32_t)tensor[IM_TENSOR_ELEMENTS];
+  const en_part part = en_part_of(model->image, &model->stage, tensor, patch);
+  return en_length(part.rows) * en_length(part.columns) * part.channels;
+}
+
+/* Executes an operator; one of the stage, for a patch. */
+static void run_step(const en_model *model, int32_t index, int32_t patch, void *arena, void *scratch, const float *const *inputs,
+                     float *const *outputs, const en_host *host) {
   const en_step *step = &model->steps[index];
   const en_record *r = &step->record;
   const uint32_t *output = en_tensor(model->image, r->output);
-  en_job job = {model, step, NULL, NULL, memory_of(output, arena, inputs, outputs), scratch, 1, 1};
+  en_problem of_patch;
+  en_job job = {model, step, &step->problem, patch, NULL, NULL, memory_of(output, arena, inputs, outputs), scratch, 1, 1};
+  if (en_is_in_stage(&model->stage, index)) {
+    of_patch = step->problem;
+    en_cut(model->image, &model->stage, r, patch, &of_patch);
+    job.problem = &of_patch;
+  }
   if (r->input_count > 0) job.first = memory_of(en_tensor(model->image, r->inputs[0]), arena, inputs, outputs);
   if (r->input_count > 1) job.second = memory_of(en_tensor(model->image, r->inputs[1]), arena, inputs, outputs);
   if (step->kernel != NULL) {
-    job.size = job.parts = step->kernel->tiles(&step->problem.convolution);
+    job.size = job.parts = step->kernel->tiles(&job.problem->convolution);
   } else {
-    job.size = divisible_size(step, output[IM_TENSOR_ELEMENTS]);
-    job.parts = parts_for(job.size, output[IM_TENSOR_ELEMENTS], host);
+    const int32_t elements = elements_of(model, output, patch);
+    job.size = divisible_size(r->kind, job.problem, elements);
+    job.parts = parts_for(job.size, elements, host);
   }
   if (host != NULL && host->threads > 1 && job.parts > 1) {
     host->parallel(host->context, job.parts, run_part, &job);
@@ -246,10 +303,123 @@ void en_run_operator(const en_model *model, int32_t index, void *arena, void *sc
   }
 }
 
-void en_run(const en_model *model, void *arena, void *scratch, const float *const *inputs, float *const *outputs, const en_host *host) {
-  for (int32_t i = 0; i < model->step_count; i++) {
-    if (host != NULL && host->before != NULL) host->before(host->context, i);
-    en_run_operator(model, i, arena, scratch, inputs, outputs, host);
+static void observe(const en_host *host, int32_t index) {
+  if (host != NULL && host->before != NULL) host->before(host->context, index);
+}
+
+int32_t en_patch_count(const en_model *model) { return model->stage.patches; }
+
+int32_t en_tail(const en_model *model) { return model->stage.end; }
+
+/* Whether the windows of patches are quantized of an input of the model, which need not lie in memory as a whole. */
+static int is_streamed(const en_model *model) {
+  return model->stage.patches > 0 && model->steps[model->stage.first].record.kind == IM_KIND_QUANTIZE;
+}
+
+static const uint32_t *window_tensor(const en_model *model) {
+  return en_tensor(model->image, model->steps[model->stage.first].record.output);
+}
+
+int en_window(const en_model *model, int32_t patch, en_window_of_input *window) {
+  if (!is_streamed(model)) return 0;
+  const uint32_t *regions = en_regions(model->image, window_tensor(model));
+  const en_part part = en_part_of(model->image, &model->stage, window_tensor(model), patch);
+  *window = (en_window_of_input){regions[IM_REGION_ROWS], regions[IM_REGION_COLUMNS], regions[IM_REGION_CHANNELS],
+                                 (uint32_t)part.rows.first, (uint32_t)part.rows.end, (uint32_t)part.columns.first, (uint32_t)part.columns.end};
+  return 1;
+}
+
+void en_write_input(const en_model *model, int32_t index, int32_t patch, uint32_t offset, const float *values, uint32_t count, void *arena) {
+  const en_step *step = &model->steps[index];
+  en_problem problem = step->problem;
+  if (en_is_in_stage(&model->stage, index)) en_cut(model->image, &model->stage, &step->record, patch, &problem);
+  const uint32_t channels = (uint32_t)problem.quantize.channels, inner = (uint32_t)problem.quantize.inner;
+  uint8_t *output = (uint8_t *)arena + en_tensor(model->image, step->record.output)[IM_TENSOR_OFFSET], codes[PIECE];
+  while (count > 0) {
+    const uint32_t row = offset / inner, column = offset % inner;
+    /* Of one channel; where a channel has a single element, the order is the same on both sides. */
+    const uint32_t stride = inner == 1 ? 1 : channels;
+    uint32_t run = inner == 1 ? count : inner - column;
+    if (run > count) run = count;
+    if (run > PIECE) run = PIECE;
+    kn_quantization piece = problem.quantize;
+    piece.outer = piece.channels = 1;
+    piece.inner = (int32_t)run;
+    model->operators->quantize(&piece, values, codes);
+    uint8_t *to = inner == 1 ? output + offset : output + ((size_t)(row / channels) * inner + column) * channels + row % channels;
+    for (uint32_t i = 0; i < run; i++) to[(size_t)i * stride] = codes[i];
+    offset += run, values += run, count -= run;
   }
-  if (host != NULL && host->before != NULL) host->before(host->context, model->step_count);
+}
+
+/* Brings the window of a patch out of an input that lies in memory as a whole. */
+static void write_window(const en_model *model, int32_t patch, const float *input, void *arena) {
+  en_window_of_input w;
+  en_window(model, patch, &w);
+  const uint32_t width = w.end_column - w.first_column;
+  uint32_t offset = 0;
+  for (uint32_t channel = 0; channel < w.channels; channel++) {
+    for (uint32_t y = w.first_row; y < w.end_row; y++, offset += width)
+      en_write_input(model, model->stage.first, patch, offset, input + ((size_t)channel * w.rows + y) * w.columns + w.first_column, width, arena);
+  }
+}
+
+/* Whether a patch's window has codes beyond the limits, where there are two branches. */
+static int is_outlier(const en_model *model, int32_t patch, const uint8_t *arena) {
+  const en_stage *stage = &model->stage;
+  if (stage->end == stage->plain_end) return 0;
+  const uint8_t *codes = arena + window_tensor(model)[IM_TENSOR_OFFSET];
+  const int32_t count = elements_of(model, window_tensor(model), patch);
+  for (int32_t i = 0; i < count; i++)
+    if (codes[i] < stage->low || codes[i] > stage->high) return 1;
+  return 0;
+}
+
+void en_run_patch(const en_model *model, int32_t patch, void *arena, void *scratch, const en_host *host) {
+  const en_stage *stage = &model->stage;
+  if (!is_streamed(model)) {
+    observe(host, stage->first);
+    run_step(model, stage->first, patch, arena, scratch, NULL, NULL, host);
+  }
+  const int outlier = is_outlier(model, patch, arena);
+  for (int32_t i = outlier ? stage->plain_end : stage->first + 1; i < (outlier ? stage->end : stage->plain_end); i++) {
+    observe(host, i);
+    run_step(model, i, patch, arena, scratch, NULL, NULL, host);
+  }
+}
+
+static void run_patches(const en_model *model, void *arena, void *scratch, const float *const *inputs, const en_host *host) {
+  const en_record *first = &model->steps[model->stage.first].record;
+  for (int32_t patch = 0; patch < model->stage.patches; patch++) {
+    if (is_streamed(model)) {
+      observe(host, model->stage.first);
+      write_window(model, patch, inputs[en_tensor(model->image, first->inputs[0])[IM_TENSOR_OFFSET]], arena);
+    }
+    en_run_patch(model, patch, arena, scratch, host);
+  }
+}
+
+void en_run_operator(const en_model *model, int32_t index, void *arena, void *scratch, const float *const *inputs, float *const *outputs,
+                     const en_host *host) {
+  const int32_t patches = en_is_in_stage(&model->stage, index) ? model->stage.patches : 1;
+  for (int32_t patch = 0; patch < patches; patch++) run_step(model, index, patch, arena, scratch, inputs, outputs, host);
+}
+
+void en_run_from(const en_model *model, int32_t first, void *arena, void *scratch, const float *const *inputs, float *const *outputs,
+                 const en_host *host) {
+  for (int32_t i = first; i < model->step_count;) {
+    if (en_is_in_stage(&model->stage, i)) {
+      run_patches(model, arena, scratch, inputs, host);
+      i = model->stage.end;
+      continue;
+    }
+    observe(host, i);
+    run_step(model, i, 0, arena, scratch, inputs, outputs, host);
+    i++;
+  }
+  observe(host, model->step_count);
+}
+
+void en_run(const en_model *model, void *arena, void *scratch, const float *const *inputs, float *const *outputs, const en_host *host) {
+  en_run_from(model, 0, arena, scratch, inputs, outputs, host);
 }

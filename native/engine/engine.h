@@ -4,6 +4,9 @@
  *
  *   en_check(image)  ->  en_prepare(image, memory)  ->  en_run(model, arena, scratch, inputs, outputs), as often as wanted
  *
+ * An image may have a stage that runs patch by patch. en_run does that by itself. A caller that has no memory for the whole input brings it
+ * window by window instead: for each patch en_write_input, with what en_window says, and en_run_patch; then en_run_from en_tail.
+ *
  * An image comes from elsewhere and may be hostile: en_check looks at every word of it once, and what it lets pass cannot make the
  * engine read or write outside the image, the arena, and the caller's buffers. An image may still compute nonsense.
  */
@@ -49,7 +52,7 @@ typedef struct {
   int32_t threads; /* at least 1 */
   /* Calls work(argument, part, thread) once for each part below `parts`, thread below `threads`, and returns when all have. */
   void (*parallel)(void *context, int32_t parts, void (*work)(void *argument, int32_t part, int32_t thread), void *argument);
-  /* Before an operator is executed, and once at the end with their number. */
+  /* Before an operator is executed, for each patch if it is in the stage, and once at the end with their number. */
   void (*before)(void *context, int32_t operator_index);
 } en_host;
 
@@ -59,7 +62,7 @@ en_result en_check(const uint8_t *image, size_t bytes);
 /* Bytes of `memory` that en_prepare needs for a checked image. */
 size_t en_memory_bytes(const uint8_t *image, const en_options *options);
 
-/* Chooses kernels and packs weights; `memory` begins on a multiple of KN_ALIGNMENT. */
+/* Chooses kernels, and packs weights where the image does not have them packed; `memory` begins on a multiple of KN_ALIGNMENT. */
 en_result en_prepare(const uint8_t *image, const en_options *options, void *memory, size_t memory_bytes, en_model **model);
 
 /* Of the arena, whose start is a multiple of KN_ALIGNMENT; slack included. */
@@ -74,8 +77,37 @@ const char *en_kernel_name(const en_model *model, int32_t operator_index);
 void en_run(const en_model *model, void *arena, void *scratch, const float *const *inputs, float *const *outputs, const en_host *host);
 
 /*
- * Executes one operator, as en_run does with each in turn; `index` is below en_operator_count. For callers that time operators, or
- * that have done the work of the first ones themselves.
+ * The same from operator `first` on, for callers that have done the work of those before: quantized the inputs by en_write_input (`first` is
+ * then behind these), or run all patches (`first` is en_tail).
+ */
+void en_run_from(const en_model *model, int32_t first, void *arena, void *scratch, const float *const *inputs, float *const *outputs,
+                 const en_host *host);
+
+/* Patches of the stage, counted row by row; 0: the image has no stage. */
+int32_t en_patch_count(const en_model *model);
+/* The first operator behind the stage; 0 without one. */
+int32_t en_tail(const en_model *model);
+
+/* What the operator that brings the windows takes of an input of the model for a patch: all channels of some rows and columns. */
+typedef struct {
+  uint32_t rows, columns, channels; /* of the whole */
+  uint32_t first_row, end_row, first_column, end_column;
+} en_window_of_input;
+/* `patch` is below en_patch_count. Answers whether windows are taken of an input; otherwise the whole input lies in the arena. */
+int en_window(const en_model *model, int32_t patch, en_window_of_input *window);
+
+/*
+ * Quantizes `count` values of an input, or of a patch's window of it, [channel][row][column], from element `offset` on into the arena. `index` is an
+ * operator that quantizes an input; `patch` does not matter where it is outside of the stage. The piece must lie inside.
+ */
+void en_write_input(const en_model *model, int32_t index, int32_t patch, uint32_t offset, const float *values, uint32_t count, void *arena);
+
+/* Executes the branch of a patch, on a window that en_write_input has brought, or on the whole input in the arena. */
+void en_run_patch(const en_model *model, int32_t patch, void *arena, void *scratch, const en_host *host);
+
+/*
+ * Executes one operator, as en_run does with each in turn; one of the stage once for each patch. `index` is below en_operator_count. For
+ * callers that time operators.
  */
 void en_run_operator(const en_model *model, int32_t index, void *arena, void *scratch, const float *const *inputs, float *const *outputs,
                      const en_host *host);

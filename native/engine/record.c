@@ -28,7 +28,22 @@ static kn_window window_of(const uint32_t *f) {
   return window;
 }
 
-static kn_convolution convolution_of(const uint8_t *data, const uint32_t *f) {
+uint32_t en_kernel_hash(const char *name) {
+  uint32_t hash = 2166136261u;
+  for (; *name != '\0' && *name != '.'; name++) hash = (hash ^ (uint8_t)*name) * 16777619u;
+  return hash;
+}
+
+const kn_convolution_kernel *en_packed_kernel(const uint32_t *fields) {
+  for (int32_t i = 0; i < kn_convolution_kernel_count; i++) {
+    const kn_convolution_kernel *kernel = kn_convolution_kernels[i];
+    if (kernel->layout != 0 && kernel->layout == fields[IM_CONVOLUTION_LAYOUT] && en_kernel_hash(kernel->name) == fields[IM_CONVOLUTION_KERNEL])
+      return kernel;
+  }
+  return NULL;
+}
+
+kn_convolution en_convolution_of(const uint8_t *data, const uint32_t *f, int32_t input_bits) {
   const kn_convolution c = {
       .batch = (int32_t)f[IM_CONVOLUTION_BATCH],
       .in_height = (int32_t)f[IM_CONVOLUTION_IN_HEIGHT],
@@ -48,7 +63,7 @@ static kn_convolution convolution_of(const uint8_t *data, const uint32_t *f) {
       .groups = (int32_t)f[IM_CONVOLUTION_GROUPS],
       .weight_bits = (int32_t)f[IM_CONVOLUTION_WEIGHT_BITS],
       .storage_bits = (int32_t)f[IM_CONVOLUTION_STORAGE_BITS],
-      .input_bits = 8,
+      .input_bits = input_bits,
       .input_zero = (int32_t)f[IM_CONVOLUTION_INPUT_ZERO],
       .output_zero = (int32_t)f[IM_CONVOLUTION_OUTPUT_ZERO],
       .output_low = (int32_t)f[IM_CONVOLUTION_OUTPUT_LOW],
@@ -99,8 +114,7 @@ void en_decode(const uint8_t *image, const en_record *record, en_problem *proble
                                                 .scales = (const float *)(const void *)(data + f[IM_DEQUANTIZE_SCALES])};
       break;
     case IM_KIND_CONVOLUTION:
-      problem->convolution = convolution_of(data, f);
-      problem->convolution.input_bits = (int32_t)en_tensor(image, record->inputs[0])[IM_TENSOR_BITS];
+      problem->convolution = en_convolution_of(data, f, (int32_t)en_tensor(image, record->inputs[0])[IM_TENSOR_BITS]);
       break;
     case IM_KIND_ADD:
       problem->add = (kn_sum){.outer = (int32_t)f[IM_ADD_OUTER],
@@ -159,6 +173,8 @@ void en_decode(const uint8_t *image, const en_record *record, en_problem *proble
                                       .columns = (const uint32_t *)(const void *)(data + f[IM_RESIZE_COLUMNS])};
       break;
     case IM_KIND_SIGMOID:
+    case IM_KIND_CROP:
+    case IM_KIND_PASTE:
       break;
     default:
       problem->softmax = (en_softmax){(int32_t)f[IM_SOFTMAX_OUTER], (int32_t)f[IM_SOFTMAX_COUNT], (int32_t)f[IM_SOFTMAX_INNER]};

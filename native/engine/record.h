@@ -3,6 +3,7 @@
 #define EN_RECORD_H
 
 #include "../kernels/kernels.h"
+#include "engine.h"
 #include "image.h"
 
 typedef struct {
@@ -40,6 +41,12 @@ static inline en_record en_record_at(const uint32_t *words) {
                             words + IM_OPERATOR_RECORD_WORDS, words + IM_OPERATOR_RECORD_WORDS + words[IM_OPERATOR_INPUT_COUNT]};
   return record;
 }
+
+/* The kernel that a convolution's weights are packed for, as its record says; NULL where this build does not have it, or its packed form. */
+const kn_convolution_kernel *en_packed_kernel(const uint32_t *fields);
+
+/* A convolution of a record's fields, its pointers into `data`. */
+kn_convolution en_convolution_of(const uint8_t *data, const uint32_t *fields, int32_t input_bits);
 
 /* The problem of a record whose word count suits its kind; pointers into the data are not checked yet. */
 void en_decode(const uint8_t *image, const en_record *record, en_problem *problem);

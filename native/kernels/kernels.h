@@ -60,6 +60,13 @@ typedef struct {
   /* Parts that may run at the same time. */
   int32_t (*tiles)(const kn_convolution *);
   void (*run)(const kn_convolution *, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile);
+  /*
+   * 0, or the version of the packed form, raised whenever that changes. Such a kernel executes weights that were packed elsewhere where they
+   * lie, on a multiple of 16; it runs, as C, on every machine; its packed form is the same for all sizes of input, output and padding.
+   */
+  uint32_t layout;
+  /* Whether packed weights from elsewhere, of the right size, can be executed without harm; NULL: any can. */
+  int (*accepts)(const kn_convolution *, const void *packed);
 } kn_convolution_kernel;
 
 #define KN_CONVOLUTION(symbol) extern const kn_convolution_kernel symbol;

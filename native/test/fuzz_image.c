@@ -40,6 +40,8 @@ static int64_t work_of(const uint8_t *image) {
   const uint32_t *header = (const uint32_t *)(const void *)image;
   const uint32_t *tensors = header + header[IM_HEADER_TENSOR_OFFSET] / 4;
   const uint32_t *words = header + header[IM_HEADER_OPERATOR_OFFSET] / 4;
+  const uint32_t *stage = header[IM_HEADER_STAGE_OFFSET] == 0 ? NULL : header + header[IM_HEADER_STAGE_OFFSET] / 4;
+  const int64_t patches = stage == NULL ? 1 : (int64_t)stage[IM_STAGE_GRID_ROWS] * stage[IM_STAGE_GRID_COLUMNS];
   int64_t work = 0;
   for (uint32_t i = 0; i < header[IM_HEADER_OPERATOR_COUNT]; i++, words += words[IM_OPERATOR_WORDS]) {
     const uint32_t *f = words + IM_OPERATOR_RECORD_WORDS + words[IM_OPERATOR_INPUT_COUNT];
@@ -54,7 +56,7 @@ static int64_t work_of(const uint8_t *image) {
       for (int d = 0; d < KN_COPY_RANK; d++) size *= f[IM_COPY_SIZE_0 + d];
     }
     if (each > MAX_WORK || size > MAX_WORK) return INT64_MAX;
-    work += each * size;
+    work += each * size * patches;
     if (work > MAX_WORK) return INT64_MAX;
   }
   return work;

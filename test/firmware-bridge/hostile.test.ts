@@ -2,8 +2,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
+import { packForCortexM } from '../../native/index.js';
 import { compileFuzzer, runProgram } from '../support/c-program.js';
-import { imageOf, networkOfEverything } from '../support/images.js';
+import { imageOf, networkOfEverything, networkOfPatches } from '../support/images.js';
 import { randomNetwork } from '../support/networks.js';
 import { announceSeed } from '../support/seed.js';
 
@@ -20,6 +21,10 @@ t.test(
       await imageOf(networkOfEverything(seed), { weightBits: 8, activationBits: 8 }, seed),
       await imageOf(networkOfEverything(seed), { weightBits: 4, activationBits: 4 }, seed),
       await imageOf(randomNetwork(seed, 3), { weightBits: 2, activationBits: 2 }, seed),
+      await imageOf(networkOfPatches(seed), { weightBits: 4, activationBits: 4 }, seed, {
+        patches: { split: 8, grid: { rows: 2, columns: 2 }, isInputStreamed: true },
+        packer: packForCortexM,
+      }),
     ];
     const paths = images.map(({ bytes }, index) => {
       const path = join(folder, `${index}.qimg`);

@@ -4,15 +4,30 @@ import { join } from 'node:path';
 import t from 'tap';
 import { crc32 } from '../../agent/core/image/writer.js';
 import { headerFields } from '../../configs/contracts/image.js';
-import { EngineModel, ImageFault, listKernels, machineFeatures } from '../../native/index.js';
+import { EngineModel, ImageFault, listKernels, machineFeatures, packForCortexM } from '../../native/index.js';
 import { compile, runProgram, sanitized } from '../support/c-program.js';
-import { imageOf, networkOfEverything } from '../support/images.js';
+import { imageOf, networkOfEverything, networkOfPatches } from '../support/images.js';
 import { randomNetwork } from '../support/networks.js';
 import { announceSeed } from '../support/seed.js';
 
 const seed = announceSeed();
 /** Mutations of each image; many more in the soak. */
 const mutations = Number(process.env.QUANTD_IMAGE_MUTATIONS ?? 1500);
+
+/** Stages at several bits, with the input brought by patches and not, weights packed and not. */
+async function patchedImages() {
+  const forms = [
+    { bits: 8, isInputStreamed: true, packer: packForCortexM },
+    { bits: 2, isInputStreamed: false, packer: packForCortexM },
+    { bits: 4, isInputStreamed: true, packer: null },
+  ] as const;
+  return Promise.all(
+    forms.map(({ bits, isInputStreamed, packer }) => {
+      const patches = { split: 8, grid: { rows: 3, columns: 2 }, isInputStreamed };
+      return imageOf(networkOfPatches(seed), { weightBits: bits, activationBits: bits }, seed, { patches, packer });
+    }),
+  );
+}
 
 t.test('hostile images are refused or run within their own memory', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'quantd-images-'));
@@ -21,6 +36,8 @@ t.test('hostile images are refused or run within their own memory', async (t) =>
     await imageOf(networkOfEverything(seed), { weightBits: 8, activationBits: 8 }, seed),
     await imageOf(networkOfEverything(seed), { weightBits: 4, activationBits: 4 }, seed),
     await imageOf(randomNetwork(seed, 5), { weightBits: 2, activationBits: 2 }, seed),
+    await imageOf(networkOfEverything(seed), { weightBits: 4, activationBits: 4 }, seed, { packer: packForCortexM }),
+    ...(await patchedImages()),
   ];
   const paths = images.map(({ bytes }, index) => {
     const path = join(folder, `${index}.qimg`);

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readModel } from '../../agent/adapters/model-files.js';
 import { openSampleSet } from '../../agent/adapters/samples.js';
-import { type BuiltImage, buildImage } from '../../agent/core/image/build.js';
+import { type BuiltImage, buildImage, type ImageOptions } from '../../agent/core/image/build.js';
 import { parsePrecision } from '../../agent/core/precision.js';
 import { type PreparedModel, prepare } from '../../agent/core/prepare.js';
 import type { ModelCard } from '../../configs/contracts/card.js';
@@ -38,7 +38,11 @@ export async function openRealModel(name: string, sampleCount = 3): Promise<Real
 }
 
 /** Its image, and what its activations take by plan, at one precision, or, with a generator, at one drawn for each operator. */
-export function realImage({ prepared, ranges }: RealModel, precision: string | Random): BuiltImage {
+export function realImage(
+  { prepared, ranges }: RealModel,
+  precision: string | Random,
+  form: Pick<ImageOptions, 'packer' | 'patches'> = {},
+): BuiltImage {
   const choices: Precision[] = ['W8A8', 'W4A8', 'W4A4', 'W2A8', 'W2A2'].map(parsePrecision);
   const precisions = prepared.operators.map((operator): [string, Precision] => {
     const chosen = typeof precision === 'string' ? parsePrecision(precision) : precision.pick(choices);
@@ -49,5 +53,6 @@ export function realImage({ prepared, ranges }: RealModel, precision: string | R
     rangeOf: (tensor) => ranges.get(tensor),
     pairSafe: false,
     biasCorrection: () => null,
+    ...form,
   });
 }

@@ -1,6 +1,9 @@
 /** From a model and the precision of each operator to an image that the engine executes. */
+import type { WeightPacker } from '../../../configs/contracts/packing.js';
 import type { Precision } from '../../../configs/contracts/plan.js';
 import type { Operator } from '../onnx/model.js';
+import { cutStage } from '../plan/patch-geometry.js';
+import type { PatchGrid } from '../plan/patches.js';
 import type { PreparedModel } from '../prepare.js';
 import { keepsRange } from '../quant/qdq.js';
 import * as arithmetic from './arithmetic.js';
@@ -23,6 +26,19 @@ export interface ImageOptions {
   readonly roundedOf?: (operator: Operator, precision: Precision) => RoundedProduct | null;
   /** Kernel that an operator is to run with, by name without variant; null: whichever the engine prefers. */
   readonly kernelOf?: (operator: string) => string | null;
+  /** The first operators patch by patch; null: everything layer by layer. */
+  readonly patches?: ImagePatches | null;
+  /** Packs weights for the processor that executes the image; null: it packs them itself. */
+  readonly packer?: WeightPacker | null;
+}
+
+/** How the first operators of a model run patch by patch. */
+export interface ImagePatches {
+  /** How many operators of the model; see `cutStage`. */
+  readonly split: number;
+  readonly grid: PatchGrid;
+  /** True: the caller brings the input patch by patch. False: all of it lies in RAM while they run. */
+  readonly isInputStreamed: boolean;
 }
 
 /** An image and what its activations take. */
@@ -127,7 +143,8 @@ export function activationBits(
 }
 
 /**
- * Builds the image. Fails with `model/unsupported` where the engine has no form for an operator.
+ * Builds the image. Fails with `model/unsupported` where the engine has no form for an operator, or none patch by patch; throws a RangeError
+ * for a split or a grid that the model does not have.
  *
  * @param precisions by operator name; weight bits of products, and bits of the tensor that they read
  */
@@ -144,7 +161,11 @@ export function buildImage(
   const inputId = values.writer.input(count(prepared.inputDims));
   const inputDims = prepared.inputDims;
   values.define(input, { id: inputId, dims: inputDims, order: plainOrder(inputDims.length), affine: null });
-  for (const operator of prepared.operators) {
+  const { patches = null, packer = null } = options;
+  // Whether the model can be cut there at all is said in the model's own words.
+  const split = patches === null ? 0 : cutStage(prepared, patches.split).split;
+  let stageOperators = 0;
+  for (const [index, operator] of prepared.operators.entries()) {
     values.source = operator.name;
     const readers = readersOf(prepared, operator);
     const asFloats = tail.has(operator) || readers.every((reader) => tail.has(reader));
@@ -163,6 +184,7 @@ export function buildImage(
       builderOf(prepared, operator, tail)(values, operator, {
         asFloats: tail.has(operator) || (asFloats && isMean(operator)),
       });
+    if (index + 1 === split) stageOperators = values.writer.operatorCount;
   }
   const outputs = model.graph.outputs.map(({ name }) => {
     const plain = values.floats(name);
@@ -174,7 +196,16 @@ export function buildImage(
     values.writer.makeOutput(floats.id);
     return { name, dims: plain.dims };
   });
-  return values.writer.finish({ inputs: [{ name: input, dims: inputDims }], outputs });
+  const stage =
+    patches === null
+      ? null
+      : {
+          operators: stageOperators,
+          gridRows: patches.grid.rows,
+          gridColumns: patches.grid.columns,
+          isInputStreamed: patches.isInputStreamed,
+        };
+  return values.writer.finish({ inputs: [{ name: input, dims: inputDims }], outputs }, { stage, packer });
 }
 
 function isMean(operator: Operator): boolean {

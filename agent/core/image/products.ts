@@ -73,12 +73,13 @@ export function buildProduct(values: Values, operator: Operator, options: Produc
   const bias32 = accumulatorBias(operator, quantized, stored, product, bias);
   const constants = {
     ...product.shape,
-    weights: values.writer.data(stored.bytes),
+    weights: { bytes: stored.bytes },
     weightBits,
     storageBits: stored.storageBits,
-    bias: values.writer.data(bytesOf(bias32)),
+    bias: { bytes: bytesOf(bias32) },
     inputZero: input.affine.zeroPoint,
     kernel: options.kernel === null ? 0 : kernelHash(options.kernel),
+    layout: 0,
   };
   if (options.asFloats) {
     const id = values.writer.tensor({ type: 'accumulators', elements: count(dims) });

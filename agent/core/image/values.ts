@@ -5,9 +5,10 @@ import { noTable } from '../../../configs/contracts/image.js';
 import type { Range } from '../../../configs/contracts/plan.js';
 import type { PreparedModel } from '../prepare.js';
 import { type Affine, unsignedAffine } from '../quant/affine.js';
+import type { TensorId } from './draft.js';
 import { codeOf, tableOf } from './functions.js';
 import { channelsLast, isSameOrder, type MoveAxis, type Order, plainOrder, simplify, stridesOf } from './storage.js';
-import { ImageWriter, type TensorId } from './writer.js';
+import { ImageWriter } from './writer.js';
 
 /** A tensor of the model as it is in the image. */
 export interface Value {

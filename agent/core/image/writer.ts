@@ -4,45 +4,33 @@ import {
   type ImageDescription,
   imageMagic,
   imageVersion,
+  noTable,
   type OperatorKindName,
   operatorFields,
   operatorKinds,
+  stageFields,
   tensorFields,
   tensorPlaces,
   tensorTypes,
 } from '../../../configs/contracts/image.js';
-import { type Lifetime, planArena } from '../plan/memory.js';
+import type { WeightPacker } from '../../../configs/contracts/packing.js';
+import { layOutArena } from './arena.js';
+import type { Draft, FieldValue, OperatorEntry, Regions, TensorEntry, TensorId, TensorSpec } from './draft.js';
+import { packWeights } from './packing.js';
+import { cutPatches, type StageCut } from './stage.js';
 
-/** A tensor of the image, by its position. */
-export type TensorId = number;
-
-/** What a tensor holds; `bits`, `scale` and `zero` are of codes. */
-export interface TensorSpec {
-  readonly type: keyof typeof tensorTypes;
-  readonly elements: number;
-  readonly bits?: number;
-  readonly scale?: number;
-  readonly zero?: number;
+/** What becomes of an image beyond its operators one after another. */
+export interface ImageForm {
+  /** Which of its first operators run patch by patch; null: none. */
+  readonly stage: StageCut | null;
+  /** Packs weights for a processor; null: kernels pack them themselves, or read them as they are. */
+  readonly packer: WeightPacker | null;
 }
-
-/** A field's value: a 32-bit integer, signed or not, or a single-precision number. */
-export type FieldValue = number | { readonly float: number };
-
-interface TensorEntry extends TensorSpec {
-  place: keyof typeof tensorPlaces;
-  /** Among the inputs or outputs. */
-  position: number;
-  first: number;
-  last: number;
-}
-
-const alignment = 64;
 
 /** Collects an image. Operators are executed in the order in which they are added. */
 export class ImageWriter {
   readonly #tensors: TensorEntry[] = [];
-  readonly #records: Uint32Array[] = [];
-  readonly #sources: string[] = [];
+  readonly #operators: OperatorEntry[] = [];
   readonly #data: { offset: number; bytes: Uint8Array }[] = [];
   #dataBytes = 0;
   readonly #known = new Map<string, number>();
@@ -51,13 +39,12 @@ export class ImageWriter {
 
   /** Number of operators so far. */
   get operatorCount(): number {
-    return this.#records.length;
+    return this.#operators.length;
   }
 
   /** A tensor in the arena. */
   tensor(spec: TensorSpec): TensorId {
-    const position = this.#records.length;
-    this.#tensors.push({ ...spec, place: 'arena', position: 0, first: position, last: position });
+    this.#tensors.push({ ...spec, place: 'arena', position: 0, regions: null });
     return this.#tensors.length - 1;
   }
 
@@ -77,7 +64,7 @@ export class ImageWriter {
 
   /** Whether an operator reads it. */
   isRead(id: TensorId): boolean {
-    return this.#records.some((words) => words.subarray(4, 4 + words[2]!).includes(id));
+    return this.#operators.some(({ inputs }) => inputs.includes(id));
   }
 
   isInArena(id: TensorId): boolean {
@@ -90,28 +77,10 @@ export class ImageWriter {
     source: string,
     inputs: readonly TensorId[],
     output: TensorId,
-    values: Readonly<Record<string, FieldValue>>,
+    values: OperatorEntry['values'],
   ): void {
-    const { code, fields } = operatorKinds[kind];
-    const words = new Uint32Array(operatorFields.length + inputs.length + fields.length);
-    words.set([code, words.length, inputs.length, output, ...inputs]);
-    const view = new DataView(words.buffer);
-    fields.forEach((field, index) => {
-      const value = values[field];
-      if (value === undefined) throw new TypeError(`${kind} needs ${field}`);
-      const at = 4 * (operatorFields.length + inputs.length + index);
-      if (typeof value === 'object') view.setFloat32(at, value.float, true);
-      else if (Number.isInteger(value) && value >= -(2 ** 31) && value < 2 ** 32) view.setUint32(at, value >>> 0, true);
-      else throw new RangeError(`${field} of ${kind} does not fit 32 bits: ${value}`);
-    });
-    const position = this.#records.length;
-    for (const id of [...inputs, output]) {
-      const tensor = this.#tensors[id]!;
-      tensor.first = Math.min(tensor.first, position);
-      tensor.last = Math.max(tensor.last, position);
-    }
-    this.#records.push(words);
-    this.#sources.push(source);
+    for (const field of operatorKinds[kind].fields) checkField(kind, field, values[field]);
+    this.#operators.push({ kind, source, inputs, output, values });
   }
 
   /** Puts constants into the data, equal ones once; answers their offset. */
@@ -126,19 +95,32 @@ export class ImageWriter {
     return offset;
   }
 
-  /** The image, and the memory that its activations take. */
-  finish(description: Omit<ImageDescription, 'operators'>): { bytes: Uint8Array; arenaBytes: number } {
-    const text = new TextEncoder().encode(JSON.stringify({ ...description, operators: this.#sources }));
+  /** The image, and the memory that its activations take. Fails with `model/unsupported` where patches are asked for and impossible. */
+  finish(
+    description: Omit<ImageDescription, 'operators'>,
+    { stage: cut, packer }: ImageForm = { stage: null, packer: null },
+  ): { bytes: Uint8Array; arenaBytes: number } {
+    let draft: Draft = { tensors: this.#tensors, operators: this.#operators, stage: null };
+    if (cut !== null) draft = cutPatches(draft, cut);
+    if (packer !== null) draft = packWeights(draft, packer);
+    const { tensors, operators, stage } = draft;
+    const records = operators.map((operator) => this.#encode(operator));
+    const regions = tensors.map((tensor) =>
+      tensor.regions === null ? noTable : this.data(encodeRegions(tensor.regions)),
+    );
+    const sources = operators.map(({ source }) => source);
+    const text = new TextEncoder().encode(JSON.stringify({ ...description, operators: sources }));
     const descriptionOffset = this.data(text);
-    const { offsets, arenaBytes } = this.#layOut();
+    const { offsets, arenaBytes } = layOutArena(draft);
     const headerBytes = 4 * headerFields.length;
-    const tensorBytes = 4 * tensorFields.length * this.#tensors.length;
-    const operatorBytes = this.#records.reduce((sum, words) => sum + words.byteLength, 0);
+    const tensorBytes = 4 * tensorFields.length * tensors.length;
+    const operatorBytes = records.reduce((sum, words) => sum + words.byteLength, 0);
     const operatorOffset = headerBytes + tensorBytes;
-    const dataOffset = roundUp(operatorOffset + operatorBytes, 16);
+    const stageOffset = operatorOffset + operatorBytes;
+    const dataOffset = roundUp(stageOffset + (stage === null ? 0 : 4 * stageFields.length), 16);
     const bytes = new Uint8Array(dataOffset + this.#dataBytes);
     const view = new DataView(bytes.buffer);
-    this.#tensors.forEach((tensor, index) => {
+    tensors.forEach((tensor, index) => {
       const values = {
         type: tensorTypes[tensor.type],
         bits: tensor.bits ?? (tensor.type === 'codes' ? 8 : 32),
@@ -147,7 +129,7 @@ export class ImageWriter {
         elements: tensor.elements,
         scale: 0,
         zero: tensor.zero ?? 0,
-        reserved: 0,
+        regions: regions[index]!,
       };
       const at = headerBytes + 4 * tensorFields.length * index;
       tensorFields.forEach((field, word) => {
@@ -156,9 +138,15 @@ export class ImageWriter {
       view.setFloat32(at + 4 * tensorFields.indexOf('scale'), tensor.scale ?? 0, true);
     });
     let at = operatorOffset;
-    for (const words of this.#records) {
+    for (const words of records) {
       for (const [index, word] of words.entries()) view.setUint32(at + 4 * index, word, true);
       at += words.byteLength;
+    }
+    if (stage !== null) {
+      const values = { ...stage, outlierOperators: 0, low: 0, high: 255 };
+      stageFields.forEach((field, word) => {
+        view.setUint32(stageOffset + 4 * word, values[field], true);
+      });
     }
     for (const { offset, bytes: constants } of this.#data) bytes.set(constants, dataOffset + offset);
     const header: Record<(typeof headerFields)[number], number> = {
@@ -166,9 +154,9 @@ export class ImageWriter {
       version: imageVersion,
       totalBytes: bytes.length,
       checksum: crc32(bytes.subarray(headerBytes)),
-      tensorCount: this.#tensors.length,
+      tensorCount: tensors.length,
       tensorOffset: headerBytes,
-      operatorCount: this.#records.length,
+      operatorCount: operators.length,
       operatorOffset,
       operatorBytes,
       dataOffset,
@@ -178,6 +166,7 @@ export class ImageWriter {
       outputCount: this.#outputs,
       descriptionOffset,
       descriptionBytes: text.length,
+      stageOffset: stage === null ? 0 : stageOffset,
     };
     headerFields.forEach((field, word) => {
       view.setUint32(4 * word, header[field], true);
@@ -185,15 +174,32 @@ export class ImageWriter {
     return { bytes, arenaBytes };
   }
 
-  #layOut(): { offsets: Map<TensorId, number>; arenaBytes: number } {
-    const ids = [...this.#tensors.keys()].filter((id) => this.#tensors[id]!.place === 'arena');
-    const lifetimes: Lifetime[] = ids.map((id) => {
-      const { type, elements, first, last } = this.#tensors[id]!;
-      return { name: String(id), bytes: roundUp(elements * (type === 'codes' ? 1 : 4), alignment), first, last };
+  #encode({ kind, inputs, output, values }: OperatorEntry): Uint32Array {
+    const { code, fields } = operatorKinds[kind];
+    const words = new Uint32Array(operatorFields.length + inputs.length + fields.length);
+    words.set([code, words.length, inputs.length, output, ...inputs]);
+    const view = new DataView(words.buffer);
+    fields.forEach((field, index) => {
+      const value = values[field]!;
+      const at = 4 * (operatorFields.length + inputs.length + index);
+      if (typeof value === 'number') view.setUint32(at, value >>> 0, true);
+      else if ('float' in value) view.setFloat32(at, value.float, true);
+      else view.setUint32(at, this.data(value.bytes), true);
     });
-    const { offsets, arenaBytes } = planArena(lifetimes);
-    return { offsets: new Map(ids.map((id, index) => [id, offsets[index]!])), arenaBytes };
+    return words;
   }
+}
+
+function checkField(kind: OperatorKindName, field: string, value: FieldValue | undefined): void {
+  if (value === undefined) throw new TypeError(`${kind} needs ${field}`);
+  if (typeof value !== 'number') return;
+  if (!Number.isInteger(value) || value < -(2 ** 31) || value >= 2 ** 32)
+    throw new RangeError(`${field} of ${kind} does not fit 32 bits: ${value}`);
+}
+
+function encodeRegions({ rows, columns, channels, rowSpans, columnSpans }: Regions): Uint8Array {
+  const spans = [...rowSpans, ...columnSpans].flatMap(({ first, end }) => [first, end]);
+  return new Uint8Array(Uint32Array.of(rows, columns, channels, ...spans).buffer);
 }
 
 function roundUp(value: number, multiple: number): number {

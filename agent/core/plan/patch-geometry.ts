@@ -67,6 +67,14 @@ export interface Stage {
 /** Whether a branch stops at the borders of the images or goes on into the padding, as if all patches were alike. */
 export type Borders = 'clipped' | 'nominal';
 
+/** What the geometry of a stage follows from: operators in the order in which they run, tensors by their indices. */
+export interface StageGeometry {
+  readonly operators: readonly Pick<StageOperator, 'inputs' | 'outputs' | 'window'>[];
+  readonly tensors: readonly Pick<StageTensor, 'rows' | 'columns'>[];
+  readonly input: number;
+  readonly output: number;
+}
+
 /** What one branch does; both lists are parallel to those of the stage. */
 export interface Branch {
   /** What each operator computes, and what it reads of each of its inputs for that. */
@@ -226,7 +234,7 @@ function windowOf({ nodes, inputs }: Operator, { model, shapes }: PatchedModel):
  *
  * @throws RangeError where the region is not inside the stage's output
  */
-export function branchOf(stage: Stage, region: Region, borders: Borders): Branch {
+export function branchOf(stage: StageGeometry, region: Region, borders: Borders): Branch {
   const { rows, columns } = stage.tensors[stage.output]!;
   if (!isInside(region.rows, rows) || !isInside(region.columns, columns)) {
     throw new RangeError(
@@ -259,7 +267,7 @@ export function receptiveField(stage: Stage): { readonly rows: number; readonly 
  *
  * @throws RangeError for grids finer than the image
  */
-export function cutGrid(image: StageTensor, rows: number, columns: number): Region[] {
+export function cutGrid(image: Pick<StageTensor, 'rows' | 'columns'>, rows: number, columns: number): Region[] {
   const bands = cutAxis(image.columns, columns);
   return cutAxis(image.rows, rows).flatMap((band) => bands.map((column) => ({ rows: band, columns: column })));
 }
@@ -282,7 +290,12 @@ export function length({ first, end }: Span): number {
   return end - first;
 }
 
-function readFor(operator: StageOperator, computes: Region, input: StageTensor, borders: Borders): Region {
+function readFor(
+  operator: Pick<StageOperator, 'window'>,
+  computes: Region,
+  input: Pick<StageTensor, 'rows' | 'columns'>,
+  borders: Borders,
+): Region {
   const { window } = operator;
   if (window === null || area(computes) === 0) return computes;
   const rows = spanRead(window.rows, computes.rows, input.rows, borders);

@@ -166,23 +166,36 @@ static void upload(uint32_t slot) {
   request(CM_NUMBER_slot_seal, &seal, sizeof(seal), NULL, 0);
 }
 
-/* Writes whole inputs, so that a run that follows has them. */
+/* Writes an input, or a patch's window of it. */
+static void write_input(uint32_t input, uint32_t patch, uint32_t elements) {
+  float values[MC_PIECE_BYTES / sizeof(float)] = {0};
+  for (uint32_t offset = 0; offset < elements;) {
+    const uint32_t room = elements - offset < MC_PIECE_BYTES / 4 ? elements - offset : MC_PIECE_BYTES / 4;
+    const uint32_t count = 1 + below(room);
+    for (uint32_t i = 0; i < count; i++) {
+      const uint32_t bits = next();
+      memcpy(&values[i], &bits, sizeof(bits)); /* NaN and infinity among them */
+    }
+    const mc_input_write_request write = {input, patch, offset};
+    request(CM_NUMBER_input_write, &write, sizeof(write), (const uint8_t *)values, count * 4);
+    offset += count;
+  }
+}
+
+/* Writes whole inputs, so that a run that follows has them; patch by patch, where the model wants that. */
 static void write_inputs(void) {
   const md_facts *model = md_model();
-  for (uint32_t input = 0; model != NULL && input < model->inputs; input++) {
-    float values[MC_PIECE_BYTES / sizeof(float)] = {0};
-    const uint32_t elements = md_elements(1, input);
-    for (uint32_t offset = 0; offset < elements;) {
-      const uint32_t room = elements - offset < MC_PIECE_BYTES / 4 ? elements - offset : MC_PIECE_BYTES / 4;
-      const uint32_t count = 1 + below(room);
-      for (uint32_t i = 0; i < count; i++) {
-        const uint32_t bits = next();
-        memcpy(&values[i], &bits, sizeof(bits)); /* NaN and infinity among them */
-      }
-      const mc_input_write_request write = {input, offset};
-      request(CM_NUMBER_input_write, &write, sizeof(write), (const uint8_t *)values, count * 4);
-      offset += count;
-    }
+  for (uint32_t patch = 0; model != NULL && patch < model->patches; patch++) {
+    en_window_of_input w;
+    md_window(patch, &w);
+    write_input(0, patch, w.channels * (w.end_row - w.first_row) * (w.end_column - w.first_column));
+    const mc_patch_run_request run = {patch};
+    request(CM_NUMBER_patch_run, &run, sizeof(run), NULL, 0);
+    model = md_model();
+  }
+  for (uint32_t input = 0; model != NULL && model->patches == 0 && input < model->inputs; input++) {
+    write_input(input, 0, md_elements(1, input));
+    model = md_model();
   }
   request(CM_NUMBER_run, NULL, 0, NULL, 0);
 }

@@ -293,4 +293,5 @@ const kn_convolution_kernel kn_convolution_depthwise_dsp = {
     .scratch_bytes = scratch_bytes,
     .tiles = tiles,
     .run = run,
+    .layout = 1,
 };

@@ -248,4 +248,5 @@ const kn_convolution_kernel kn_convolution_direct16_dsp = {
     .scratch_bytes = scratch_bytes,
     .tiles = tiles,
     .run = run,
+    .layout = 1,
 };

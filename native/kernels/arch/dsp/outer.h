@@ -217,4 +217,5 @@ const kn_convolution_kernel KERNEL = {
     .scratch_bytes = scratch_bytes,
     .tiles = tiles,
     .run = run,
+    .layout = 1,
 };

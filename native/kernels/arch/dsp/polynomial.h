@@ -109,6 +109,16 @@ static void pack(const kn_convolution *c, void *packed) {
   }
 }
 
+/* Loops are entered by the number of blocks; whatever weights are, they only make nonsense. */
+static int accepts(const kn_convolution *c, const void *packed) {
+  const int32_t most = most_blocks(c), steps = 3 * channels_of(c);
+  for (int32_t o = 0; o < c->out_channels; o += 2) {
+    const int32_t blocks = ((const header *)(const void *)((const uint8_t *)packed + (size_t)(o / 2) * pair_bytes(c)))->blocks;
+    if (blocks < 1 || blocks > most || steps % blocks != 0 || steps < 2 * blocks) return 0;
+  }
+  return 1;
+}
+
 /* Scratch: polynomials [strip][row][channel][2], weights [row][channel][2], sums of columns [row][x], corrections [x], raw sums, border, zeros. */
 static size_t row_bytes(const kn_convolution *c) { return (size_t)channels_of(c) * 2 * 4; }
 static int32_t sums_width(const kn_convolution *c) { return strips_of(c) * STRIP + 4; }
@@ -335,4 +345,6 @@ const kn_convolution_kernel KERNEL = {
     .scratch_bytes = scratch_bytes,
     .tiles = tiles,
     .run = run,
+    .layout = 1,
+    .accepts = accepts,
 };

@@ -170,4 +170,5 @@ const kn_convolution_kernel kn_convolution_vector16_dsp = {
     .scratch_bytes = scratch_bytes,
     .tiles = tiles,
     .run = run,
+    .layout = 1,
 };

@@ -170,7 +170,7 @@ t.test('the patches of a grid cover the image once, and none is empty', async (t
     }
     if (parts.some((part) => area(part) === 0)) t.fail('an empty patch');
   }
-  t.throws(() => cutGrid({ name: 'x', channels: 1, rows: 3, columns: 9 }, 4, 1), RangeError);
+  t.throws(() => cutGrid({ rows: 3, columns: 9 }, 4, 1), RangeError);
 });
 
 /** Runs operators one after another, freeing what nobody needs any more; returns the peak. */
