@@ -58,12 +58,17 @@ export async function aedesBroker(
   return broker;
 }
 
-/** Mosquitto with a configuration of its own and nothing kept on disk. */
-export async function mosquittoBroker(): Promise<TestBroker> {
+/**
+ * Mosquitto with a configuration of its own. `isKeeping`: it writes what it has acknowledged and not yet delivered to disk when it is
+ * stopped; else it forgets that. `settings`: further lines of its configuration.
+ */
+export async function mosquittoBroker({ isKeeping = false, settings = [] as readonly string[] } = {}): Promise<TestBroker> {
   const port = await freePort();
   const folder = mkdtempSync(join(tmpdir(), 'quantd-mosquitto-'));
   const config = join(folder, 'mosquitto.conf');
-  writeFileSync(config, `listener ${port} 127.0.0.1\nallow_anonymous true\npersistence false\n`);
+  const lines = [`listener ${port} 127.0.0.1`, 'allow_anonymous true', `persistence ${isKeeping}`];
+  if (isKeeping) lines.push(`persistence_location ${folder}/`);
+  writeFileSync(config, [...lines, ...settings, ''].join('\n'));
   let child: ReturnType<typeof spawn> | null = null;
   const broker: TestBroker = {
     port,
