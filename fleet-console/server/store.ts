@@ -1,7 +1,15 @@
-import type { Birth, DesiredState, DeviceEvent, DeviceResult, ReportedState } from '../../configs/contracts/device.js';
+import type {
+  Birth,
+  ConditionType,
+  DesiredState,
+  DeviceEvent,
+  DeviceResult,
+  ReportedState,
+} from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Budget } from '../../configs/contracts/plan.js';
 import type { Release } from '../../configs/contracts/release.js';
+import type { Selectable } from '../selector.js';
 import type { Announce } from './announce.js';
 import { canonical } from './canonical.js';
 import type { ConsoleDatabase } from './database.js';
@@ -27,6 +35,15 @@ export interface DeviceRecord {
 
 /** A device as the API shows it. */
 export type DeviceDocument = Omit<DeviceRecord, 'pins'>;
+
+/** Devices by what is known of them; one counts in every state that it is in. */
+export interface DeviceCounts {
+  readonly known: number;
+  readonly online: number;
+  readonly ahead: number;
+  readonly degraded: number;
+  readonly infeasible: number;
+}
 
 /** An event with the number it has in the stream of all events. */
 export interface StoredEvent {
@@ -138,6 +155,52 @@ export class ConsoleStore {
   /** All devices, by id. */
   devices(): DeviceRecord[] {
     return this.#database.all<DeviceRow>(`${selectDevice} ORDER BY device.id`).map(deviceOf);
+  }
+
+  /** Ids of devices after an id, in order. */
+  deviceIds(after = '', limit = Number.MAX_SAFE_INTEGER): string[] {
+    const rows = this.#database.all<{ id: string }>(
+      'SELECT id FROM device WHERE id > ? ORDER BY id LIMIT ?',
+      after,
+      limit,
+    );
+    return rows.map(({ id }) => id);
+  }
+
+  /** Devices after an id that are meant, in order; no more of the others is read than that takes. */
+  devicesAfter(after: string, limit: number, isMeant: (device: Selectable) => boolean): DeviceRecord[] {
+    const rows = this.#database.iterate<{ id: string; labels: string }>(
+      "SELECT id, birth -> '$.labels' AS labels FROM device WHERE id > ? ORDER BY id",
+      after,
+    );
+    const ids: string[] = [];
+    for (const { id, labels } of rows) {
+      if (ids.length === limit) break;
+      if (isMeant({ id, labels: JSON.parse(labels) as Selectable['labels'] })) ids.push(id);
+    }
+    return ids.map((id) => this.device(id)!);
+  }
+
+  /** What a device should run, as JSON; null where there is nothing, or the device is ahead. */
+  desiredText(id: string): string | null {
+    const row = this.#database.get<{ document: string }>(
+      `SELECT document FROM desired JOIN device ON device.id = desired.device
+       WHERE desired.device = ? AND device.observed <= desired.generation`,
+      id,
+    );
+    return row?.document ?? null;
+  }
+
+  /** Devices by what is known of them. */
+  deviceCounts(): DeviceCounts {
+    const says = (type: ConditionType) =>
+      `EXISTS (SELECT 1 FROM json_each(reported, '$.conditions') WHERE value ->> 'type' = '${type}' AND value ->> 'status' = 'true')`;
+    return this.#database.get<DeviceCounts>(
+      `SELECT count(*) AS known, coalesce(sum(online), 0) AS online,
+         coalesce(sum(observed > coalesce(generation, 0)), 0) AS ahead,
+         coalesce(sum(${says('Degraded')}), 0) AS degraded, coalesce(sum(${says('BudgetInfeasible')}), 0) AS infeasible
+       FROM device LEFT JOIN desired ON desired.device = device.id`,
+    )!;
   }
 
   /** Stores a release; answers false where one of the same id and content is there. Fails with `release/exists` for another content. */
@@ -344,17 +407,32 @@ const selectDevice = `SELECT device.*, desired.document AS desired, desired.gene
 /** ISO 8601, by the console's clock. */
 const timeNow = () => new Date().toISOString();
 
+/** Documents are parsed when they are looked at: most who look at many devices want one of them. */
 function deviceOf(row: DeviceRow): DeviceRecord {
+  const birth = parsedOnce<Birth>(row.birth);
+  const reported = parsedOnce<ReportedState | null>(row.reported ?? 'null');
+  const desired = parsedOnce<DesiredState | null>(row.desired ?? 'null');
   return {
     id: row.id,
-    birth: JSON.parse(row.birth) as Birth,
+    get birth() {
+      return birth();
+    },
     isOnline: row.online !== 0,
-    reported: row.reported === null ? null : (JSON.parse(row.reported) as ReportedState),
+    get reported() {
+      return reported();
+    },
     lastSeen: row.last_seen,
-    desired: row.desired === null ? null : (JSON.parse(row.desired) as DesiredState),
+    get desired() {
+      return desired();
+    },
     isAhead: row.observed > (row.generation ?? 0),
     pins: JSON.parse(row.pins) as Record<string, Pin>,
   };
+}
+
+function parsedOnce<Document>(text: string): () => Document {
+  let parsed: { readonly document: Document } | null = null;
+  return () => (parsed ??= { document: JSON.parse(text) as Document }).document;
 }
 
 /** A device as `desired.ts` looks at it. */

@@ -67,6 +67,7 @@ export interface ExperimentResult {
 }
 
 const pollMs = 250;
+const arrivalMs = 10_000;
 /** Share of the results of a push after which the console is killed, and the broker is started anew. */
 const killShare = 0.2;
 const restartShare = 0.5;
@@ -151,17 +152,22 @@ class Run {
     const { devices } = this.#options;
     const before = this.#view.results;
     const share = () => (this.#fleet.ledger.results.size - before) / devices;
-    await this.#phase(name, () => this.#view.current === devices, async () => {
-      await order();
-      if (hasFaults) {
-        await this.#until(() => share() >= killShare, 'enough devices are at work');
-        await this.#console.kill();
-        await this.#console.start();
-        await this.#until(() => share() >= restartShare, 'devices go on');
-        await this.#restartBroker();
-      }
-      await this.#until(() => share() >= 1 && this.#isSettled(), 'every device has confirmed');
-    });
+    await this.#phase(
+      name,
+      () => this.#view.current === devices,
+      async () => {
+        await order();
+        if (hasFaults) {
+          await this.#until(() => share() >= killShare, 'enough devices are at work');
+          await this.#console.kill();
+          await this.#console.start();
+          await this.#until(() => share() >= restartShare, 'devices go on');
+          await this.#restartBroker();
+        }
+        await this.#until(() => share() >= 1 && this.#isQuiet(), 'every device has confirmed');
+        await this.#arrival();
+      },
+    );
   }
 
   async #rollout(client: ConsoleClient): Promise<void> {
@@ -172,7 +178,8 @@ class Run {
       const { id } = await client.send<{ id: number }>('POST', '/v1/rollouts', wanted);
       const isOver = async () => (await client.get<{ status: string }>(`/v1/rollouts/${id}`)).status === 'completed';
       await this.#until(isOver, 'the rollout has completed', 1000);
-      await this.#until(() => this.#isSettled(), 'every message has arrived');
+      await this.#until(() => this.#isQuiet(), 'every device has confirmed');
+      await this.#arrival();
     });
   }
 
@@ -187,12 +194,17 @@ class Run {
     }
   }
 
-  #isSettled(): boolean {
-    const { ledger } = this.#fleet;
-    const { devices, broker } = this.#options;
-    if (this.#fleet.waiting > 0 || this.#view.confirmed < devices) return false;
-    // What a broker has forgotten never comes.
-    return broker === 'forgetful-mosquitto' || this.#view.results + this.#view.events >= ledger.results.size + ledger.events.size;
+  /** Nobody has anything left to do or to send. */
+  #isQuiet(): boolean {
+    return this.#fleet.waiting === 0 && this.#view.confirmed === this.#options.devices;
+  }
+
+  /** Waits for what brokers have taken and not yet delivered; what does not come is lost. */
+  async #arrival(): Promise<void> {
+    const { results, events } = this.#fleet.ledger;
+    const deadline = performance.now() + arrivalMs;
+    while (this.#view.results + this.#view.events < results.size + events.size && performance.now() < deadline)
+      await sleep(pollMs);
   }
 
   async #phase(name: string, isReported: (() => boolean) | null, work: () => Promise<void>): Promise<void> {
@@ -251,7 +263,9 @@ class Run {
       if (performance.now() > deadline) {
         const { online, current, confirmed, results, events } = this.#view;
         const seen = `${online} online, ${current} current, ${confirmed} confirmed, ${results} results, ${events} events`;
-        throw new Error(`it was never so that ${what}: ${seen}; ${this.#fleet.waiting} wait. ${this.#console.stderr.slice(-2000)}`);
+        throw new Error(
+          `it was never so that ${what}: ${seen}; ${this.#fleet.waiting} wait. ${this.#console.stderr.slice(-2000)}`,
+        );
       }
       await sleep(everyMs);
     }

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Database from 'better-sqlite3';
-import { Random } from '../../test/support/seed.js';
+import { Random } from '../../test/support/random.js';
 import { Ledger, SimulatedDevice } from './simulated-device.js';
 
 /** What the fleet is like. */

@@ -95,7 +95,12 @@ async function probe(url: string): Promise<never> {
 
 /** A metric in the Prometheus format; 0 where it is not there. */
 function metric(text: string, name: string): number {
-  return Number(text.split('\n').find((line) => line.startsWith(`${name} `))?.slice(name.length + 1) ?? 0);
+  return Number(
+    text
+      .split('\n')
+      .find((line) => line.startsWith(`${name} `))
+      ?.slice(name.length + 1) ?? 0,
+  );
 }
 
 if (!isMainThread && parentPort !== null) await probe((workerData as { url: string }).url);

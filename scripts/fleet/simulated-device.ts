@@ -2,7 +2,13 @@
 import { createHash } from 'node:crypto';
 import { MqttFleetLink } from '../../agent/adapters/fleet-link.js';
 import type { Outbox, OutboxKind } from '../../agent/device-ports.js';
-import type { Condition, DesiredState, DesiredTarget, DeviceEvent, DeviceResult } from '../../configs/contracts/device.js';
+import type {
+  Condition,
+  DesiredState,
+  DesiredTarget,
+  DeviceEvent,
+  DeviceResult,
+} from '../../configs/contracts/device.js';
 
 /** What devices have said that must arrive, for comparison with what the console has kept. */
 export class Ledger {
