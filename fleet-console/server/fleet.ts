@@ -16,7 +16,7 @@ import type { RolloutNews } from './rollouts.js';
 import { type ConsoleStore, type DeviceRecord, type StoredEvent, viewOf } from './store.js';
 
 /** Devices whose orders are computed in one go: the console answers others in between. */
-const spreadAtOnce = 100;
+const spreadAtOnce = 50;
 /** What could not be computed, as on a full disk, is tried again after this. */
 const spreadAgainMs = 5000;
 /** Room in a desired document for what is beside a release. */

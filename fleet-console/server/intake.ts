@@ -52,8 +52,8 @@ interface News {
 }
 
 /** A batch takes no longer than this, so that nothing else waits for long; nor does it have more documents. */
-const batchMs = 40;
-const batchDocuments = 500;
+const batchMs = 20;
+const batchDocuments = 200;
 /** Warnings about documents, at most one in this time. */
 const warnEveryMs = 1000;
 const utf8 = new TextDecoder('utf-8', { fatal: true });

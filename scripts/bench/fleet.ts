@@ -6,7 +6,7 @@ import { type BrokerKind, type ExperimentResult, runExperiment } from '../fleet/
 
 /** `QUANTD_FLEET`: pairs of a broker and a number of devices. */
 const usual = 'embedded:2000,mosquitto:10000';
-const connectMsPerDevice = 4;
+const connectMsPerDevice = 3;
 const workMs = 3000;
 const patienceMs = 600_000;
 

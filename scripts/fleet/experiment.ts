@@ -66,7 +66,7 @@ export interface ExperimentResult {
   readonly current: number;
 }
 
-const pollMs = 250;
+const pollMs = 500;
 const arrivalMs = 10_000;
 /** Share of the results of a push after which the console is killed, and the broker is started anew. */
 const killShare = 0.2;
