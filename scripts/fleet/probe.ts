@@ -24,7 +24,7 @@ export interface Probed {
   readonly lookMostMs: number;
 }
 
-const routes = ['/v1/devices?limit=100', '/v1/results', '/v1/rollouts', '/readyz', '/metrics'];
+const routes = ['/v1/devices?limit=100', '/v1/overview', '/v1/results', '/v1/rollouts', '/metrics'];
 const everyMs = 200;
 const patienceMs = 30_000;
 
