@@ -21,7 +21,7 @@ import type { Predictions } from './predictions.js';
 import { answerProblem, problem } from './problem.js';
 import { addRolloutRoutes } from './rollout-api.js';
 import type { Rollouts } from './rollouts.js';
-import { type ConsoleStore, type DeviceDocument, type DeviceRecord, viewOf } from './store.js';
+import type { ConsoleStore, DeviceDocument, DeviceRecord } from './store.js';
 import { streamEvents } from './stream.js';
 import type { Tables } from './tables.js';
 import { addTableRoutes } from './tables-api.js';
