@@ -43,6 +43,7 @@ export interface DeviceCounts {
   readonly ahead: number;
   readonly degraded: number;
   readonly infeasible: number;
+  readonly gated: number;
 }
 
 /** An event with the number it has in the stream of all events. */
@@ -203,7 +204,8 @@ export class ConsoleStore {
     return this.#database.get<DeviceCounts>(
       `SELECT count(*) AS known, coalesce(sum(online), 0) AS online,
          coalesce(sum(observed > coalesce(generation, 0)), 0) AS ahead,
-         coalesce(sum(${says('Degraded')}), 0) AS degraded, coalesce(sum(${says('BudgetInfeasible')}), 0) AS infeasible
+         coalesce(sum(${says('Degraded')}), 0) AS degraded, coalesce(sum(${says('BudgetInfeasible')}), 0) AS infeasible,
+         coalesce(sum(${says('Gated')}), 0) AS gated
        FROM device LEFT JOIN desired ON desired.device = device.id`,
     )!;
   }
