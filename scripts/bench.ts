@@ -18,6 +18,7 @@ import { accuracyBench } from './bench/accuracy.js';
 import { cortexMBench } from './bench/cortex-m.js';
 import { dataFreeBench } from './bench/data-free.js';
 import { engineBench } from './bench/engine.js';
+import { fleetBench } from './bench/fleet.js';
 import { kernelsBench } from './bench/kernels.js';
 import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
 import { plansBench } from './bench/plans.js';
@@ -48,6 +49,11 @@ const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string; cou
   engine: {
     run: engineBench,
     summary: 'our engine at every precision against ONNX Runtime float and int8, whole networks, one thread and two',
+  },
+  fleet: {
+    run: fleetBench,
+    summary:
+      'a simulated fleet under the console: orders for all, restarts meanwhile, a rollout; nothing may be lost (QUANTD_FLEET=broker:devices,...)',
   },
   kernels: {
     run: kernelsBench,

@@ -21,6 +21,7 @@ const soaks: Readonly<
   patches: { file: 'native/patches.test.js', environment: { QUANTD_PATCH_CASES: '20000' } },
   rollouts: { file: 'fleet-console/rollout.property.test.js', environment: { QUANTD_ROLLOUTS: '100000' } },
   'console-kills': { file: 'fleet-console/server/rollouts.test.js', environment: { QUANTD_CONSOLE_KILLS: '200' } },
+  fleet: { file: 'fleet-console/server/load.test.js', environment: { QUANTD_FLEET_DEVICES: '2000' } },
 };
 
 const names = process.argv.slice(2);

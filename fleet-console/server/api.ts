@@ -21,7 +21,7 @@ import type { Predictions } from './predictions.js';
 import { answerProblem, problem } from './problem.js';
 import { addRolloutRoutes } from './rollout-api.js';
 import type { Rollouts } from './rollouts.js';
-import { type ConsoleStore, type DeviceDocument, type DeviceRecord, viewOf } from './store.js';
+import type { ConsoleStore, DeviceDocument, DeviceRecord } from './store.js';
 import { streamEvents } from './stream.js';
 import type { Tables } from './tables.js';
 import { addTableRoutes } from './tables-api.js';
@@ -138,7 +138,7 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     DeviceQuery,
     ({ selector = 'all', after = '', limit = 200 }) => {
       const parsed = parseSelector(selector);
-      const named = store.devices().filter((device) => device.id > after && matches(parsed, viewOf(device)));
+      const named = store.devicesAfter(after, limit + 1, (device) => matches(parsed, device));
       return {
         devices: named.slice(0, limit).map(deviceDocument),
         next: named.length > limit ? named[limit - 1]!.id : null,
@@ -169,9 +169,14 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     fleet.createRelease(body, by),
   );
   get('/v1/assignments', 'Assignments, oldest first', Type.Object({}), () => ({ assignments: store.assignments() }));
-  post('/v1/assignments', 'Assigns a release to devices', AssignmentBody, ({ selector, target, release }, by) => ({
-    devices: fleet.assign(selector, target, release, by),
-  }));
+  post(
+    '/v1/assignments',
+    'Assigns a release to devices',
+    AssignmentBody,
+    async ({ selector, target, release }, by) => ({
+      devices: await fleet.assign(selector, target, release, by),
+    }),
+  );
   get('/v1/budgets', 'The budget of a selector, and of the devices that it names', SelectorQuery, ({ selector }) =>
     fleet.budget(selector),
   );
@@ -180,7 +185,7 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
     { schema: { summary: 'Sets the budget of a selector', body: BudgetBody } },
     async (request) => {
       const { selector, budget } = request.body as Static<typeof BudgetBody>;
-      return { devices: fleet.setBudget(selector, budget, personOf(request)) };
+      return { devices: await fleet.setBudget(selector, budget, personOf(request)) };
     },
   );
   post(

@@ -3,6 +3,7 @@ import { type AddressInfo, createServer, type Server, type Socket } from 'node:n
 import { Aedes } from 'aedes';
 import { packetBytes } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
+import type { Take } from './intake.js';
 
 /** Who may connect already. */
 interface Admission {
@@ -11,9 +12,21 @@ interface Admission {
   readonly waiting: (() => void)[];
 }
 
+/** What a broker is told when it is opened. */
+export interface BrokerOptions {
+  readonly host: string;
+  readonly port: number;
+  /** Whether what a client shows lets it in, under any name; null: nothing is asked. */
+  readonly isPassword: ((shown: string) => boolean) | null;
+  /** Takes what devices say before it is acknowledged to them. */
+  readonly take: Take;
+  readonly warn: (text: string) => void;
+}
+
 /**
  * An MQTT 5 broker inside the console. It keeps nothing over a restart: retained documents are published again from the database, and
- * devices ask anew after each connect.
+ * devices ask anew after each connect. Therefore it acknowledges nothing to a device that is not in the database; what cannot be stored ends
+ * the connection, and is sent again with the next one.
  */
 export class EmbeddedBroker {
   readonly #aedes: Aedes;
@@ -31,17 +44,8 @@ export class EmbeddedBroker {
     });
   }
 
-  /**
-   * Listens. `isPassword`: whether what a client shows lets it in, under any name; null: nothing is asked. Others than the console itself
-   * wait until `admit`.
-   * Fails with `broker/unusable` when the address cannot be had.
-   */
-  static async open(
-    host: string,
-    port: number,
-    isPassword: ((shown: string) => boolean) | null,
-    warn: (text: string) => void,
-  ): Promise<EmbeddedBroker> {
+  /** Listens. Others than the console itself wait until `admit`. Fails with `broker/unusable` when the address cannot be had. */
+  static async open({ host, port, isPassword, take, warn }: BrokerOptions): Promise<EmbeddedBroker> {
     const admission: Admission = { first: null, waiting: [], isOpen: false };
     const aedes = await Aedes.createBroker({
       maxClientsIdLength: 64,
@@ -52,9 +56,16 @@ export class EmbeddedBroker {
       authenticate: (_client, _username, shown, done) => {
         done(null, isPassword === null || isPassword(Buffer.from(shown ?? '').toString('utf8')));
       },
-      // Larger ones end the connection: nothing of ours is larger.
-      authorizePublish: (_client, packet, done) => {
-        done(Buffer.byteLength(packet.payload) > packetBytes ? new Error('the packet is too large') : null);
+      authorizePublish: (client, { topic, payload }, done) => {
+        // Nothing of ours is larger.
+        if (Buffer.byteLength(payload) > packetBytes) done(new Error('the packet is too large'));
+        else if (client?.id === admission.first) done(null);
+        else
+          take(topic, Buffer.from(payload), (isStored) => {
+            // An error would be taken for a refusal, after which the device throws away what it has sent.
+            if (isStored) done(null);
+            else client?.close();
+          });
       },
     });
     aedes.on('clientError', (client, error) => warn(`client ${client?.id ?? '?'}: ${error.message}`));

@@ -119,6 +119,11 @@ export class ConsoleDatabase {
     return guard(this.#database.name, () => this.#prepare(statement).all(...values) as T[]);
   }
 
+  /** Rows one after the other; nothing else may be asked meanwhile. */
+  iterate<T>(statement: string, ...values: unknown[]): IterableIterator<T> {
+    return guard(this.#database.name, () => this.#prepare(statement).iterate(...values) as IterableIterator<T>);
+  }
+
   /** Everything that `work` writes is there afterwards, also after a power cut, or nothing of it. May be nested. */
   write<T>(work: () => T): T {
     return guard(this.#database.name, () => this.#database.transaction(work).immediate());

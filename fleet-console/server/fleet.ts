@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { documentBytes } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Actor } from '../../configs/contracts/people.js';
@@ -14,6 +15,10 @@ import { refuseTwoLatencies } from './predictions.js';
 import type { RolloutNews } from './rollouts.js';
 import { type ConsoleStore, type DeviceRecord, type StoredEvent, viewOf } from './store.js';
 
+/** Devices whose orders are computed in one go: the console answers others in between. */
+const spreadAtOnce = 50;
+/** What could not be computed, as on a full disk, is tried again after this. */
+const spreadAgainMs = 5000;
 /** Room in a desired document for what is beside a release. */
 const besidesBytes = 4096;
 
@@ -45,6 +50,8 @@ export class Fleet extends EventEmitter<FleetEvents> {
   readonly #audit: AuditLog;
   readonly #heard = new Set<string>();
   #link: ConsoleLink | null = null;
+  #isClosed = false;
+  #again: NodeJS.Timeout | undefined;
 
   constructor(store: ConsoleStore, artifacts: ArtifactFolder, audit: AuditLog) {
     super();
@@ -54,10 +61,16 @@ export class Fleet extends EventEmitter<FleetEvents> {
     this.setMaxListeners(0);
   }
 
-  /** Gives it the way to the devices; before that, wishes only go into the store. */
+  /** Gives it the way to the devices; before that, wishes only go into the store. What was left to compute is computed. */
   attach(link: ConsoleLink): void {
     this.#link = link;
-    this.change(() => null);
+    this.spreadSoon();
+  }
+
+  /** Computes nothing any more. */
+  close(): void {
+    this.#isClosed = true;
+    clearTimeout(this.#again);
   }
 
   /** To be called when a device has said, since the console started, which orders it has seen. */
@@ -72,10 +85,14 @@ export class Fleet extends EventEmitter<FleetEvents> {
     return this.#heard.has(id);
   }
 
-  /** To be called when a device was born, or has said something. */
-  deviceChanged(id: string, isNew: boolean): void {
-    if (isNew) this.change(() => [id]);
+  /** To be called when a device has said something. */
+  deviceChanged(id: string): void {
     this.emit('device', id);
+  }
+
+  /** Tells a device once more what it should run. */
+  tellAgain(id: string): void {
+    this.#link?.publishDesired(id);
   }
 
   /** To be called when a device has reported an event. */
@@ -110,27 +127,27 @@ export class Fleet extends EventEmitter<FleetEvents> {
   }
 
   /** Assigns a release to a target of the devices that a selector names, now and later. Answers the devices that it changes. */
-  assign(selectorText: string, target: string, release: string, by: Actor): readonly string[] {
+  async assign(selectorText: string, target: string, release: string, by: Actor): Promise<readonly string[]> {
     const selector = parseSelector(selectorText);
     if (this.#store.release(release) === null) {
       throw new EdgeError('release/unknown', `there is no release ${release}`, { subject: release });
     }
-    return this.change(() => {
+    this.#store.atomically(() => {
       this.#store.putAssignment({ selector: selector.text, target, release });
       this.#audit.record(by, 'release.assign', release, { selector: selector.text, target });
-      return null;
     });
+    return this.#spread();
   }
 
   /** Sets the budget of a selector. Answers the devices whose desired document it changes. */
-  setBudget(selectorText: string, budget: Budget, by: Actor): readonly string[] {
+  async setBudget(selectorText: string, budget: Budget, by: Actor): Promise<readonly string[]> {
     refuseTwoLatencies(selectorText, budget);
     const { text } = parseSelector(selectorText);
-    return this.change(() => {
+    this.#store.atomically(() => {
       this.#store.putBudget(text, budget);
       this.#audit.record(by, 'budget.set', text, { budget });
-      return null;
     });
+    return this.#spread();
   }
 
   /** What was set for a selector, and what holds on the devices that it names. */
@@ -165,18 +182,45 @@ export class Fleet extends EventEmitter<FleetEvents> {
   }
 
   /**
-   * Writes something that changes what devices should run, and what they should run from now on, together or not at all; then tells them.
+   * Writes something, and what the devices that it is about should run from now on, together or not at all; then tells them.
    *
-   * @param work writes; answers the devices that it is about, null for all
+   * @param work writes; answers the devices that it is about
    * @returns the devices whose desired document has changed
    */
-  change(work: () => readonly string[] | null): readonly string[] {
+  change(work: () => readonly string[]): readonly string[] {
     const changed = this.#store.atomically(() => this.#recompute(work()));
     for (const id of changed) {
       this.#link?.publishDesired(id);
       this.emit('device', id);
     }
     return changed;
+  }
+
+  /** To be called when something was written that may be about any device: what each should run is computed, and told. */
+  spreadSoon(): void {
+    // It is tried again; whoever watches sees the console's health.
+    this.#spread().catch(() => {});
+  }
+
+  /**
+   * Computes what every device should run, a few at a time. Whatever was wished is in the store before that, so that what is cut short is
+   * done later: after a pause where the store fails, at the start where the console was killed.
+   */
+  async #spread(): Promise<readonly string[]> {
+    const changed: string[] = [];
+    try {
+      let ids = this.#store.deviceIds('', spreadAtOnce);
+      while (ids.length > 0 && !this.#isClosed) {
+        changed.push(...this.change(() => ids));
+        await nextTurn();
+        if (!this.#isClosed) ids = this.#store.deviceIds(ids.at(-1), spreadAtOnce);
+      }
+      return changed;
+    } catch (error) {
+      clearTimeout(this.#again);
+      if (!this.#isClosed) this.#again = setTimeout(() => this.spreadSoon(), spreadAgainMs).unref();
+      throw error;
+    }
   }
 
   #pinWhatRuns({ id, reported }: DeviceRecord): void {
@@ -200,9 +244,9 @@ export class Fleet extends EventEmitter<FleetEvents> {
     };
   }
 
-  #recompute(ids: readonly string[] | null): string[] {
-    if (ids?.length === 0) return [];
-    const devices = ids === null ? this.#store.devices() : ids.map((id) => this.#store.device(id));
+  #recompute(ids: readonly string[]): string[] {
+    if (ids.length === 0) return [];
+    const devices = ids.map((id) => this.#store.device(id));
     const wishes = this.#wishes();
     return devices
       .filter((device) => device !== null)

@@ -1,6 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import type { AuditLog } from './audit.js';
 import type { Auth } from './auth.js';
+import type { Intake } from './intake.js';
 import type { ConsoleLink } from './link.js';
 import type { Rollouts } from './rollouts.js';
 import type { ConsoleStore } from './store.js';
@@ -9,6 +10,7 @@ import type { Webhooks } from './webhooks.js';
 /** What the numbers are taken from. */
 export interface Measured {
   readonly store: ConsoleStore;
+  readonly intake: Intake;
   readonly link: ConsoleLink;
   readonly rollouts: Rollouts;
   readonly auth: Auth;
@@ -22,6 +24,7 @@ export class ConsoleMetrics {
   readonly #devices = this.#gauge('fleet_devices', 'Devices by state.', ['state']);
   readonly #documents = this.#gauge('fleet_documents_total', 'Documents of devices since the start.', ['outcome']);
   readonly #rolloutGauge = this.#gauge('fleet_rollouts', 'Rollouts by status.', ['status']);
+  readonly #look = this.#gauge('fleet_rollout_look_seconds', 'How long the last look at all rollouts took.');
   readonly #connected = this.#gauge('fleet_broker_connected', 'Whether the console is connected to its broker.');
   readonly #logins = this.#gauge('fleet_logins_total', 'Log-ins since the start.', ['outcome']);
   readonly #auditEntries = this.#gauge('fleet_audit_entries', 'Entries of the audit.');
@@ -46,34 +49,11 @@ export class ConsoleMetrics {
   }
 
   async text(): Promise<string> {
-    const { store, rollouts, link, auth, audit, webhooks } = this.#measured;
-    const devices = store.devices();
-    const count = (holds: (device: (typeof devices)[0]) => boolean) => devices.filter(holds).length;
-    const has = (device: (typeof devices)[0], type: string) =>
-      device.reported?.conditions.some((condition) => condition.type === type && condition.status === 'true') ?? false;
-    this.#devices.set({ state: 'known' }, devices.length);
-    this.#devices.set(
-      { state: 'online' },
-      count(({ isOnline }) => isOnline),
-    );
-    this.#devices.set(
-      { state: 'ahead' },
-      count(({ isAhead }) => isAhead),
-    );
-    this.#devices.set(
-      { state: 'degraded' },
-      count((device) => has(device, 'Degraded')),
-    );
-    this.#devices.set(
-      { state: 'infeasible' },
-      count((device) => has(device, 'BudgetInfeasible')),
-    );
-    this.#devices.set(
-      { state: 'gated' },
-      count((device) => has(device, 'Gated')),
-    );
+    const { store, rollouts, intake, link, auth, audit, webhooks } = this.#measured;
+    for (const [state, count] of Object.entries(store.deviceCounts())) this.#devices.set({ state }, count);
     for (const [status, count] of Object.entries(rollouts.counts())) this.#rolloutGauge.set({ status }, count);
-    const { taken, refused } = link.counts;
+    this.#look.set(rollouts.lookMs / 1000);
+    const { taken, refused } = intake.counts;
     this.#documents.set({ outcome: 'taken' }, taken);
     this.#documents.set({ outcome: 'refused' }, refused);
     this.#connected.set(link.isConnected ? 1 : 0);

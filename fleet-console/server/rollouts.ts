@@ -101,7 +101,6 @@ export class Rollouts {
   #ticks: NodeJS.Timeout | undefined;
   #soon: NodeJS.Timeout | undefined;
   #isStopped = false;
-  /** How long the last look took. */
   #lookMs = 0;
   readonly #onDevice = (id: string) => {
     this.#stale.add(id);
@@ -122,6 +121,11 @@ export class Rollouts {
     this.#warn = warn;
     this.#live = new Map(rollouts.live().map((rollout) => [rollout.id, rollout]));
     fleet.on('device', this.#onDevice);
+  }
+
+  /** How long the last look took, in milliseconds. */
+  get lookMs(): number {
+    return this.#lookMs;
   }
 
   /** Begins to look at rollouts by itself. */
@@ -287,8 +291,9 @@ export class Rollouts {
       for (const { device, release } of assignments) this.#store.putPin(device, target, release);
       this.#record(before, advance, deed);
       if (stored.length > 0) this.#announce('rollout', newsOf(rollout, stored));
-      return standing === null ? assignments.map(({ device }) => device) : null;
+      return assignments.map(({ device }) => device);
     });
+    if (standing !== null) this.#fleet.spreadSoon();
     if (hasEnded(rollout)) this.#live.delete(rollout.id);
     else this.#live.set(rollout.id, rollout);
     if (![...this.#live.values()].some(({ target }) => target === rollout.target)) this.#views.delete(rollout.target);

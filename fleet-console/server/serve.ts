@@ -17,6 +17,7 @@ import { EmbeddedBroker } from './broker.js';
 import { ConsoleDatabase } from './database.js';
 import { Fleet } from './fleet.js';
 import { Health } from './health.js';
+import { Intake } from './intake.js';
 import { ConsoleLink } from './link.js';
 import { ConsoleMetrics } from './metrics.js';
 import { Predictions } from './predictions.js';
@@ -80,6 +81,8 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
   const fleet = new Fleet(store, artifacts, audit);
   const tables = new Tables(new TableStore(database), store);
   const rollouts = new Rollouts(store, new RolloutStore(database, retention.events), fleet, { audit, announce, warn });
+  const { namespace, tenant } = mqtt;
+  const intake = new Intake({ namespace, tenant, store, fleet, table: (part) => tables.take(part), warn });
   const isBrokerOpen = brokerSettings.embedded && !isLoopback(brokerSettings.host);
   // What the console itself shows a broker of its own that asks.
   const ownPassword = isBrokerOpen ? randomBytes(32).toString('base64url') : null;
@@ -94,20 +97,24 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
     if (auth.isOpen) refuseExposure(settings);
     await artifacts.clean();
     broker = brokerSettings.embedded
-      ? await EmbeddedBroker.open(brokerSettings.host, brokerSettings.port, isBrokerOpen ? admits : null, warn)
+      ? await EmbeddedBroker.open({
+          host: brokerSettings.host,
+          port: brokerSettings.port,
+          isPassword: isBrokerOpen ? admits : null,
+          take: intake.take,
+          warn,
+        })
       : null;
     const brokerUrl = broker?.url ?? mqtt.url;
     link = new ConsoleLink(store, {
       url: brokerUrl,
       username: broker === null ? mqtt.username : 'console',
       password: broker === null ? await secretFrom(mqtt.passwordFile) : ownPassword,
-      namespace: mqtt.namespace,
-      tenant: mqtt.tenant,
+      namespace,
+      tenant,
       warn,
-      changed: (device, isNew) => fleet.deviceChanged(device, isNew),
-      happened: (event) => fleet.happened(event),
-      heard: (device) => fleet.heard(device),
-      table: (part) => tables.take(part),
+      // A broker of our own hands over what devices say before it acknowledges it.
+      take: broker === null ? intake.take : null,
       listening: () => {
         broker?.admit();
         isListening();
@@ -122,7 +129,7 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       tables,
       predictions: new Predictions(store, tables),
       artifacts,
-      metrics: new ConsoleMetrics({ store, link, rollouts, auth, audit, webhooks }),
+      metrics: new ConsoleMetrics({ store, intake, link, rollouts, auth, audit, webhooks }),
       people: { auth, accounts, tokens, secureCookie: http.secureCookie },
       audit,
       webhooks,
@@ -157,6 +164,8 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
         await app.close();
         await opened.link.close();
         await opened.broker?.close();
+        intake.close();
+        fleet.close();
         await tables.close();
         database.close();
       },
@@ -167,6 +176,8 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
     auth.close();
     await link?.close();
     await broker?.close();
+    intake.close();
+    fleet.close();
     database.close();
     throw error;
   }

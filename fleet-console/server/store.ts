@@ -1,7 +1,15 @@
-import type { Birth, DesiredState, DeviceEvent, DeviceResult, ReportedState } from '../../configs/contracts/device.js';
+import type {
+  Birth,
+  ConditionType,
+  DesiredState,
+  DeviceEvent,
+  DeviceResult,
+  ReportedState,
+} from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Budget } from '../../configs/contracts/plan.js';
 import type { Release } from '../../configs/contracts/release.js';
+import type { Selectable } from '../selector.js';
 import type { Announce } from './announce.js';
 import { canonical } from './canonical.js';
 import type { ConsoleDatabase } from './database.js';
@@ -27,6 +35,16 @@ export interface DeviceRecord {
 
 /** A device as the API shows it. */
 export type DeviceDocument = Omit<DeviceRecord, 'pins'>;
+
+/** Devices by what is known of them; one counts in every state that it is in. */
+export interface DeviceCounts {
+  readonly known: number;
+  readonly online: number;
+  readonly ahead: number;
+  readonly degraded: number;
+  readonly infeasible: number;
+  readonly gated: number;
+}
 
 /** An event with the number it has in the stream of all events. */
 export interface StoredEvent {
@@ -73,7 +91,7 @@ export class ConsoleStore {
   /** Takes a birth over. One of an older session than is known changes nothing; answers whether it was taken. */
   putBirth(birth: Birth): boolean {
     return this.#database.write(() => {
-      const known = this.#row(birth.device);
+      const known = this.#session(birth.device);
       if (known !== undefined && known.session > birth.session) return false;
       this.#database.run(
         `INSERT INTO device (id, birth, session, online, last_seen) VALUES (?, ?, ?, 1, ?)
@@ -90,7 +108,7 @@ export class ConsoleStore {
   /** Takes over whether a device is online. The word of another session than the current one is a late will, and is ignored. */
   putOnline(device: string, isOnline: boolean, session: number): boolean {
     return this.#database.write(() => {
-      const known = this.#row(device);
+      const known = this.#session(device);
       if (known === undefined || known.session !== session) return false;
       this.#database.run(
         'UPDATE device SET online = ?, last_seen = ? WHERE id = ?',
@@ -105,12 +123,15 @@ export class ConsoleStore {
   /** Takes a report over. An older one than is known (by session and sequence), or one of an unknown device, changes nothing. */
   putReported(reported: ReportedState): boolean {
     return this.#database.write(() => {
-      const known = this.#row(reported.device);
-      if (known === undefined) return false;
-      const last = known.reported === null ? null : (JSON.parse(known.reported) as ReportedState);
+      const last = this.#database.get<{ session: number | null; sequence: number | null }>(
+        "SELECT reported ->> '$.session' AS session, reported ->> '$.sequence' AS sequence FROM device WHERE id = ?",
+        reported.device,
+      );
+      if (last === undefined) return false;
+      const { session, sequence } = last;
       const isOlder =
-        last !== null &&
-        (reported.session < last.session || (reported.session === last.session && reported.sequence < last.sequence));
+        session !== null &&
+        (reported.session < session || (reported.session === session && reported.sequence < sequence!));
       if (isOlder) return false;
       this.#database.run(
         'UPDATE device SET reported = ?, observed = max(observed, ?), last_seen = ? WHERE id = ?',
@@ -138,6 +159,55 @@ export class ConsoleStore {
   /** All devices, by id. */
   devices(): DeviceRecord[] {
     return this.#database.all<DeviceRow>(`${selectDevice} ORDER BY device.id`).map(deviceOf);
+  }
+
+  /** Ids of devices after an id, in order. */
+  deviceIds(after = '', limit = Number.MAX_SAFE_INTEGER): string[] {
+    const rows = this.#database.all<{ id: string }>(
+      'SELECT id FROM device WHERE id > ? ORDER BY id LIMIT ?',
+      after,
+      limit,
+    );
+    return rows.map(({ id }) => id);
+  }
+
+  /** Devices after an id that are meant, in order; no more of the others is read than that takes. */
+  devicesAfter(after: string, limit: number, isMeant: (device: Selectable) => boolean): DeviceRecord[] {
+    const rows = this.#database.iterate<{ id: string; labels: string }>(
+      "SELECT id, birth -> '$.labels' AS labels FROM device WHERE id > ? ORDER BY id",
+      after,
+    );
+    const ids: string[] = [];
+    for (const { id, labels } of rows) {
+      if (ids.length === limit) break;
+      if (isMeant({ id, labels: JSON.parse(labels) as Selectable['labels'] })) ids.push(id);
+    }
+    return ids.map((id) => this.device(id)!);
+  }
+
+  /** What a device should run, as JSON; null where there is nothing, or the device is ahead. */
+  desiredText(id: string): string | null {
+    const row = this.#database.get<{ document: string }>(
+      `SELECT document FROM desired JOIN device ON device.id = desired.device
+       WHERE desired.device = ? AND device.observed <= desired.generation`,
+      id,
+    );
+    return row?.document ?? null;
+  }
+
+  /** Devices by what is known of them. */
+  deviceCounts(): DeviceCounts {
+    // Few reports have these in them at all, and the others need not be parsed.
+    const says = (type: ConditionType) =>
+      `CASE WHEN instr(reported, '"${type}"') THEN EXISTS (SELECT 1 FROM json_each(reported, '$.conditions')
+         WHERE value ->> 'type' = '${type}' AND value ->> 'status' = 'true') ELSE 0 END`;
+    return this.#database.get<DeviceCounts>(
+      `SELECT count(*) AS known, coalesce(sum(online), 0) AS online,
+         coalesce(sum(observed > coalesce(generation, 0)), 0) AS ahead,
+         coalesce(sum(${says('Degraded')}), 0) AS degraded, coalesce(sum(${says('BudgetInfeasible')}), 0) AS infeasible,
+         coalesce(sum(${says('Gated')}), 0) AS gated
+       FROM device LEFT JOIN desired ON desired.device = device.id`,
+    )!;
   }
 
   /** Stores a release; answers false where one of the same id and content is there. Fails with `release/exists` for another content. */
@@ -332,6 +402,10 @@ export class ConsoleStore {
     return document;
   }
 
+  #session(id: string): { readonly session: number; readonly online: number } | undefined {
+    return this.#database.get('SELECT session, online FROM device WHERE id = ?', id);
+  }
+
   #row(id: string): DeviceRow | undefined {
     return this.#database.get<DeviceRow>(`${selectDevice} WHERE device.id = ?`, id);
   }
@@ -344,17 +418,32 @@ const selectDevice = `SELECT device.*, desired.document AS desired, desired.gene
 /** ISO 8601, by the console's clock. */
 const timeNow = () => new Date().toISOString();
 
+/** Documents are parsed when they are looked at: most who look at many devices want one of them. */
 function deviceOf(row: DeviceRow): DeviceRecord {
+  const birth = parsedOnce<Birth>(row.birth);
+  const reported = parsedOnce<ReportedState | null>(row.reported ?? 'null');
+  const desired = parsedOnce<DesiredState | null>(row.desired ?? 'null');
   return {
     id: row.id,
-    birth: JSON.parse(row.birth) as Birth,
+    get birth() {
+      return birth();
+    },
     isOnline: row.online !== 0,
-    reported: row.reported === null ? null : (JSON.parse(row.reported) as ReportedState),
+    get reported() {
+      return reported();
+    },
     lastSeen: row.last_seen,
-    desired: row.desired === null ? null : (JSON.parse(row.desired) as DesiredState),
+    get desired() {
+      return desired();
+    },
     isAhead: row.observed > (row.generation ?? 0),
     pins: JSON.parse(row.pins) as Record<string, Pin>,
   };
+}
+
+function parsedOnce<Document>(text: string): () => Document {
+  let parsed: { readonly document: Document } | null = null;
+  return () => (parsed ??= { document: JSON.parse(text) as Document }).document;
 }
 
 /** A device as `desired.ts` looks at it. */

@@ -3,7 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect as connectTcp, createServer, type Server, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
+import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Aedes } from 'aedes';
@@ -58,12 +58,21 @@ export async function aedesBroker(
   return broker;
 }
 
-/** Mosquitto with a configuration of its own and nothing kept on disk. */
-export async function mosquittoBroker(): Promise<TestBroker> {
+/**
+ * Mosquitto with a configuration of its own. `isKeeping`: it writes what it has acknowledged and not yet delivered to disk when it is
+ * stopped; else it forgets that. `settings`: further lines of its configuration.
+ */
+export async function mosquittoBroker({
+  isKeeping = false,
+  settings = [] as readonly string[],
+} = {}): Promise<TestBroker> {
   const port = await freePort();
   const folder = mkdtempSync(join(tmpdir(), 'quantd-mosquitto-'));
   const config = join(folder, 'mosquitto.conf');
-  writeFileSync(config, `listener ${port} 127.0.0.1\nallow_anonymous true\npersistence false\n`);
+  const lines = [`listener ${port} 127.0.0.1`, 'allow_anonymous true', `persistence ${isKeeping}`];
+  // Started as root it would become a user who may not write there.
+  if (isKeeping) lines.push(`persistence_location ${folder}/`, `user ${userInfo().username}`);
+  writeFileSync(config, [...lines, ...settings, ''].join('\n'));
   let child: ReturnType<typeof spawn> | null = null;
   const broker: TestBroker = {
     port,

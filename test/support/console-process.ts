@@ -51,6 +51,10 @@ export class ConsoleProcess {
     ended.catch(() => {});
   }
 
+  get pid(): number {
+    return this.#child!.pid!;
+  }
+
   /** Kills it as a power cut would: at once. */
   async kill(): Promise<void> {
     const child = this.#child!;
