@@ -143,9 +143,8 @@ export class ImageWriter {
       at += words.byteLength;
     }
     if (stage !== null) {
-      const values = { ...stage, outlierOperators: 0, low: 0, high: 255 };
       stageFields.forEach((field, word) => {
-        view.setUint32(stageOffset + 4 * word, values[field], true);
+        view.setUint32(stageOffset + 4 * word, stage[field], true);
       });
     }
     for (const { offset, bytes: constants } of this.#data) bytes.set(constants, dataOffset + offset);

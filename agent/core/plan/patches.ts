@@ -220,7 +220,11 @@ export function branchPeak(stage: Stage, memory: PatchMemory): (branch: Branch) 
 }
 
 /** The stage's output, and its input where it is not streamed, are there for all branches. */
-function isElsewhere({ input, output }: Stage, tensor: number, { isInputStreamed }: Pick<PatchMemory, 'isInputStreamed'>) {
+function isElsewhere(
+  { input, output }: Stage,
+  tensor: number,
+  { isInputStreamed }: Pick<PatchMemory, 'isInputStreamed'>,
+) {
   return tensor === output || (tensor === input && !isInputStreamed);
 }
 

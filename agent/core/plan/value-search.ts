@@ -61,6 +61,11 @@ export function regrid(histogram: ArrayLike<number>, from: Affine, to: Affine): 
   return result;
 }
 
+/** Bits of entropy that values lose between two grids, as a histogram of their codes on the finer one has it (the paper's `H(i, 8) - H(i, b)`). */
+export function entropyLoss(histogram: ArrayLike<number>, from: Affine, to: Affine): number {
+  return entropyOf(histogram) - entropyOf(regrid(histogram, from, to));
+}
+
 /**
  * The score of every candidate of every map: `-lambda * loss + (1 - lambda) * saving`, each relative to a map's most bits and to the largest of
  * its kind over all maps. With lambda 0 computation is all that counts, with 1 what is lost.
@@ -96,7 +101,8 @@ export function searchGreedy(problem: ValueProblem, lambda: number): MapBits | n
   const least = maps.map(({ candidates }) => candidates[candidates.length - 1]!);
   const bits: (number | undefined)[] = maps.map(() => undefined);
   // What is not decided yet may still become as small as it can.
-  const isRoom = ({ maps: held, bytes }: MemoryStep) => bytes(held.map((map) => bits[map] ?? least[map]!)) <= ceilingBytes;
+  const isRoom = ({ maps: held, bytes }: MemoryStep) =>
+    bytes(held.map((map) => bits[map] ?? least[map]!)) <= ceilingBytes;
   const decided: number[] = [];
   for (const step of steps) {
     for (const map of step.maps) {
@@ -219,7 +225,9 @@ export function paretoSet<T>(items: readonly T[], cost: (item: T) => number, los
     (item) =>
       !items.some(
         (other) =>
-          cost(other) <= cost(item) && loss(other) <= loss(item) && (cost(other) < cost(item) || loss(other) < loss(item)),
+          cost(other) <= cost(item) &&
+          loss(other) <= loss(item) &&
+          (cost(other) < cost(item) || loss(other) < loss(item)),
       ),
   );
 }
