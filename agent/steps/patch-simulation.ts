@@ -5,7 +5,8 @@
  * answer. Classes may be fixed for each position or depend on the input, which images can only do in the latter way.
  */
 import type { ModelCard } from '../../configs/contracts/card.js';
-import { activationBits, buildImage, type ImageOptions } from '../core/image/build.js';
+import { activationBits, buildImage, floatTail, type ImageOptions } from '../core/image/build.js';
+import { unsupported } from '../core/image/unsupported.js';
 import { branchOf, cutGrid, type Region } from '../core/plan/patch-geometry.js';
 import { type CodeImage, type CodeLimits, classifyPatches, PatchVotes } from '../core/plan/value-classes.js';
 import type { ClassPrecisions, PatchCut, Precisions } from '../core/plan/value-problem.js';
@@ -69,7 +70,8 @@ export class PatchSimulation implements Session {
   ): Promise<PatchSimulation> {
     const result = cut.stage.tensors[cut.stage.output]!.name;
     const first = buildImage(stagePart(prepared, cut, plain), plain, options);
-    const grid = first.gridOf(result)!;
+    const grid = first.gridOf(result);
+    if (grid === null) throw unsupported(prepared.operators[cut.stage.split - 1]!, 'what follows it runs on floats');
     const ending: ImageOptions = { ...options, gridOf: (tensor) => (tensor === result ? grid : null) };
     const images = [
       first,
@@ -129,10 +131,15 @@ function stagePart(prepared: PreparedModel, { stage }: PatchCut, precisions: Pre
   const { name, channels, rows, columns } = stage.tensors[stage.output]!;
   const { operators, model } = prepared;
   const bits = activationBits(prepared, precisions).get(name);
-  // With a reader behind it the result is codes and not floats, and of the bits that the tail's readers want.
   let end = stage.split + 1;
   const part = () => ({ ...prepared, operators: operators.slice(0, end) });
-  while (end < operators.length && activationBits(part(), precisions).get(name) !== bits) end++;
+  // As far into the tail as it takes for the result to be codes and not floats, and of the bits that the tail's readers want.
+  const isAlike = () => {
+    const floats = floatTail(part());
+    const isCodes = part().operators.some((operator) => operator.inputs.includes(name) && !floats.has(operator));
+    return isCodes && activationBits(part(), precisions).get(name) === bits;
+  };
+  while (end < operators.length && !isAlike()) end++;
   const outputs = [{ name, type: 'float32' as const, shape: [1, channels, rows, columns] }];
   return { ...part(), model: { ...model, graph: { ...model.graph, outputs } } };
 }

@@ -22,26 +22,52 @@ export function layOutArena(draft: Draft): {
   readonly offsets: ReadonlyMap<TensorId, number>;
   readonly arenaBytes: number;
 } {
-  return [[], [...elementwise], [...elementwise, 'crop']]
-    .map((kinds) => layOut(draft, new Set(kinds)))
+  const twins = twinsOf(draft);
+  const single = withoutOutliers(draft);
+  const { offsets, arenaBytes } = [[], [...elementwise], [...elementwise, 'crop']]
+    .map((kinds) => layOut(single, new Set(kinds), twins))
     .reduce((best, arena) => (arena.arenaBytes < best.arenaBytes ? arena : best));
+  for (const [id, twin] of twins) offsets.set(id, offsets.get(twin)!);
+  return { offsets, arenaBytes };
 }
 
-function layOut(draft: Draft, inPlace: ReadonlySet<string>) {
-  const ids = [...draft.tensors.keys()].filter((id) => draft.tensors[id]!.place === 'arena');
+/**
+ * What the branch of outlier patches makes, each with the tensor that the other branch makes in its stead: a patch runs one of the two, so both
+ * have one place. `cutPatches` sees to it that the branches differ in nothing but grids of codes.
+ */
+function twinsOf({ operators, stage }: Draft): Map<TensorId, TensorId> {
+  if (stage === null || stage.outlierOperators === 0) return new Map();
+  const begin = stage.firstOperator + 1;
+  const outliers = operators.slice(begin + stage.plainOperators, begin + stage.plainOperators + stage.outlierOperators);
+  return new Map(
+    outliers
+      .map(({ output }, index): [TensorId, TensorId] => [output, operators[begin + index]!.output])
+      .filter(([id, twin]) => id !== twin),
+  );
+}
+
+function withoutOutliers(draft: Draft): Draft {
+  const { operators, stage } = draft;
+  if (stage === null) return draft;
+  const plainEnd = stage.firstOperator + 1 + stage.plainOperators;
+  const others = [...operators.slice(0, plainEnd), ...operators.slice(plainEnd + stage.outlierOperators)];
+  return { ...draft, operators: others, stage: { ...stage, outlierOperators: 0 } };
+}
+
+function layOut(draft: Draft, inPlace: ReadonlySet<string>, elsewhere: ReadonlyMap<TensorId, TensorId>) {
+  const ids = [...draft.tensors.keys()].filter((id) => draft.tensors[id]!.place === 'arena' && !elsewhere.has(id));
   const blocks = new Map(ids.map((id): [TensorId, Block] => [id, blockOf(draft, id)]));
   draft.operators.forEach(({ kind, inputs, output }, position) => {
     if (!inPlace.has(kind)) return;
     const to = blocks.get(output);
-    const now = momentOf(draft, position);
     const input = inputs.find((id) => {
       const from = blocks.get(id);
-      return from !== undefined && to !== undefined && isHandedOver(from, to, now) && canHold(draft, kind, id, output);
+      // Its last reader, and the only one that is in the block now; and nothing was written to the output before.
+      return from !== undefined && from.last === position && to?.first === position && canHold(draft, kind, id, output);
     });
     if (input === undefined) return;
     const block = blocks.get(input)!;
-    block.first = Math.min(block.first, to!.first);
-    block.last = Math.max(block.last, to!.last);
+    block.last = to!.last;
     blocks.set(output, block);
   });
   const unique = [...new Set(blocks.values())];
@@ -51,45 +77,18 @@ function layOut(draft: Draft, inPlace: ReadonlySet<string>) {
 }
 
 /** From the first operator that touches a tensor to the last. What a stage has as a whole is there for all of its patches. */
-function blockOf(draft: Draft, id: TensorId): Block {
-  const { tensors, operators, stage } = draft;
+function blockOf({ tensors, operators, stage }: Draft, id: TensorId): Block {
   const positions = operators.flatMap(({ inputs, output }, position) =>
     output === id || inputs.includes(id) ? [position] : [],
   );
   if (stage !== null && tensors[id]!.regions === null) {
-    const { plainEnd, end } = stageEnds(stage);
+    const end = stage.firstOperator + 1 + stage.plainOperators;
     if (positions.some((position) => position >= stage.firstOperator && position < end))
-      positions.push(stage.firstOperator, plainEnd - 1, end - 1);
+      positions.push(stage.firstOperator, end - 1);
   }
   const bytes = bytesOf(tensors[id]!);
-  if (positions.length === 0) return { bytes, first: momentOf(draft, 0), last: operators.length };
-  const moments = positions.map((position) => momentOf(draft, position));
-  return { bytes, first: Math.min(...moments), last: Math.max(...moments) };
-}
-
-function stageEnds({ firstOperator, plainOperators, outlierOperators }: NonNullable<Draft['stage']>) {
-  const plainEnd = firstOperator + 1 + plainOperators;
-  return { plainEnd, end: plainEnd + outlierOperators };
-}
-
-/**
- * When an operator runs. A patch takes one of two branches from its window on: one is put behind the window and the other, backwards, in
- * front of it, so that what only one of them has takes no memory from the other, and what both read lasts as long as it must in each.
- */
-function momentOf({ stage }: Draft, position: number): number {
-  if (stage === null) return position;
-  const { plainEnd, end } = stageEnds(stage);
-  if (position < stage.firstOperator) return position - stage.outlierOperators;
-  if (position < plainEnd || position >= end) return position;
-  return stage.firstOperator - 1 - (position - plainEnd);
-}
-
-/**
- * Whether the operator of a moment is the last reader of what is in one block, and nothing was written to the other before. In the branch that
- * is put backwards, last is first.
- */
-function isHandedOver(from: Block, to: Block, moment: number): boolean {
-  return (from.last === moment && to.first === moment) || (from.first === moment && to.last === moment);
+  if (positions.length === 0) return { bytes, first: 0, last: operators.length };
+  return { bytes, first: Math.min(...positions), last: Math.max(...positions) };
 }
 
 function canHold({ tensors }: Draft, kind: string, input: TensorId, output: TensorId): boolean {

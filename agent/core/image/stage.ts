@@ -107,10 +107,14 @@ function assemble(draft: Draft, cut: StageCut, quantize: OperatorEntry, plain: P
   const plainBranch = cutBranch(tensors, cut, plain, whole);
   const window = tensors[quantize.output]!.regions!;
   const outlierBranch = outlier === null ? [] : cutBranch(tensors, cut, outlier, whole);
-  if (!isSame(window, tensors[quantize.output]!.regions!))
-    throw impossible(quantize, 'its two branches read different windows');
-  if (outlier !== null && !hasSameGrid(draft.tensors[plain.result]!, draft.tensors[outlier.result]!))
-    throw impossible(plain.body.at(-1), 'its two branches end in different grids of codes');
+  if (outlier !== null) {
+    const isAlike =
+      isSame(window, tensors[quantize.output]!.regions!) &&
+      hasSameGrid(draft.tensors[plain.result]!, draft.tensors[outlier.result]!) &&
+      hasSameShape(tensors, plainBranch, outlierBranch);
+    if (!isAlike)
+      throw impossible(plain.body.at(-1), 'its two branches differ in more than the codes that they compute with');
+  }
   const { source: name, output } = quantize;
   const head: OperatorEntry[] =
     source === null
@@ -185,6 +189,28 @@ function cutBranch(
     ...cropped.flatMap((operator, index) => [operator, ...cropsBehind(index)]),
     { kind: 'paste' as const, source: body.at(-1)!.source, inputs: [result], output: whole, values: {} },
   ];
+}
+
+/** Whether operators are of the same kinds, one by one, and read and make tensors of the same sizes. */
+function hasSameShape(
+  tensors: readonly TensorEntry[],
+  plain: readonly OperatorEntry[],
+  outlier: readonly OperatorEntry[],
+): boolean {
+  const twin = new Map(plain.map(({ output }, index) => [output, outlier[index]?.output]));
+  return (
+    plain.length === outlier.length &&
+    plain.every(({ kind, inputs, output }, index) => {
+      const other = outlier[index]!;
+      const isSameInput = (id: TensorId, position: number) => (twin.get(id) ?? id) === other.inputs[position];
+      return (
+        kind === other.kind &&
+        inputs.length === other.inputs.length &&
+        inputs.every(isSameInput) &&
+        tensors[output]!.elements === tensors[other.output]!.elements
+      );
+    })
+  );
 }
 
 function hasSameGrid(a: TensorEntry, b: TensorEntry): boolean {
