@@ -5,6 +5,7 @@ import { cutStage } from '../../agent/core/plan/patch-geometry.js';
 import { costLayered, type PatchMemory, type PatchPlan, searchPatches } from '../../agent/core/plan/patches.js';
 import { outlierLimits } from '../../agent/core/plan/value-classes.js';
 import {
+  bitOperationCost,
   buildValueProblem,
   type ClassPrecisions,
   type PatchCut,
@@ -196,7 +197,7 @@ export function problemOf(
   return buildValueProblem(prepared, cut, {
     candidates: widths,
     weightBits: () => 8,
-    costOf: ({ macs }, bits) => macs * 8 * bits,
+    costOf: bitOperationCost(() => 8),
     lossOf: losses[loss],
     outlierShares,
     memory,

@@ -3,9 +3,12 @@
  * costs over the branches of its class of patches, and when they lie in memory together. And back: from bits of maps to precisions of
  * operators, one set for each class.
  */
+import { EdgeError } from '../../../configs/contracts/errors.js';
 import type { Bits, Precision } from '../../../configs/contracts/plan.js';
 import { activationBits } from '../image/build.js';
+import type { LatencyTable } from '../latency.js';
 import type { Operator } from '../onnx/model.js';
+import { formatPrecision } from '../precision.js';
 import type { PreparedModel } from '../prepare.js';
 import { readingGroups } from './engine-problem.js';
 import { area, branchOf, cutGrid, type Stage } from './patch-geometry.js';
@@ -99,6 +102,31 @@ export interface ValueProblemOptions {
   readonly outlierShares: readonly number[] | null;
   readonly memory: Omit<PatchMemory, 'bitsOf'>;
   readonly ceilingBytes: number;
+}
+
+/** The paper's measure of computation: multiply-accumulates times bits of the weight times bits of the activation. */
+export function bitOperationCost(weightBits: (operator: string) => Bits): ValueProblemOptions['costOf'] {
+  return ({ name, macs }, activationBits) => macs * weightBits(name) * activationBits;
+}
+
+/**
+ * What a table measured, in its counter. Bits of which nothing was measured cost what the next more cost: kernels treat them alike, or a search
+ * would prefer them for what nobody knows. Fails with `artifact/invalid` where an operator was not measured at 8 bits either.
+ */
+export function measuredCost(
+  table: LatencyTable,
+  weightBits: (operator: string) => Bits,
+): ValueProblemOptions['costOf'] {
+  return ({ name, key }, activationBits) => {
+    for (let bits = activationBits as number; bits <= 8; bits++) {
+      const row = table.get(key, formatPrecision({ weightBits: weightBits(name), activationBits: bits as Bits }));
+      if (row !== undefined) return row.median;
+    }
+    throw new EdgeError('artifact/invalid', `the latency table has no row for ${name}`, {
+      subject: name,
+      hint: 'Profile the model on this target first.',
+    });
+  };
 }
 
 /** The problem, and what its answers mean. */

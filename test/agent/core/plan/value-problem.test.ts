@@ -1,17 +1,21 @@
 import t from 'tap';
 import { activationBits } from '../../../../agent/core/image/build.js';
+import { LatencyTable } from '../../../../agent/core/latency.js';
+import type { Operator } from '../../../../agent/core/onnx/model.js';
 import { branchOf, cutGrid, listStages } from '../../../../agent/core/plan/patch-geometry.js';
 import { branchMacs, costPatches, type PatchMemory } from '../../../../agent/core/plan/patches.js';
 import {
+  bitOperationCost,
   bitOperations,
   buildValueProblem,
   classMacs,
+  measuredCost,
   type PatchCut,
   type Precisions,
 } from '../../../../agent/core/plan/value-problem.js';
 import { fits } from '../../../../agent/core/plan/value-search.js';
 import { type PreparedModel, prepare } from '../../../../agent/core/prepare.js';
-import type { Bits } from '../../../../configs/contracts/plan.js';
+import type { Bits, LatencyRow } from '../../../../configs/contracts/plan.js';
 import { announceSeed, Random } from '../../../support/seed.js';
 import { drawNetwork } from './patch-networks.js';
 
@@ -46,7 +50,7 @@ function draw({ prepared, cut, random }: Case) {
   const value = buildValueProblem(prepared, cut, {
     candidates: [8, 4, 2],
     weightBits: (operator) => weights.get(operator)!,
-    costOf: ({ name, macs }, bits) => macs * weights.get(name)! * bits,
+    costOf: bitOperationCost((operator) => weights.get(operator)!),
     lossOf: (_, bits) => 8 - bits,
     outlierShares,
     memory,
@@ -129,6 +133,43 @@ t.test('bit operations are those of all branches and of the tail, counted one by
     const base = bitOperations(macs, cut, value.precisionsOf(eight), true);
     t.ok(isNear(computation(eight) - computation(bits), base.network - counted.network));
   }
+  t.end();
+});
+
+t.test('measured costs are those of the table; bits without a row cost what the next more do', (t) => {
+  const row = (operatorKey: string, precision: string, median: number): LatencyRow => ({
+    ...{ operatorKey, precision, minimum: median, median, spread: 0, repeats: 1, throttled: false },
+    ...{ energyJoules: null, measuredAt: '' },
+  });
+  const table = new LatencyTable([row('a', 'W4A8', 10), row('a', 'W4A4', 6), row('b', 'W8A8', 5)]);
+  const cost = measuredCost(table, (operator) => (operator === 'b' ? 8 : 4));
+  const at = (key: string, bits: Bits) => cost({ name: key, key } as Operator, bits);
+  t.same(
+    [8, 6, 4, 2].map((bits) => at('a', bits as Bits)),
+    [10, 10, 6, 6],
+  );
+  t.equal(at('b', 2), 5);
+  t.throws(() => at('c', 4), { code: 'artifact/invalid' });
+  t.end();
+});
+
+t.test('measured counts of branches are those of the operator, by the share of it that they compute', (t) => {
+  const [each] = cases(1);
+  const { prepared, cut } = each as Case;
+  const value = buildValueProblem(prepared, cut, {
+    candidates: [8, 4, 2],
+    weightBits: () => 8,
+    costOf: (_, bits) => 100 * bits,
+    lossOf: () => 0,
+    outlierShares: null,
+    memory: { isInputStreamed: true, isInPlace: true },
+    ceilingBytes: 0,
+  });
+  const macs = classMacs(prepared, cut, new Array<number>(cut.grid.rows * cut.grid.columns).fill(0));
+  const weighted = prepared.operators.filter(({ weight }) => weight !== null);
+  const expected = weighted.reduce((sum, { name, macs: own }) => sum + (800 * macs.get(name)!.plain) / own, 0);
+  const sum = value.problem.maps.reduce((total, map) => total + map.computation(8), 0);
+  t.ok(Math.abs(sum - expected) < 1e-9 * expected);
   t.end();
 });
 
