@@ -36,8 +36,16 @@ export const threads = availableParallelism();
  */
 const thresholds = [0.5, 0.6, 0.7, 0.8, 0.9, 0.92, 0.93, 0.935, 0.94, 0.945, 0.95, 0.96, 0.97, 0.98, 0.99, 0.999];
 const wantedOutliers = 1 / 3;
-export const widths: readonly Bits[] = [8, 4, 2];
-export const weightWidths: readonly Bits[] = [8, 4];
+/** Widths that plans may have. */
+export interface Widths {
+  readonly activations: readonly Bits[];
+  readonly weights: readonly Bits[];
+}
+
+/** The paper's, for activations; of weights, those that microcontrollers' kernels gain by. */
+export const coarse: Widths = { activations: [8, 4, 2], weights: [8, 4] };
+/** The engine computes with all of these, and counts them; only the coarse ones are faster or smaller on a microcontroller today. */
+export const fine: Widths = { activations: [8, 6, 5, 4, 2], weights: [8, 6, 5, 4] };
 export const memory: Omit<PatchMemory, 'bitsOf'> = { isInputStreamed: true, isInPlace: true };
 const int8: Precision = { weightBits: 8, activationBits: 8 };
 const quiet = () => {};
@@ -92,12 +100,12 @@ export async function openPatchSubject(
   if (!isWithin || patched.split === 0)
     throw new Error(`${model.name} has no patches within ${task.ceilingBytes} bytes`);
   const cut = { stage: cutStage(prepared, patched.split), grid: patched.grid };
-  const request = { rules: ['mse'] as const, bits: [8, 4, 2], threads, most: 64 };
+  const request = { rules: ['mse'] as const, bits: fine.activations, threads, most: 64 };
   const { ranges } = await calibrate(prepared, calibration, request, ports.runtime, signal, quiet);
   const rangesByBits = ranges.mse!;
   const rangeOf = (tensor: string, bits: number) => rangesByBits[bits]?.[tensor];
   const widthWeights = new Map<Bits, Refinement>();
-  for (const weightBits of weightWidths) {
+  for (const weightBits of fine.weights) {
     if (weightBits === 8) continue;
     const precisions = new Map(int8Precisions(prepared).plain);
     for (const [name, precision] of precisions) precisions.set(name, { ...precision, weightBits });
@@ -113,7 +121,9 @@ export async function openPatchSubject(
     findEstimator('logits'),
     {
       precisionsOf: () =>
-        weightWidths.flatMap((weightBits) => widths.map((activationBits) => ({ weightBits, activationBits }))),
+        fine.weights.flatMap((weightBits) =>
+          fine.activations.map((activationBits) => ({ weightBits, activationBits })),
+        ),
       samples: counts.weights,
       activationSamples: counts.activations,
       threads,
@@ -183,6 +193,7 @@ export type Loss = 'entropy' | 'sensitivity';
 export function problemOf(
   { prepared, cut, sensitivity, histograms, rangeOf, task }: PatchSubject,
   loss: Loss,
+  candidates: readonly Bits[],
   outlierShares: readonly number[] | null,
 ): PatchValueProblem {
   const losses = {
@@ -195,7 +206,7 @@ export function problemOf(
     sensitivity: (tensor: string, bits: Bits) => sensitivity.activation(tensor, bits),
   };
   return buildValueProblem(prepared, cut, {
-    candidates: widths,
+    candidates,
     weightBits: () => 8,
     costOf: bitOperationCost(() => 8),
     lossOf: losses[loss],
