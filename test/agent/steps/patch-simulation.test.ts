@@ -6,8 +6,9 @@ import { listStages } from '../../../agent/core/plan/patch-geometry.js';
 import { buildValueProblem, type PatchCut } from '../../../agent/core/plan/value-problem.js';
 import { PatchSimulation, patchWindows } from '../../../agent/steps/patch-simulation.js';
 import { fitInput, gatherHistograms, inputCodes, voteOnPatches } from '../../../agent/steps/value-statistics.js';
+import type { Bits } from '../../../configs/contracts/plan.js';
 import { EngineModel } from '../../../native/index.js';
-import { calibratedNetwork, type Network, randomNetwork } from '../../support/networks.js';
+import { calibratedNetwork, type Network, NetworkBuilder, randomNetwork } from '../../support/networks.js';
 import { announceSeed, Random } from '../../support/seed.js';
 import { samplesOf } from '../../support/steps.js';
 import { drawNetwork } from '../core/plan/patch-networks.js';
@@ -197,6 +198,29 @@ t.test(
     }
   },
 );
+
+t.test('both branches read one copy of the weights', async (t) => {
+  const builder = new NetworkBuilder(new Random(seed), [1, 8, 8, 8]);
+  const first = builder.same('Relu', builder.conv('x', { out: 64 }));
+  const wide = builder.conv(first, { out: 64 });
+  const network = await calibratedNetwork(builder.build([builder.conv(wide, { out: 4 })]), seed, 1);
+  const precisionsAt = (activationBits: Bits) =>
+    new Map(
+      network.prepared.operators.map(({ name }, index) => [
+        name,
+        { weightBits: 8 as const, activationBits: index === 1 ? activationBits : (8 as const) },
+      ]),
+    );
+  const patches = { split: 2, grid: { rows: 2, columns: 2 }, isInputStreamed: true };
+  const outliers = { low: 0, high: 200, precisions: precisionsAt(8) };
+  const build = (of: typeof patches & { outliers?: typeof outliers }) =>
+    buildImage(network.prepared, precisionsAt(4), { ...optionsOf(network), patches: of });
+  const [one, two] = [build(patches), build({ ...patches, outliers })];
+  t.ok(two.bytes.length > one.bytes.length);
+  // Weights of the two convolutions take 41 KB; records, biases and multipliers of both less than 4.
+  t.ok(two.bytes.length - one.bytes.length < 4096, `${two.bytes.length - one.bytes.length} bytes`);
+  t.equal(two.arenaBytes, one.arenaBytes, 'nor does the second branch take memory');
+});
 
 t.test('bits of what only additions read stay at 8', async (t) => {
   for await (const each of networks(10)) {
