@@ -21,6 +21,7 @@ import { engineBench } from './bench/engine.js';
 import { fleetBench } from './bench/fleet.js';
 import { kernelsBench } from './bench/kernels.js';
 import { type BenchModel, benchModels, packageRoot } from './bench/models.js';
+import { patchesBench } from './bench/patches.js';
 import { plansBench } from './bench/plans.js';
 import { predictionBench } from './bench/prediction.js';
 import { rankingBench } from './bench/ranking.js';
@@ -58,6 +59,12 @@ const benchmarks: Readonly<Record<string, { run: Benchmark; summary: string; cou
   kernels: {
     run: kernelsBench,
     summary: 'single convolutions in our engine, by the fastest kernel of each precision, against ONNX Runtime',
+  },
+  patches: {
+    run: patchesBench,
+    summary:
+      'patches with bits by value (QuantMCU) beside patch-based and layer-based int8: RAM, bit operations, top-1',
+    counter: 'bit operations',
   },
   prediction: {
     run: predictionBench,

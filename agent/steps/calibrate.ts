@@ -84,12 +84,14 @@ export async function calibrate(
   }
 }
 
-function withOutputs(prepared: PreparedModel, names: readonly string[]) {
+/** The model, with tensors of it as its outputs. */
+export function withOutputs(prepared: PreparedModel, names: readonly string[]) {
   const outputs = names.map((name) => ({ name, type: 'float32' as const, shape: null }));
   return { ...prepared.model, graph: { ...prepared.model.graph, outputs } };
 }
 
-function groupByBytes(prepared: PreparedModel, names: readonly string[]): string[][] {
+/** Tensors in groups that are small enough to be fetched from one run. */
+export function groupByBytes(prepared: PreparedModel, names: readonly string[]): string[][] {
   const groups: string[][] = [];
   let bytes = Number.POSITIVE_INFINITY;
   for (const name of names) {

@@ -22,13 +22,40 @@ export function layOutArena(draft: Draft): {
   readonly offsets: ReadonlyMap<TensorId, number>;
   readonly arenaBytes: number;
 } {
-  return [[], [...elementwise], [...elementwise, 'crop']]
-    .map((kinds) => layOut(draft, new Set(kinds)))
+  const twins = twinsOf(draft);
+  const single = withoutOutliers(draft);
+  const { offsets, arenaBytes } = [[], [...elementwise], [...elementwise, 'crop']]
+    .map((kinds) => layOut(single, new Set(kinds), twins))
     .reduce((best, arena) => (arena.arenaBytes < best.arenaBytes ? arena : best));
+  for (const [id, twin] of twins) offsets.set(id, offsets.get(twin)!);
+  return { offsets, arenaBytes };
 }
 
-function layOut(draft: Draft, inPlace: ReadonlySet<string>) {
-  const ids = [...draft.tensors.keys()].filter((id) => draft.tensors[id]!.place === 'arena');
+/**
+ * What the branch of outlier patches makes, each with the tensor that the other branch makes in its stead: a patch runs one of the two, so both
+ * have one place. `cutPatches` sees to it that the branches differ in nothing but grids of codes.
+ */
+function twinsOf({ operators, stage }: Draft): Map<TensorId, TensorId> {
+  if (stage === null || stage.outlierOperators === 0) return new Map();
+  const begin = stage.firstOperator + 1;
+  const outliers = operators.slice(begin + stage.plainOperators, begin + stage.plainOperators + stage.outlierOperators);
+  return new Map(
+    outliers
+      .map(({ output }, index): [TensorId, TensorId] => [output, operators[begin + index]!.output])
+      .filter(([id, twin]) => id !== twin),
+  );
+}
+
+function withoutOutliers(draft: Draft): Draft {
+  const { operators, stage } = draft;
+  if (stage === null) return draft;
+  const plainEnd = stage.firstOperator + 1 + stage.plainOperators;
+  const others = [...operators.slice(0, plainEnd), ...operators.slice(plainEnd + stage.outlierOperators)];
+  return { ...draft, operators: others, stage: { ...stage, outlierOperators: 0 } };
+}
+
+function layOut(draft: Draft, inPlace: ReadonlySet<string>, elsewhere: ReadonlyMap<TensorId, TensorId>) {
+  const ids = [...draft.tensors.keys()].filter((id) => draft.tensors[id]!.place === 'arena' && !elsewhere.has(id));
   const blocks = new Map(ids.map((id): [TensorId, Block] => [id, blockOf(draft, id)]));
   draft.operators.forEach(({ kind, inputs, output }, position) => {
     if (!inPlace.has(kind)) return;

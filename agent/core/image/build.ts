@@ -4,12 +4,15 @@ import type { Precision } from '../../../configs/contracts/plan.js';
 import type { Operator } from '../onnx/model.js';
 import { cutStage } from '../plan/patch-geometry.js';
 import type { PatchGrid } from '../plan/patches.js';
+import type { CodeLimits } from '../plan/value-classes.js';
 import type { PreparedModel } from '../prepare.js';
+import type { Affine } from '../quant/affine.js';
 import { keepsRange } from '../quant/qdq.js';
 import * as arithmetic from './arithmetic.js';
 import { unaryFunction } from './functions.js';
 import * as moves from './moves.js';
 import { buildProduct, type RoundedProduct } from './products.js';
+import type { StageCut } from './stage.js';
 import { plainOrder } from './storage.js';
 import { unsupported } from './unsupported.js';
 import { type ActivationGrids, count, Values } from './values.js';
@@ -30,6 +33,8 @@ export interface ImageOptions {
   readonly patches?: ImagePatches | null;
   /** Packs weights for the processor that executes the image; null: it packs them itself. */
   readonly packer?: WeightPacker | null;
+  /** Grid of a tensor that has to have just this one; null: it follows from its range and bits. */
+  readonly gridOf?: ActivationGrids['gridOf'];
 }
 
 /** How the first operators of a model run patch by patch. */
@@ -39,12 +44,16 @@ export interface ImagePatches {
   readonly grid: PatchGrid;
   /** True: the caller brings the input patch by patch. False: all of it lies in RAM while they run. */
   readonly isInputStreamed: boolean;
+  /** Patches whose window has codes outside of `low` to `high` run at other precisions; absent or null: all are alike. */
+  readonly outliers?: (CodeLimits & { readonly precisions: ReadonlyMap<string, Precision> }) | null;
 }
 
 /** An image and what its activations take. */
 export interface BuiltImage {
   readonly bytes: Uint8Array;
   readonly arenaBytes: number;
+  /** Grid of a tensor of the model that the image has as codes; null for all others. */
+  readonly gridOf: (tensor: string) => Affine | null;
 }
 
 /** Precision of an operator that a plan says nothing about. */
@@ -153,8 +162,7 @@ export function buildImage(
   precisions: ReadonlyMap<string, Precision>,
   options: ImageOptions,
 ): BuiltImage {
-  const bits = activationBits(prepared, precisions);
-  const values = new Values(prepared, { bitsOf: (tensor) => bits.get(tensor) ?? 8, rangeOf: options.rangeOf });
+  const values = new Values(prepared, gridsOf(prepared, precisions, options));
   const tail = floatTail(prepared);
   const { card, model } = prepared;
   const input = card.input.name;
@@ -163,29 +171,25 @@ export function buildImage(
   values.define(input, { id: inputId, dims: inputDims, order: plainOrder(inputDims.length), affine: null });
   const { patches = null, packer = null } = options;
   // Whether the model can be cut there at all is said in the model's own words.
-  const split = patches === null ? 0 : cutStage(prepared, patches.split).split;
-  let stageOperators = 0;
-  for (const [index, operator] of prepared.operators.entries()) {
-    values.source = operator.name;
-    const readers = readersOf(prepared, operator);
-    const asFloats = tail.has(operator) || readers.every((reader) => tail.has(reader));
-    if (operator.weight !== null) {
-      const precision = precisions.get(operator.name) ?? byDefault;
-      const rounded = options.roundedOf?.(operator, precision) ?? null;
-      buildProduct(values, operator, {
-        precision,
-        pairSafe: options.pairSafe,
-        biasCorrection: rounded === null ? options.biasCorrection(operator, precision.weightBits) : null,
-        rounded,
-        kernel: options.kernelOf?.(operator.name) ?? null,
-        asFloats,
-      });
-    } else
-      builderOf(prepared, operator, tail)(values, operator, {
-        asFloats: tail.has(operator) || (asFloats && isMean(operator)),
-      });
-    if (index + 1 === split) stageOperators = values.writer.operatorCount;
+  const cut = patches === null ? null : cutStage(prepared, patches.split);
+  const split = cut?.split ?? 0;
+  const build = (operator: Operator, own: ReadonlyMap<string, Precision>) =>
+    buildOperator(values, operator, own, tail, options);
+  for (const operator of prepared.operators.slice(0, split)) build(operator, precisions);
+  const stageOperators = values.writer.operatorCount;
+  let outliers: StageCut['outliers'] = null;
+  if (cut !== null && patches?.outliers) {
+    const { precisions: own, low, high } = patches.outliers;
+    const result = cut.tensors[cut.output]!.name;
+    const grids = gridsOf(prepared, own, options);
+    const { id, affine } = values.codes(result);
+    // Both branches end in one grid: what they compute is put together.
+    values.useGrids({ ...grids, gridOf: (tensor) => (tensor === result ? affine : grids.gridOf(tensor)) });
+    for (const operator of prepared.operators.slice(0, split)) build(operator, own);
+    values.useGrids(gridsOf(prepared, precisions, options));
+    outliers = { operators: values.writer.operatorCount - stageOperators, plainResult: id, low, high };
   }
+  for (const operator of prepared.operators.slice(split)) build(operator, precisions);
   const outputs = model.graph.outputs.map(({ name }) => {
     const plain = values.floats(name);
     // What another operator reads, or what is the model's input, cannot be written for the caller directly.
@@ -204,8 +208,47 @@ export function buildImage(
           gridRows: patches.grid.rows,
           gridColumns: patches.grid.columns,
           isInputStreamed: patches.isInputStreamed,
+          outliers,
         };
-  return values.writer.finish({ inputs: [{ name: input, dims: inputDims }], outputs }, { stage, packer });
+  const built = values.writer.finish({ inputs: [{ name: input, dims: inputDims }], outputs }, { stage, packer });
+  return { ...built, gridOf: (tensor) => values.gridOf(tensor) };
+}
+
+function gridsOf(
+  prepared: PreparedModel,
+  precisions: ReadonlyMap<string, Precision>,
+  { rangeOf, gridOf }: ImageOptions,
+): ActivationGrids {
+  const bits = activationBits(prepared, precisions);
+  return { bitsOf: (tensor) => bits.get(tensor) ?? 8, rangeOf, gridOf: gridOf ?? (() => null) };
+}
+
+function buildOperator(
+  values: Values,
+  operator: Operator,
+  precisions: ReadonlyMap<string, Precision>,
+  tail: ReadonlySet<Operator>,
+  options: ImageOptions,
+): void {
+  const { prepared } = values;
+  values.source = operator.name;
+  const readers = readersOf(prepared, operator);
+  const asFloats = tail.has(operator) || readers.every((reader) => tail.has(reader));
+  if (operator.weight === null) {
+    const form = { asFloats: tail.has(operator) || (asFloats && isMean(operator)) };
+    builderOf(prepared, operator, tail)(values, operator, form);
+    return;
+  }
+  const precision = precisions.get(operator.name) ?? byDefault;
+  const rounded = options.roundedOf?.(operator, precision) ?? null;
+  buildProduct(values, operator, {
+    precision,
+    pairSafe: options.pairSafe,
+    biasCorrection: rounded === null ? options.biasCorrection(operator, precision.weightBits) : null,
+    rounded,
+    kernel: options.kernelOf?.(operator.name) ?? null,
+    asFloats,
+  });
 }
 
 function isMean(operator: Operator): boolean {

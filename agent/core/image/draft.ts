@@ -51,6 +51,10 @@ export interface StageEntry {
   readonly gridColumns: number;
   readonly firstOperator: number;
   readonly plainOperators: number;
+  /** Of a second branch behind the first, for patches whose window has codes outside of `low` to `high`; 0: there is none. */
+  readonly outlierOperators: number;
+  readonly low: number;
+  readonly high: number;
 }
 
 /** All of an image but its constants. */

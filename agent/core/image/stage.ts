@@ -22,6 +22,18 @@ export interface StageCut {
   readonly gridColumns: number;
   /** True: the caller brings the input patch by patch. False: all of it lies in the arena while the stage runs. */
   readonly isInputStreamed: boolean;
+  /** A second branch for some of the patches; null: all have the same. */
+  readonly outliers: OutlierCut | null;
+}
+
+/** The branch of patches whose window has codes outside of `low` to `high`. It reads the same window, and ends in the same grid of codes. */
+export interface OutlierCut {
+  /** How many operators it has; they follow those of the other branch. */
+  readonly operators: number;
+  /** What the other branch computes; the tail reads what this one does. */
+  readonly plainResult: TensorId;
+  readonly low: number;
+  readonly high: number;
 }
 
 /** Height, width and channels of a tensor of the stage. */
@@ -39,13 +51,35 @@ const elementwise: ReadonlySet<string> = new Set(['table', 'add', 'multiply']);
  * tensor leaves the stage, or patches read padding only; throws a RangeError for a grid finer than the stage's output.
  */
 export function cutPatches(draft: Draft, cut: StageCut): Draft {
-  const held = draft.operators.slice(0, cut.operators);
-  const quantize = held[0];
-  if (quantize?.kind !== 'quantize' || draft.tensors[quantize.inputs[0]!]!.place !== 'input' || held.length < 2)
+  const { outliers } = cut;
+  const end = cut.operators + (outliers?.operators ?? 0);
+  const quantize = draft.operators[0];
+  if (quantize?.kind !== 'quantize' || draft.tensors[quantize.inputs[0]!]!.place !== 'input' || cut.operators < 2)
     throw impossible(quantize, 'a stage begins with the quantization of the input');
-  const body = held.slice(1);
+  const result = resultOf(draft, end);
+  const plain = partsOf(draft, cut, quantize, 1, cut.operators, outliers?.plainResult ?? result);
+  const outlier = outliers === null ? null : partsOf(draft, cut, quantize, cut.operators, end, result);
+  return assemble(draft, cut, quantize, plain, outlier);
+}
+
+/** A branch in front of the cut: operators on whole tensors, and what a patch has of each. */
+interface Parts {
+  readonly body: readonly OperatorEntry[];
+  readonly result: TensorId;
+  readonly sizes: ReadonlyMap<TensorId, Size>;
+  /** Tensors in the order of the branches' regions, what the branch reads first. */
+  readonly ids: readonly TensorId[];
+  readonly branches: readonly Branch[];
+}
+
+function partsOf(
+  draft: Draft,
+  cut: StageCut,
+  quantize: OperatorEntry,
+  ...[begin, end, result]: [number, number, TensorId]
+): Parts {
+  const body = draft.operators.slice(begin, end);
   const sizes = sizesOf(quantize, body);
-  const result = resultOf(draft, cut.operators);
   const ids = [quantize.output, ...body.map(({ output }) => output)];
   const geometry: StageGeometry = {
     tensors: ids.map((id) => sizes.get(id)!),
@@ -63,25 +97,57 @@ export function cutPatches(draft: Draft, cut: StageCut): Draft {
     if (branches.some(({ steps }) => area(steps[index]!.reads) === 0))
       throw impossible(operator, 'a patch of it is not read, or is made of padding only');
   }
-  return assemble(draft, cut, { quantize, body, result, sizes, ids, branches });
+  return { body, result, sizes, ids, branches };
 }
 
-interface Parts {
-  readonly quantize: OperatorEntry;
-  readonly body: readonly OperatorEntry[];
-  readonly result: TensorId;
-  readonly sizes: ReadonlyMap<TensorId, Size>;
-  /** Tensors in the order of the branches' regions. */
-  readonly ids: readonly TensorId[];
-  readonly branches: readonly Branch[];
-}
-
-function assemble(draft: Draft, cut: StageCut, { quantize, body, result, sizes, ids, branches }: Parts): Draft {
+function assemble(draft: Draft, cut: StageCut, quantize: OperatorEntry, plain: Parts, outlier: Parts | null): Draft {
   const tensors: TensorEntry[] = draft.tensors.map((tensor) => ({ ...tensor }));
+  const whole = tensors.push({ ...tensors[(outlier ?? plain).result]! }) - 1;
+  const source = cut.isInputStreamed ? null : tensors.push({ ...tensors[quantize.output]! }) - 1;
+  const plainBranch = cutBranch(tensors, cut, plain, whole);
+  const window = tensors[quantize.output]!.regions!;
+  const outlierBranch = outlier === null ? [] : cutBranch(tensors, cut, outlier, whole);
+  if (outlier !== null) {
+    const isAlike =
+      isSame(window, tensors[quantize.output]!.regions!) &&
+      hasSameGrid(draft.tensors[plain.result]!, draft.tensors[outlier.result]!) &&
+      hasSameShape(tensors, plainBranch, outlierBranch);
+    if (!isAlike)
+      throw impossible(plain.body.at(-1), 'its two branches differ in more than the codes that they compute with');
+  }
+  const { source: name, output } = quantize;
+  const head: OperatorEntry[] =
+    source === null
+      ? [quantize]
+      : [
+          { ...quantize, output: source },
+          { kind: 'crop', source: name, inputs: [source], output, values: {} },
+        ];
+  const { result } = outlier ?? plain;
+  const tail = draft.operators
+    .slice(cut.operators + (cut.outliers?.operators ?? 0))
+    .map((operator) => ({ ...operator, inputs: operator.inputs.map((id) => (id === result ? whole : id)) }));
+  const stage = {
+    gridRows: cut.gridRows,
+    gridColumns: cut.gridColumns,
+    firstOperator: head.length - 1,
+    plainOperators: plainBranch.length,
+    outlierOperators: outlierBranch.length,
+    low: cut.outliers?.low ?? 0,
+    high: cut.outliers?.high ?? 255,
+  };
+  return { tensors, operators: [...head, ...plainBranch, ...outlierBranch, ...tail], stage };
+}
+
+/** The operators of a branch, with its crops and its paste into `whole`; its tensors become parts, and those of crops are added. */
+function cutBranch(
+  tensors: TensorEntry[],
+  cut: StageCut,
+  { body, result, sizes, ids, branches }: Parts,
+  whole: TensorId,
+): OperatorEntry[] {
   const add = (tensor: TensorEntry): TensorId => tensors.push(tensor) - 1;
   const regionsOf = (id: TensorId, of: (branch: Branch) => Region) => toRegions(sizes.get(id)!, cut, branches.map(of));
-  const whole = add({ ...tensors[result]! });
-  const source = cut.isInputStreamed ? null : add({ ...tensors[quantize.output]! });
   for (const [index, id] of ids.entries())
     tensors[id] = inParts(
       tensors[id]!,
@@ -118,25 +184,37 @@ function assemble(draft: Draft, cut: StageCut, { quantize, body, result, sizes, 
     inputs: operator.inputs.map((id) => cropOf(id, reads, index)),
   }));
   const cropsBehind = (index: number) => crops.filter(({ behind }) => behind === index).map(({ entry }) => entry);
-  const branch = [
+  return [
     ...cropsBehind(-1),
     ...cropped.flatMap((operator, index) => [operator, ...cropsBehind(index)]),
     { kind: 'paste' as const, source: body.at(-1)!.source, inputs: [result], output: whole, values: {} },
   ];
-  const { source: name, output: window } = quantize;
-  const head: OperatorEntry[] =
-    source === null
-      ? [quantize]
-      : [
-          { ...quantize, output: source },
-          { kind: 'crop', source: name, inputs: [source], output: window, values: {} },
-        ];
-  const tail = draft.operators
-    .slice(cut.operators)
-    .map((operator) => ({ ...operator, inputs: operator.inputs.map((id) => (id === result ? whole : id)) }));
-  const { gridRows, gridColumns } = cut;
-  const stage = { gridRows, gridColumns, firstOperator: head.length - 1, plainOperators: branch.length };
-  return { tensors, operators: [...head, ...branch, ...tail], stage };
+}
+
+/** Whether operators are of the same kinds, one by one, and read and make tensors of the same sizes. */
+function hasSameShape(
+  tensors: readonly TensorEntry[],
+  plain: readonly OperatorEntry[],
+  outlier: readonly OperatorEntry[],
+): boolean {
+  const twin = new Map(plain.map(({ output }, index) => [output, outlier[index]?.output]));
+  return (
+    plain.length === outlier.length &&
+    plain.every(({ kind, inputs, output }, index) => {
+      const other = outlier[index]!;
+      const isSameInput = (id: TensorId, position: number) => (twin.get(id) ?? id) === other.inputs[position];
+      return (
+        kind === other.kind &&
+        inputs.length === other.inputs.length &&
+        inputs.every(isSameInput) &&
+        tensors[output]!.elements === tensors[other.output]!.elements
+      );
+    })
+  );
+}
+
+function hasSameGrid(a: TensorEntry, b: TensorEntry): boolean {
+  return a.bits === b.bits && a.scale === b.scale && a.zero === b.zero;
 }
 
 function inParts(tensor: TensorEntry, regions: Regions): TensorEntry {

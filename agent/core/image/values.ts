@@ -28,6 +28,8 @@ export interface ActivationGrids {
   readonly bitsOf: (tensor: string) => number;
   /** Range of a tensor at a bit-width; undefined where it was not calibrated. */
   readonly rangeOf: (tensor: string, bits: number) => Range | undefined;
+  /** The grid of a tensor, where it has to be just this one; null: it follows from the two above. */
+  readonly gridOf: (tensor: string) => Affine | null;
 }
 
 const dimensions = 6;
@@ -36,7 +38,7 @@ const dimensions = 6;
 export class Values {
   readonly writer = new ImageWriter();
   readonly prepared: PreparedModel;
-  readonly #grids: ActivationGrids;
+  #grids: ActivationGrids;
   readonly #values = new Map<string, { codes: Codes | null; floats: Value | null }>();
   /** Operator of the model that is being built. */
   source = '';
@@ -44,6 +46,16 @@ export class Values {
   constructor(prepared: PreparedModel, grids: ActivationGrids) {
     this.prepared = prepared;
     this.#grids = grids;
+  }
+
+  /** Tensors that are built from now on have these grids; what is built again is another tensor of the same name. */
+  useGrids(grids: ActivationGrids): void {
+    this.#grids = grids;
+  }
+
+  /** Grid of a tensor that there are codes of; null for all others. */
+  gridOf(name: string): Affine | null {
+    return this.#values.get(name)?.codes?.affine ?? null;
   }
 
   /** Shape of a tensor of the model. */
@@ -59,6 +71,8 @@ export class Values {
    * finer: of an operator whose output hardly moved (a channel that is off, a difference of equals), codes cannot tell more.
    */
   affineOf(name: string, clamp: readonly [number, number] | null = null, leastScale = 0): Affine {
+    const given = this.#grids.gridOf(name);
+    if (given !== null) return given;
     const bits = this.#grids.bitsOf(name);
     const range = this.#grids.rangeOf(name, bits);
     if (range === undefined) {

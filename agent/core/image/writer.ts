@@ -33,7 +33,7 @@ export class ImageWriter {
   readonly #operators: OperatorEntry[] = [];
   readonly #data: { offset: number; bytes: Uint8Array }[] = [];
   #dataBytes = 0;
-  readonly #known = new Map<string, number>();
+  readonly #known = new Map<string, { offset: number; bytes: Uint8Array }[]>();
   #inputs = 0;
   #outputs = 0;
 
@@ -85,14 +85,15 @@ export class ImageWriter {
 
   /** Puts constants into the data, equal ones once; answers their offset. */
   data(bytes: Uint8Array): number {
-    const key = bytes.length <= 4096 ? `${bytes.length}:${Array.from(bytes).join(',')}` : null;
-    const known = key === null ? undefined : this.#known.get(key);
-    if (known !== undefined) return known;
-    const offset = this.#dataBytes;
-    this.#data.push({ offset, bytes });
-    this.#dataBytes = roundUp(offset + bytes.length, 16);
-    if (key !== null) this.#known.set(key, offset);
-    return offset;
+    const key = `${bytes.length}:${crc32(bytes)}`;
+    const alike = this.#known.get(key) ?? [];
+    const known = alike.find((constants) => constants.bytes.every((byte, index) => byte === bytes[index]));
+    if (known !== undefined) return known.offset;
+    const constants = { offset: this.#dataBytes, bytes };
+    this.#data.push(constants);
+    this.#dataBytes = roundUp(constants.offset + bytes.length, 16);
+    this.#known.set(key, [...alike, constants]);
+    return constants.offset;
   }
 
   /** The image, and the memory that its activations take. Fails with `model/unsupported` where patches are asked for and impossible. */
@@ -143,9 +144,8 @@ export class ImageWriter {
       at += words.byteLength;
     }
     if (stage !== null) {
-      const values = { ...stage, outlierOperators: 0, low: 0, high: 255 };
       stageFields.forEach((field, word) => {
-        view.setUint32(stageOffset + 4 * word, values[field], true);
+        view.setUint32(stageOffset + 4 * word, stage[field], true);
       });
     }
     for (const { offset, bytes: constants } of this.#data) bytes.set(constants, dataOffset + offset);

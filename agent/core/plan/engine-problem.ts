@@ -129,7 +129,8 @@ function joined(sets: readonly (readonly number[])[]): number[][] {
   return result.map((set) => [...set].sort((a, b) => a - b));
 }
 
-function tiedWeights(operators: readonly Operator[]): number[][] {
+/** Indices of operators that multiply by one weight; only sets of several. */
+export function tiedWeights(operators: readonly Operator[]): number[][] {
   const readers = new Map<string, number[]>();
   operators.forEach(({ weight }, index) => {
     if (weight !== null) readers.set(weight.name, [...(readers.get(weight.name) ?? []), index]);
@@ -169,7 +170,7 @@ export function readingGroups(operators: readonly Operator[]): {
 }
 
 /** Bytes of an operator's weights in the image. */
-function storedWeightBytes({ model }: PreparedModel, operator: Operator, bits: number): number {
+export function storedWeightBytes({ model }: PreparedModel, operator: Operator, bits: number): number {
   const tensor = operator.weight === null ? undefined : model.graph.initializers.get(operator.weight.name);
   if (tensor === undefined) return 0;
   const channels = tensor.dims[operator.weight!.channelAxis]!;

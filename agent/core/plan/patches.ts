@@ -4,7 +4,6 @@
  */
 import { EdgeError } from '../../../configs/contracts/errors.js';
 import { graphInputs } from '../onnx/graph.js';
-import { liveBytes } from './memory.js';
 import {
   area,
   type Branch,
@@ -213,40 +212,115 @@ function wholeBytes({ tensors }: Stage, tensor: number, { bitsOf }: PatchMemory)
  * output is not among them, and the input only where it is streamed. Patches of different classes have different bits: ask for each.
  */
 export function branchPeak(stage: Stage, memory: PatchMemory): (branch: Branch) => number {
-  const { tensors, input, output } = stage;
-  const schedule = scheduleOf(
-    stage.operators.map((each) => ({ ...each, isInPlace: memory.isInPlace && each.canWriteOver })),
-    tensors.length,
-    new Set(),
+  const schedule = stageSchedule(stage, memory.isInPlace);
+  const bits = stage.tensors.map(({ name, channels }, tensor) =>
+    isElsewhere(stage, tensor, memory) ? 0 : channels * memory.bitsOf(name),
   );
-  const bits = tensors.map(({ name, channels }, tensor) => {
-    const isElsewhere = tensor === output || (tensor === input && !memory.isInputStreamed);
-    return isElsewhere ? 0 : channels * memory.bitsOf(name);
-  });
   return ({ regions }) => peakOf(schedule, (tensor) => bytesOf(area(regions[tensor]!), bits[tensor]!));
+}
+
+/** The stage's output, and its input where it is not streamed, are there for all branches. */
+function isElsewhere(
+  { input, output }: Stage,
+  tensor: number,
+  { isInputStreamed }: Pick<PatchMemory, 'isInputStreamed'>,
+) {
+  return tensor === output || (tensor === input && !isInputStreamed);
+}
+
+function stageSchedule({ operators, tensors }: Stage, isInPlace: boolean): Schedule {
+  const steps = operators.map((each) => ({ ...each, isInPlace: isInPlace && each.canWriteOver }));
+  return scheduleOf(steps, tensors.length, new Set());
+}
+
+/** A moment of the execution, at one operator: the tensors in RAM, and the bytes that they take at given bits. */
+export interface PatchMoment {
+  /** Of the stage: what a branch holds, of all branches the one that holds most then. */
+  readonly isInStage: boolean;
+  readonly tensors: readonly string[];
+  readonly bytes: (bitsOf: PatchMemory['bitsOf']) => number;
+}
+
+/**
+ * All moments of a model, those of its stage first (null: it has none); the largest is `PatchRam.peakBytes`. For searches that choose bits
+ * by what they make of memory.
+ *
+ * @throws as `costPatches`
+ */
+export function momentsOf(
+  patched: PatchedModel,
+  cut: { readonly stage: Stage; readonly grid: PatchGrid } | null,
+  memory: Omit<PatchMemory, 'bitsOf'>,
+): PatchMoment[] {
+  const moments: PatchMoment[] = [];
+  if (cut !== null) {
+    const { stage, grid } = cut;
+    const schedule = stageSchedule(stage, memory.isInPlace);
+    const fixed = [...stage.tensors.keys()].filter((tensor) => isElsewhere(stage, tensor, memory));
+    const branches = differentBranches(stage, grid);
+    for (let position = 0; position < stage.operators.length; position++) {
+      const held = [...new Set([...aliveAt(schedule, position), ...fixed])];
+      moments.push({
+        isInStage: true,
+        tensors: held.map((tensor) => stage.tensors[tensor]!.name),
+        bytes: (bitsOf) => {
+          const bits = stage.tensors.map(({ name, channels }, tensor) =>
+            fixed.includes(tensor) ? 0 : channels * bitsOf(name),
+          );
+          const most = branches.reduce((peak, { regions }) => {
+            const bytes = (tensor: number) => bytesOf(area(regions[tensor]!), bits[tensor]!);
+            return Math.max(peak, liveAt(schedule, position, bytes));
+          }, 0);
+          return fixed.reduce((sum, tensor) => sum + wholeBytes(stage, tensor, { ...memory, bitsOf }), most);
+        },
+      });
+    }
+  }
+  const { schedule, names, elements } = remainder(patched, cut?.stage ?? null, memory.isInPlace);
+  for (let position = 0; position <= schedule.operators.length; position++) {
+    moments.push({
+      isInStage: false,
+      tensors: aliveAt(schedule, position).map((tensor) => names[tensor]!),
+      bytes: (bitsOf) => liveAt(schedule, position, (tensor) => bytesOf(elements[tensor]!, bitsOf(names[tensor]!))),
+    });
+  }
+  return moments;
+}
+
+/** Branches without those that are as large as another everywhere. */
+function differentBranches(stage: Stage, grid: PatchGrid): Branch[] {
+  const branches = cutGrid(stage.tensors[stage.output]!, grid.rows, grid.columns).map((region) =>
+    branchOf(stage, region, 'clipped'),
+  );
+  return [...new Map(branches.map((branch) => [branch.regions.map(area).join(), branch])).values()];
 }
 
 /** Peak of what runs operator by operator: the tail of a stage, or all of the model. */
 function remainderBytes(patched: PatchedModel, stage: Stage | null, memory: PatchMemory): number {
+  const { schedule, names, elements } = remainder(patched, stage, memory.isInPlace);
+  return peakOf(schedule, (tensor) => bytesOf(elements[tensor]!, memory.bitsOf(names[tensor]!)));
+}
+
+/** What runs operator by operator, with the names and sizes of its tensors. */
+function remainder(patched: PatchedModel, stage: Stage | null, isInPlace: boolean) {
   const { model, shapes } = patched;
   const operators = patched.operators.slice(stage?.split ?? 0);
   const source = stage === null ? graphInputs(model.graph)[0]!.name : stage.tensors[stage.output]!.name;
   const names = [source, ...operators.flatMap(({ outputs }) => outputs)];
   const index = new Map(names.map((name, position) => [name, position]));
   const indices = (list: readonly string[]) => list.flatMap((name) => index.get(name) ?? []);
-  const bytes = names.map((name) => {
+  const elements = names.map((name) => {
     const shape = shapes.get(name);
     if (shape === undefined) throw new EdgeError('model/unsupported', `${name} has no known size`, { subject: name });
-    const elements = shape.reduce((a, b) => a * b, 1);
-    return bytesOf(elements, memory.bitsOf(name));
+    return shape.reduce((a, b) => a * b, 1);
   });
   const steps = operators.map((operator) => ({
     inputs: indices(operator.inputs),
     outputs: indices(operator.outputs),
-    isInPlace: memory.isInPlace && canWriteOver(operator, patched),
+    isInPlace: isInPlace && canWriteOver(operator, patched),
   }));
   const delivered = new Set(indices(model.graph.outputs.map(({ name }) => name)));
-  return peakOf(scheduleOf(steps, names.length, delivered), (tensor) => bytes[tensor]!);
+  return { schedule: scheduleOf(steps, names.length, delivered), names, elements };
 }
 
 /** An operator by the indices of its tensors. */
@@ -279,15 +353,30 @@ function scheduleOf(
   return { operators, first, last };
 }
 
-/** Largest sum of live bytes. An output that is written over an input begins when that has ended. */
-function peakOf({ operators, first, last }: Schedule, bytes: (tensor: number) => number): number {
-  const alive = first.map((start, tensor) => ({ name: '', bytes: bytes(tensor), first: start, last: last[tensor]! }));
-  operators.forEach(({ inputs, outputs, isInPlace }, position) => {
-    const output = alive[outputs[0]!]!;
-    const isRoom = (tensor: number) => last[tensor] === position && alive[tensor]!.bytes >= output.bytes;
-    if (isInPlace && inputs.some(isRoom)) output.first = position + 1;
-  });
-  return liveBytes(alive, operators.length + 1).reduce((a, b) => Math.max(a, b), 0);
+/** Largest sum of live bytes. */
+function peakOf(schedule: Schedule, bytes: (tensor: number) => number): number {
+  let peak = 0;
+  for (let position = 0; position <= schedule.operators.length; position++)
+    peak = Math.max(peak, liveAt(schedule, position, bytes));
+  return peak;
+}
+
+/** Indices of the tensors that are alive at a position. */
+function aliveAt({ first, last }: Schedule, position: number): number[] {
+  return [...first.keys()].filter((tensor) => first[tensor]! <= position && position <= last[tensor]!);
+}
+
+/** Bytes that are alive at a position. An output that is written over an input begins when that has ended. */
+function liveAt(schedule: Schedule, position: number, bytes: (tensor: number) => number): number {
+  const { operators, first, last } = schedule;
+  let live = 0;
+  for (let tensor = 0; tensor < first.length; tensor++)
+    if (first[tensor]! <= position && position <= last[tensor]!) live += bytes(tensor);
+  const operator = operators[position];
+  if (operator === undefined || !operator.isInPlace) return live;
+  const output = bytes(operator.outputs[0]!);
+  const isRoom = (tensor: number) => last[tensor] === position && bytes(tensor) >= output;
+  return operator.inputs.some(isRoom) ? live - output : live;
 }
 
 /** Bytes of elements, packed without gaps. */
