@@ -115,6 +115,8 @@ export class Connection {
   #isWriting = false;
   #unsent: Uint8Array | null = null;
   #lost: EdgeError | null = null;
+  /** Of the port, once the connection is lost. */
+  #released: Promise<void> = Promise.resolve();
   #dropped = 0;
 
   /** Greets the firmware. Fails with `mcu/unreachable` where none answers in time, `mcu/incompatible` where its protocol is another; closes the port then. */
@@ -145,7 +147,7 @@ export class Connection {
     return this.#port.name;
   }
 
-  /** Why nothing can be asked any more; null while something can. */
+  /** Why nothing can be asked any more, and the port is given back; null while something can. */
   get lost(): EdgeError | null {
     return this.#lost;
   }
@@ -201,7 +203,7 @@ export class Connection {
   /** Closes the port; requests that wait fail. */
   async close(): Promise<void> {
     this.#lose('the connection was closed');
-    await this.#port.close();
+    await this.#released;
   }
 
   #nextSequence(): number {
@@ -309,5 +311,8 @@ export class Connection {
     this.#lost = new EdgeError('mcu/unreachable', reason, { subject: this.name });
     clearInterval(this.#heartbeat);
     this.#pending?.fail(this.#lost);
+    // A pseudo-terminal may be open twice, and whoever holds on to it takes bytes from the next one.
+    this.#released = this.#port.close();
+    this.#released.catch(() => {});
   }
 }
