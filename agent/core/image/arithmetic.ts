@@ -13,6 +13,8 @@ import { type Codes, count, type Values } from './values.js';
 
 const largestMultiplier = 2 ** 15 - 1;
 const largestSumShift = 22;
+/** Steps of a mean are no finer than this share of its input's: the engine multiplies sums by less than 2^40 in units of 2^-32. */
+const finestMeanShare = 2 ** 7;
 
 /** Add or Sub of two activations: multipliers of 16 bits that share one shift. */
 export function buildSum(values: Values, operator: Operator): void {
@@ -172,7 +174,7 @@ export function buildMean(values: Values, operator: Operator, asFloats: boolean)
     );
     return;
   }
-  const affine = values.affineOf(output, operator.clamp);
+  const affine = values.affineOf(output, operator.clamp, input.affine.scale / finestMeanShare);
   const codes = values.newCodes(means, order, affine);
   const ratio = BigInt(Math.round((input.affine.scale / affine.scale) * 2 ** 32));
   values.emit('averagePool', [input.id], codes.id, {
