@@ -25,8 +25,8 @@ function slowModel(): Uint8Array {
 }
 
 /**
- * One whose many classes differ by less than eight bits can tell. Its last operator is large, so that eight bits are chosen there for their
- * speed also while the machine is busy; then it is no longer itself.
+ * One whose many classes differ by less than eight bits can tell. Its last operator is large, so that eight bits should be the fastest there;
+ * then it is no longer itself. A plan that leaves that operator in float would fail the test: nothing forces it.
  */
 function fragileModel(): Uint8Array {
   const [channels, classes] = [64, 2000];
