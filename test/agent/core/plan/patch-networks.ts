@@ -1,5 +1,8 @@
 /** Networks to cut into patches, each with an account of its layers that is kept apart from the model. */
 import type { Model } from '../../../../agent/core/onnx/model.js';
+import { listStages } from '../../../../agent/core/plan/patch-geometry.js';
+import type { PatchCut } from '../../../../agent/core/plan/value-problem.js';
+import { type PreparedModel, prepare } from '../../../../agent/core/prepare.js';
 import { NetworkBuilder } from '../../../support/networks.js';
 import { Random } from '../../../support/seed.js';
 
@@ -157,4 +160,30 @@ export function mobileNetV2(isRedistributed: boolean, hasResiduals: boolean): Mo
     }
   }
   return builder.build([builder.gemm(builder.pooled(relu6(conv(image, 1280))), 1000, true, false)]);
+}
+
+/** A random network that is cut somewhere, with something behind the stage, and what else is to be drawn for it. */
+export interface CutNetwork {
+  readonly prepared: PreparedModel;
+  readonly cut: PatchCut;
+  readonly random: Random;
+}
+
+/** So many cut networks, of those that are wanted. */
+export function* cutNetworks(
+  seed: number,
+  count: number,
+  isWanted: (prepared: PreparedModel) => boolean = () => true,
+): Generator<CutNetwork> {
+  for (let n = 0, found = 0; found < count; n++) {
+    const random = new Random(seed + n);
+    const prepared = prepare(drawNetwork(seed + n, 3 + random.below(6), false).model, null);
+    const stages = listStages(prepared).filter(({ split }) => split < prepared.operators.length);
+    if (stages.length === 0 || !isWanted(prepared)) continue;
+    found++;
+    const stage = random.pick(stages);
+    const { rows, columns } = stage.tensors[stage.output]!;
+    const upTo = (size: number) => 1 + random.below(Math.min(4, size));
+    yield { prepared, cut: { stage, grid: { rows: upTo(rows), columns: upTo(columns) } }, random };
+  }
 }

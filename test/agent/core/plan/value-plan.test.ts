@@ -1,43 +1,26 @@
 import t from 'tap';
 import { HighsSolver } from '../../../../agent/adapters/highs-solver.js';
-import { listStages } from '../../../../agent/core/plan/patch-geometry.js';
 import { planByValue } from '../../../../agent/core/plan/value-plan.js';
 import {
   bitOperationCost,
   bitOperations,
   buildValueProblem,
   classMacs,
-  type PatchCut,
 } from '../../../../agent/core/plan/value-problem.js';
 import { fits, searchExact } from '../../../../agent/core/plan/value-search.js';
-import { type PreparedModel, prepare } from '../../../../agent/core/prepare.js';
 import { SensitivityTable } from '../../../../agent/core/sensitivity/table.js';
 import type { Bits } from '../../../../configs/contracts/plan.js';
-import { announceSeed, Random } from '../../../support/seed.js';
-import { drawNetwork } from './patch-networks.js';
+import { announceSeed } from '../../../support/seed.js';
+import { type CutNetwork, cutNetworks } from './patch-networks.js';
 
 const seed = announceSeed();
 const solver = new HighsSolver();
 t.teardown(() => solver.close());
 const { signal } = new AbortController();
+/** Plans are of weights, which there have to be. */
+const cases = (count: number) =>
+  cutNetworks(seed, count, ({ operators }) => operators.some(({ weight }) => weight !== null));
 const candidates: readonly Bits[] = [8, 4, 2];
-
-interface Case {
-  readonly prepared: PreparedModel;
-  readonly cut: PatchCut;
-  readonly random: Random;
-}
-
-function* cases(count: number): Generator<Case> {
-  for (let n = 0, found = 0; found < count; n++) {
-    const random = new Random(seed + n);
-    const prepared = prepare(drawNetwork(seed + n, 4 + random.below(6), false).model, null);
-    const stages = listStages(prepared).filter(({ split }) => split < prepared.operators.length);
-    if (stages.length === 0 || prepared.operators.every(({ weight }) => weight === null)) continue;
-    found++;
-    yield { prepared, cut: { stage: random.pick(stages), grid: { rows: 2, columns: 2 } }, random };
-  }
-}
 
 t.test(
   'weights are the least sensitive ones under what the chosen activations leave of the bit operations',
@@ -56,7 +39,8 @@ t.test(
           prepared.operators.flatMap(({ inputs }) => inputs.map((name) => [name, falling()])),
         ),
       });
-      const outlierShares = [0, 0.25, 0.5, 1].map((share) => share * random.next());
+      const patches = cut.grid.rows * cut.grid.columns;
+      const outlierShares = Array.from({ length: patches }, () => random.next());
       const macs = classMacs(prepared, cut, outlierShares);
       const value = buildValueProblem(prepared, cut, {
         ...{ candidates, weightBits: () => 8, costOf: bitOperationCost(() => 8), outlierShares },
@@ -112,7 +96,7 @@ t.test(
 
 t.test('where no weights bring it under the ceiling, a choice is left out', async (t) => {
   const [each] = cases(1);
-  const { prepared, cut } = each as Case;
+  const { prepared, cut } = each as CutNetwork;
   const macs = classMacs(prepared, cut, [0, 0, 0, 0]);
   const value = buildValueProblem(prepared, cut, {
     ...{ candidates, weightBits: () => 8, costOf: bitOperationCost(() => 8), outlierShares: null },

@@ -2,7 +2,7 @@ import t from 'tap';
 import { activationBits } from '../../../../agent/core/image/build.js';
 import { LatencyTable } from '../../../../agent/core/latency.js';
 import type { Operator } from '../../../../agent/core/onnx/model.js';
-import { branchOf, cutGrid, listStages } from '../../../../agent/core/plan/patch-geometry.js';
+import { branchOf, cutGrid } from '../../../../agent/core/plan/patch-geometry.js';
 import { branchMacs, costPatches, type PatchMemory } from '../../../../agent/core/plan/patches.js';
 import {
   bitOperationCost,
@@ -10,39 +10,17 @@ import {
   buildValueProblem,
   classMacs,
   measuredCost,
-  type PatchCut,
   type Precisions,
 } from '../../../../agent/core/plan/value-problem.js';
 import { fits } from '../../../../agent/core/plan/value-search.js';
-import { type PreparedModel, prepare } from '../../../../agent/core/prepare.js';
 import type { Bits, LatencyRow } from '../../../../configs/contracts/plan.js';
-import { announceSeed, Random } from '../../../support/seed.js';
-import { drawNetwork } from './patch-networks.js';
+import { announceSeed } from '../../../support/seed.js';
+import { type CutNetwork, cutNetworks } from './patch-networks.js';
 
 const seed = announceSeed();
+const cases = (count: number) => cutNetworks(seed, count);
 
-interface Case {
-  readonly prepared: PreparedModel;
-  readonly cut: PatchCut;
-  readonly random: Random;
-}
-
-/** Random networks that are cut somewhere, with something behind the stage. */
-function* cases(count: number): Generator<Case> {
-  for (let n = 0, found = 0; found < count; n++) {
-    const random = new Random(seed + n);
-    const prepared = prepare(drawNetwork(seed + n, 3 + random.below(6), false).model, null);
-    const stages = listStages(prepared).filter(({ split }) => split < prepared.operators.length);
-    if (stages.length === 0) continue;
-    found++;
-    const stage = random.pick(stages);
-    const { rows, columns } = stage.tensors[stage.output]!;
-    const upTo = (size: number) => 1 + random.below(Math.min(4, size));
-    yield { prepared, cut: { stage, grid: { rows: upTo(rows), columns: upTo(columns) } }, random };
-  }
-}
-
-function draw({ prepared, cut, random }: Case) {
+function draw({ prepared, cut, random }: CutNetwork) {
   const patches = cut.grid.rows * cut.grid.columns;
   const memory: Omit<PatchMemory, 'bitsOf'> = { isInputStreamed: random.next() < 0.5, isInPlace: random.next() < 0.5 };
   const weights = new Map(prepared.operators.map(({ name }) => [name, random.pick([8, 4, 2] as const)]));
@@ -155,7 +133,7 @@ t.test('measured costs are those of the table; bits without a row cost what the 
 
 t.test('measured counts of branches are those of the operator, by the share of it that they compute', (t) => {
   const [each] = cases(1);
-  const { prepared, cut } = each as Case;
+  const { prepared, cut } = each as CutNetwork;
   const value = buildValueProblem(prepared, cut, {
     candidates: [8, 4, 2],
     weightBits: () => 8,
@@ -175,7 +153,7 @@ t.test('measured counts of branches are those of the operator, by the share of i
 
 t.test('more than 8 bits are refused', (t) => {
   const [each] = cases(1);
-  const { prepared, cut } = each as Case;
+  const { prepared, cut } = each as CutNetwork;
   const options = {
     candidates: [16, 8] as Bits[],
     weightBits: () => 8 as const,
