@@ -184,15 +184,19 @@ export class Webhooks {
     });
   }
 
-  /** Delivers what waits for a webhook, as long as that goes well. */
+  /** Delivers what waits for a webhook, as long as that goes well; after a failure, again after a pause. */
   async #deliver(id: number): Promise<void> {
     const course = this.#courseOf(id);
     if (course.isBusy) return;
     course.isBusy = true;
+    let isWaiting = true;
     try {
       while (this.#isRunning && Date.now() >= course.notBeforeMs) {
         const next = this.#next(id);
-        if (next === null) return;
+        if (next === null) {
+          isWaiting = false;
+          return;
+        }
         const attempt = await this.#post(next.hook, next.delivery, course.abort.signal);
         if (course.abort.signal.aborted) return;
         this.#settle(id, next.delivery, attempt);
@@ -207,8 +211,9 @@ export class Webhooks {
     } finally {
       course.isBusy = false;
       clearTimeout(course.timer);
-      const waitMs = course.notBeforeMs - Date.now();
-      if (this.#isRunning && !course.abort.signal.aborted && waitMs > 0)
+      // The pause may have ended since it was looked at, and timers may be early by the clock: no timer is needed only where nothing waits.
+      const waitMs = Math.max(1, course.notBeforeMs - Date.now());
+      if (isWaiting && this.#isRunning && !course.abort.signal.aborted)
         course.timer = setTimeout(() => void this.#deliver(id), waitMs);
     }
   }

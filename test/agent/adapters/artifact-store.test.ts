@@ -116,6 +116,8 @@ t.test(
         writeFileSync(draft + '/report.json', '{"feasible":true}');
         await store.finish(key);
       }
+      // As the daemon does: what was active stays for whoever is about to open it.
+      await store.link('host', 'previous', await store.linked('host', 'active'));
       await store.link('host', 'active', key);
       if (n === 0) process.stdout.write('.');
       await store.retain(new Set());

@@ -64,7 +64,6 @@ t.test('the second device of a class measures a fifth of the rows at most, and p
   t.match(warm.donor, { isAccepted: true }, JSON.stringify(warm));
   t.ok(warm.rowsMeasured > 0 && warm.rowsMeasured <= profiling.rowsMeasured / 5, JSON.stringify(warm));
   t.equal(warm.rowsMeasured + warm.rowsTaken, profiling.rowsMeasured);
-  t.ok(warm.seconds < profiling.seconds / 2, `${warm.seconds} s after ${profiling.seconds} s`);
   const { taken, total } = storedRows(second.state);
   t.ok(taken > 0 && total - taken < total / 4, `${taken} of ${total} rows are of others`);
   t.equal(second.document.provenance.donorDigest, warm.donor!.digest);

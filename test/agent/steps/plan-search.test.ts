@@ -293,7 +293,9 @@ t.test('a sensitivity alone: the fastest plan whose estimated error is at most t
     const predicted = least(allowed.map(({ costs }) => costs.latency));
     const fastest = allowed.filter(({ costs }) => costs.latency <= predicted * (1 + 1e-6));
     const rivals = [...fastest, ...allowed.filter((plan) => plan === float || plan === int8)];
-    t.equal(chosen!.latency, least(rivals.map(({ latency }) => latency)), `at ${sensitivity}`);
+    // Predictions have learnt from the plans that were timed before, and may prefer another of those that are nearly as fast.
+    const bound = 1.02 * least(rivals.map(({ latency }) => latency));
+    t.ok(chosen!.latency <= bound, `${chosen!.latency} of ${bound} at ${sensitivity}`);
   }
 });
 

@@ -202,6 +202,18 @@ t.test('pauses grow, so that an endpoint that is away is not stormed', async (t)
   await endpoint.close();
 });
 
+t.test('a pause that ends in the very moment in which it is looked at is not the last', async (t) => {
+  const failures = 1000;
+  const endpoint = await Endpoint.open((index) => (index < failures ? 500 : 200));
+  const { webhooks, close } = open({ backoff: { firstMs: 1, mostMs: 2 } });
+  webhooks.add({ url: endpoint.url, events: ['device'] }, by);
+  webhooks.announce('device', { n: 0 });
+  await until(() => webhooks.list()[0]!.delivered === 1, 'it is taken', 120_000);
+  t.equal(endpoint.messages.length, failures + 1);
+  await close();
+  await endpoint.close();
+});
+
 t.test('what waits is bounded: the oldest is dropped and counted', async (t) => {
   const { webhooks, close } = open({ mostPending: 10, backoff: { firstMs: 60_000, mostMs: 60_000 } });
   webhooks.add({ url: 'http://127.0.0.1:9/', events: ['device'] }, by);
