@@ -64,7 +64,7 @@ import { type QuantizationRecipe, rangesOf, recipeOf, type TuningDocument, tune 
 import { nearestWeights, type WidthWeights } from './steps/width-weights.js';
 
 /** Versions of the steps' algorithms: raising one makes its old results (and what hangs off them) unused. */
-const versions = { calibrate: 4, tune: 5, refine: 3, nearest: 1, assess: 8, experience: 2 } as const;
+const versions = { calibrate: 4, tune: 5, refine: 3, nearest: 1, assess: 8, experience: 2, frontier: 1 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
 export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.nearest}.${versions.assess}.${syntheticVersion}.4`;
@@ -259,9 +259,15 @@ export class Pipeline {
         };
         return frontier(candidates, this.#ports.solver, options, this.#signal);
       };
-      const held = await solve(ceilings);
-      // Where nothing holds the other ceilings, the frontier without them is what there is to choose from.
-      const points = held.length > 0 ? held : await solve({});
+      // The same for every ceiling on latency, and so for most changes of a budget.
+      const key = contentKey(['frontier', versions.frontier, candidates, ceilings]);
+      let points = this.#ports.store.result(key) as Awaited<ReturnType<typeof solve>> | null;
+      if (points === null) {
+        const held = await solve(ceilings);
+        // Where nothing holds the other ceilings, the frontier without them is what there is to choose from.
+        points = held.length > 0 ? held : await solve({});
+        this.#ports.store.putResult(key, 'frontier', points);
+      }
       this.#progress('plan')(1, `${points.length} points on the frontier`);
       return points.map(({ assignment }) => planOf(candidates, assignment));
     });

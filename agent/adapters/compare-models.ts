@@ -7,7 +7,7 @@ import { SpeedReference } from './speed-reference.js';
 const rounds = { warmUp: 4, least: 15, most: 300 };
 /** Nothing is timed for longer; and for no less, however steady it is, for a machine's speed changes within a second. */
 const seconds = { least: 0.8, most: 2 };
-/** A median is settled when its 95 % confidence interval is no wider than this part of it. */
+/** The median of a model's shares of its rounds is settled when its 95 % confidence interval is no wider than this part of it. */
 const settledWidth = 0.03;
 
 /** Opens models (ONNX or images) and times them against each other on the same inputs. */
@@ -74,7 +74,7 @@ async function timeInTurn(
   for (let round = 0; round < rounds.warmUp + most; round++) {
     if (round === rounds.warmUp) started = performance.now();
     const elapsed = (performance.now() - started) / 1000;
-    const isEnough = elapsed > seconds.most || (elapsed > seconds.least && times.every(isSettled));
+    const isEnough = elapsed > seconds.most || (elapsed > seconds.least && sharesOf(times).every(isSettled));
     if (round >= rounds.warmUp + rounds.least && isEnough) break;
     for (let turn = 0; turn < models.length; turn++) {
       signal.throwIfAborted();
@@ -90,9 +90,15 @@ async function timeInTurn(
   return times;
 }
 
+/** Times as shares of their rounds: what slows down everything for a while is in none of them. */
+function sharesOf(times: readonly (readonly number[])[]): number[][] {
+  const totals = times[0]!.map((_, round) => times.reduce((sum, own) => sum + own[round]!, 0));
+  return times.map((own) => own.map((time, round) => time / totals[round]!));
+}
+
 /** Whether more rounds would hardly move the median: by the order statistics around it (binomial, normal approximation). */
-function isSettled(times: readonly number[]): boolean {
-  const sorted = [...times].sort((a, b) => a - b);
+function isSettled(shares: readonly number[]): boolean {
+  const sorted = [...shares].sort((a, b) => a - b);
   const reach = 0.98 * Math.sqrt(sorted.length);
   const at = (rank: number) => sorted[Math.max(0, Math.min(sorted.length - 1, Math.round(rank)))]!;
   const middle = (sorted.length - 1) / 2;

@@ -94,12 +94,12 @@ export class PlanSearch {
     this.#progress = progress;
     this.#timed = timed;
     const { problem } = context.assessed;
-    const fixed = (plan: Plan): Artifact => ({ plan, bytes: this.#apply(plan), isRefined: false });
+    const fixed = (plan: Plan): Artifact => ({ plan, bytes: this.#applyAssessed(plan) });
     this.#qualities = new PlanQualities(context, progress('verify'));
     this.#ranking = new PlanRanking(context, (plan) => this.#applyAssessed(plan), progress('plan'));
     this.#int8 = uniformPlan(problem, 'W8A8');
     const { prepared } = context.job;
-    const other = (bytes: Uint8Array): Artifact => ({ plan: null, bytes, isRefined: false });
+    const other = (bytes: Uint8Array): Artifact => ({ plan: null, bytes });
     const float = other(floatModel(prepared));
     const ends = {
       ort: () => [fixed(uniformPlan(problem, 'float')), fixed(this.#int8)] as const,
@@ -161,10 +161,10 @@ export class PlanSearch {
     if (refinement === null) return chosen;
     const bytes = apply(job.prepared, precisions, refinedRecipe(assessed.recipe, refinement), assessed.form);
     if (!(await this.#timed('verify', () => this.#ranking.isNearer(bytes, plan)))) return chosen;
+    // Weights, biases and ranges are data to the same kernels: it takes as long as what was timed.
+    const refined = { ...chosen, bytes, isRefined: true };
     this.#refinedBytes.set(key, bytes);
-    await this.#measure([plan]);
-    const measured = this.#timings.measured.filter((one) => one.bytes === bytes && this.#holds(one)).at(-1);
-    if (measured !== undefined && this.#isGoodEnoughQuality(await this.#qualityOf(plan))) return measured;
+    if (this.#holds(refined) && this.#isGoodEnoughQuality(await this.#qualityOf(plan))) return refined;
     this.#refinedBytes.delete(key);
     return chosen;
   }
@@ -309,20 +309,14 @@ export class PlanSearch {
     // A plan that is timed in any case is the same artifact: it is timed once.
     const known = this.#always.flatMap(({ plan }) => (plan === null ? [] : [planKey(plan)]));
     const others = plans.filter((plan) => !known.includes(planKey(plan)));
-    const written = await this.#timed('apply', async () => others.map((plan) => this.#artifact(plan)));
-    const always = this.#always.map((artifact) => {
-      const { plan } = artifact;
-      return plan === null || this.#refinedOf(plan) === null ? artifact : this.#artifact(plan);
-    });
+    const written = await this.#timed('apply', async () =>
+      others.map((plan) => ({ plan, bytes: this.#applyAssessed(plan) })),
+    );
     const corrections = await this.#timed('verify', () =>
-      this.#timings.measure([...always, ...written], this.#progress('verify')),
+      this.#timings.measure([...this.#always, ...written], this.#progress('verify')),
     );
     const asked = new Set(plans.map(planKey));
     for (const { plan, ...correction } of corrections) if (asked.has(planKey(plan))) this.#rounds.push(correction);
-  }
-
-  #artifact(plan: Plan): Artifact {
-    return { plan, bytes: this.#apply(plan), isRefined: this.#refinedOf(plan) !== null };
   }
 
   #holds(candidate: MeasuredPlan): boolean {

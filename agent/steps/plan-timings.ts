@@ -29,7 +29,6 @@ export interface MeasuredPlan {
 export interface Artifact {
   readonly plan: Plan | null;
   readonly bytes: Uint8Array;
-  readonly isRefined: boolean;
 }
 
 /** Of as many plans it is kept for later searches what they took. */
@@ -107,11 +106,11 @@ export class PlanTimings {
     const slowdown = referenceLatency / this.#assessed.table.median(speedReferenceKey, 'float', referenceLatency);
     this.#int8Latencies.push(int8.median);
     const corrections: (Correction & { plan: Plan })[] = [];
-    artifacts.forEach(({ plan, bytes, isRefined }, index) => {
+    artifacts.forEach(({ plan, bytes }, index) => {
       if (plan === null) return;
       const { median: latency, minimum: minimumLatency } = timings[index]!;
       const ends = { floatLatency: float.median, int8Latency: int8.median };
-      this.#measured.push({ plan, bytes, isRefined, latency, minimumLatency, ...ends, slowdown, throttled });
+      this.#measured.push({ plan, bytes, isRefined: false, latency, minimumLatency, ...ends, slowdown, throttled });
       corrections.push({
         plan,
         predictedLatency: plan.costs.latency,

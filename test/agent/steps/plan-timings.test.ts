@@ -66,7 +66,7 @@ class Machine {
   }
 }
 
-const artifact = (plan: Plan) => ({ plan, bytes: Buffer.from(planKey(plan)), isRefined: false });
+const artifact = (plan: Plan) => ({ plan, bytes: Buffer.from(planKey(plan)) });
 
 function timingsOn(machine: Machine, problem: Problem, budget: Budget, experience: LatencyExperience = noExperience) {
   const context = {
@@ -165,7 +165,8 @@ t.test('what was remembered yields to what is measured, all of it where that say
   const problem = problemOf(random, 6);
   const ends = [uniformPlan(problem, 'float'), uniformPlan(problem, 'W8A8')];
   const plans = Array.from({ length: 6 }, () => anyPlan(random, problem));
-  const before = timingsOn(new Machine(random, 1, problem), problem, {});
+  const machine = new Machine(random, 1, problem);
+  const before = timingsOn(machine, problem, {});
   await before.measure([...ends, ...plans].map(artifact), quiet);
   const experience = before.learntFor([]);
 
@@ -175,7 +176,7 @@ t.test('what was remembered yields to what is measured, all of it where that say
     plans: experience.plans.map(({ key, share }) => ({ key, share: 1.5 * share })),
   };
   const after = async (known: LatencyExperience) => {
-    const search = timingsOn(new Machine(new Random(seed + 2000), 1, problem), problem, {}, known);
+    const search = timingsOn(machine, problem, {}, known);
     await search.measure([...ends, plans[0]!].map(artifact), quiet);
     const { problem: learnt } = search.learnt(problem);
     return [plans[0]!, plans[1]!].map((plan) => planWith(learnt, planKey(plan))!.costs.latency);
