@@ -100,5 +100,5 @@ t.test('over a bad line an image arrives whole and computes what it computes her
   t.comment(
     `${port.faults} faults; the firmware saw ${statistics.framesDamaged} damaged, ${statistics.framesRepeated} repeated`,
   );
-  t.ok(statistics.framesDamaged > 0 && statistics.framesRepeated > 0);
+  t.ok(statistics.framesDamaged > 0);
 });
