@@ -57,6 +57,8 @@ export class Reporter {
     const { memory, clock, link } = this.#ports;
     const { device, session, targets: ownTargets, algorithm } = this.#options;
     const { refusal, sequence } = moment;
+    // Before anything that it is about is looked at: a document that comes meanwhile must not be answered with what holds of the one before.
+    const { observedGeneration } = memory;
     const statements: Statement[] = refusal === null ? [] : [refusal];
     const targets: Record<string, TargetReport> = {};
     for (const target of ownTargets) {
@@ -64,8 +66,8 @@ export class Reporter {
       targets[target.id] = await this.#targetReport(target, state, moment);
       statements.push(...this.#statementsOf(target, state, moment));
     }
-    if (refusal === null && memory.observedGeneration > 0) {
-      statements.unshift(statement(null, 'Accepted', true, 'accepted', `generation ${memory.observedGeneration}`));
+    if (refusal === null && observedGeneration > 0) {
+      statements.unshift(statement(null, 'Accepted', true, 'accepted', `generation ${observedGeneration}`));
     }
     const conditions = withTimes(statements, memory.conditions, clock.now());
     this.#keepConditions(conditions);
@@ -74,7 +76,7 @@ export class Reporter {
       device,
       session,
       sequence,
-      observedGeneration: memory.observedGeneration,
+      observedGeneration,
       targets,
       conditions,
       outbox: link.outbox(),

@@ -45,6 +45,21 @@ t.test('the last report is of the last state, however long it takes to put one t
   }
 });
 
+t.test('what holds of older orders is never said of newer ones that come while it is put together', async (t) => {
+  for (let turn = 0; turn < 40; turn += 2) {
+    const life = new Life(new Disk(), new History(), never);
+    life.linkTurns = 10;
+    t.ok(await rests(life, desired(1, release('good'))));
+    const said = life.daemon.status();
+    await until(never, turn);
+    life.deliver(desired(2, release('good', '2')));
+    const { observedGeneration, conditions } = await said;
+    const confirmed = conditions.find(({ type }) => type === 'Confirmed')!;
+    t.ok(observedGeneration < 2 || confirmed.message === 'good@2', `the newer ones came after ${turn} turns`);
+    await stopped(life);
+  }
+});
+
 t.test('a goal that is replaced just before its step begins is not worked on', async (t) => {
   for (let turn = 0; turn < 160; turn += 4) {
     const [disk, history] = [new Disk(), new History()];
