@@ -7,35 +7,31 @@
  * 2. Nothing is assigned while paused, after an abort, to a device that is ahead of the database, or beyond the disruption budget.
  * 3. What a device says later counts as what it said before: a late failure takes its success back, and the rules look again.
  * 4. A rollback sends every device that was told back to the release that was wanted on it before.
+ * 5. A rollout that has ended takes over what its devices say for as long as its word holds on them, and orders nothing.
  */
 import { type DeviceProgress, type Rollout, stageName } from '../configs/contracts/rollout.js';
 import type { RolloutDevice } from './rollout/device.js';
-import { type Advance, Draft } from './rollout/draft.js';
+import { type Advance, Draft, hasEnded } from './rollout/draft.js';
 import { observe } from './rollout/observe.js';
 
 export { abort, approve, pause, resume, rollBack, startRollout } from './rollout/commands.js';
 export { type DeviceFacts, type RolloutDevice, rolloutDeviceOf } from './rollout/device.js';
-export type { Advance, RolloutAssignment } from './rollout/draft.js';
+export { type Advance, hasEnded, type RolloutAssignment } from './rollout/draft.js';
 
 /** Names that are listed in a sentence. */
 const mostNames = 5;
 const minuteMs = 60_000;
 
-/** Whether a rollout has ended; a completed one may still be rolled back. */
-export function hasEnded({ status }: Pick<Rollout, 'status'>): boolean {
-  return status === 'completed' || status === 'rolled-back' || status === 'aborted';
-}
-
 /**
- * Moves a rollout on, as far as it goes now: takes over what the devices say, then begins, ends, pauses or takes back what is due.
+ * Moves a rollout on, as far as it goes now: takes over what the devices say, then begins, ends, pauses or takes back what is due. Of one
+ * that has ended, only the former.
  *
- * @param devices all devices of the fleet
+ * @param devices all devices of the fleet; of a rollout that has ended, any of them
  * @param nowMs any clock; jumps in either direction do no harm
  */
 export function advance(rollout: Rollout, devices: Iterable<RolloutDevice>, nowMs: number): Advance {
   const draft = new Draft(rollout, devices);
-  if (hasEnded(rollout)) return draft.done();
-  draft.tick(nowMs);
+  if (!draft.hasEnded) draft.tick(nowMs);
   for (const [id, progress] of draft.members()) {
     const device = draft.devices.get(id);
     if (device !== undefined) observe(draft, device, progress);
@@ -323,10 +319,14 @@ function whereabouts({ isOnline, isCurrent }: RolloutDevice): string {
   return isCurrent ? '' : '; it has not seen its orders yet';
 }
 
-/** What a rollout waits for, in a sentence. */
+/** What a rollout waits for, in a sentence; of one that has ended, what came of it, and what has become of that. */
 export function describe(rollout: Rollout, devices: Iterable<RolloutDevice>): string {
   const draft = new Draft(rollout, devices);
   if (rollout.status === 'running') return waitOf(draft);
+  if (rollout.status === 'completed') {
+    const now = tally(draft.members());
+    return now === rollout.reason ? now : `${rollout.reason}; by now ${now}`;
+  }
   if (rollout.status !== 'rolling-back') return rollout.reason;
   const open = draft.members().filter(([, { state, stage, startedMs }]) => {
     const isMeant = startedMs !== null && stage !== null && stage >= rollout.rollbackFrom!;
@@ -358,7 +358,8 @@ function names(list: readonly (readonly [string, unknown])[]): string {
 function tally(list: readonly (readonly [string, DeviceProgress])[]): string {
   const counts = new Map<string, number>();
   for (const [, { state }] of list) counts.set(state, (counts.get(state) ?? 0) + 1);
-  return [...counts].map(([state, count]) => `${count} ${state}`).join(', ') || 'no device';
+  const states = [...counts].sort(([a], [b]) => (a < b ? -1 : 1));
+  return states.map(([state, count]) => `${count} ${state}`).join(', ') || 'no device';
 }
 
 /** FNV-1a, 32 bits: an order that no naming scheme of devices favours. */

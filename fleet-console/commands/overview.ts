@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
 import { deviceStates } from '../device-state.js';
 import { selectorForms } from '../selector.js';
-import type { ComparedTarget, Overview, StateCounts } from '../server/fleet-view.js';
+import type { ComparedTarget, StateCounts } from '../server/fleet-view.js';
 import type { StoredEvent } from '../server/store.js';
+import type { OverviewDocument } from '../server/view-api.js';
 import {
   addClientOptions,
   type ClientFlags,
@@ -18,7 +19,7 @@ import {
 export function registerOverview(program: Command, environment: NodeJS.ProcessEnv): void {
   const overview = program.command('overview').description('the fleet in numbers, and what needs somebody');
   addClientOptions(overview, environment).action(async (flags: ClientFlags) => {
-    const answer = await (await clientOf(flags)).get<Overview>('/v1/overview');
+    const answer = await (await clientOf(flags)).get<OverviewDocument>('/v1/overview');
     if (flags.json) return printJson(answer);
     process.stdout.write(
       `${answer.devices} devices, ${answer.online} online: ${countsText(answer.states) || 'none yet'}\n\n`,
@@ -32,12 +33,17 @@ export function registerOverview(program: Command, environment: NodeJS.ProcessEn
       ['release', 'wanted', 'active', 'confirmed'],
       answer.releases.map(({ release, wanted, active, confirmed }) => [release, wanted, active, confirmed]),
     );
-    if (answer.attention.length === 0) return;
+    const attention = [
+      ...answer.attention.map(({ state, devices, first }) => [state, devices, first.map(({ id }) => id).join(', ')]),
+      ...answer.leftBehind.map(({ id, release, status, devices, first }) => [
+        `failed in rollout ${id} of ${release}, which is ${status}`,
+        devices,
+        first.join(', '),
+      ]),
+    ];
+    if (attention.length === 0) return;
     process.stdout.write('\n');
-    printTable(
-      ['needs somebody', 'devices', 'first of them'],
-      answer.attention.map(({ state, devices, first }) => [state, devices, first.map(({ id }) => id).join(', ')]),
-    );
+    printTable(['needs somebody', 'devices', 'first of them'], attention);
   });
 
   const history = program

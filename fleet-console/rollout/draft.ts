@@ -32,6 +32,11 @@ export interface Advance {
 /** The rollout's clock moves by no more than this between two looks: a console that slept or a clock that jumped fails nobody. */
 const mostTickMs = 60_000;
 
+/** Whether a rollout has ended; a completed one may still be rolled back. */
+export function hasEnded({ status }: Pick<Rollout, 'status'>): boolean {
+  return status === 'completed' || status === 'rolled-back' || status === 'aborted';
+}
+
 /** A rollout that is being moved on: collects what changes. Devices that do not change keep their objects. */
 export class Draft {
   readonly policy: Rollout['policy'];
@@ -61,6 +66,11 @@ export class Draft {
 
   get head(): Omit<Rollout, 'devices'> {
     return this.#head;
+  }
+
+  /** It orders nothing any more, and only takes over what devices say. */
+  get hasEnded(): boolean {
+    return hasEnded(this.#head);
   }
 
   get stage(): Stage {
@@ -156,7 +166,8 @@ export class Draft {
 
   fail(device: string, failure: DeviceFailure, gates?: DeviceProgress['gates']): void {
     this.change(device, { state: 'failed', failure, isAccepted: false, ...(gates === undefined ? {} : { gates }) });
-    this.say(device, `failed, ${failure.class}: ${failure.message}`);
+    const when = this.hasEnded ? `, after the rollout was ${this.#head.status}` : '';
+    this.say(device, `failed${when}, ${failure.class}: ${failure.message}`);
   }
 
   /** Why a device may not be disturbed now; null where it may. */

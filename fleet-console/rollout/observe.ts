@@ -11,6 +11,8 @@ export function observe(draft: Draft, device: RolloutDevice, progress: DevicePro
   const isBackward = state === 'returning' || state === 'returned' || state === 'stranded';
   if (!isForward && !isBackward) return;
   if (device.wanted !== (isForward ? draft.head.release : previous)) {
+    // What came of it in a rollout that has ended stays on record, whatever is wanted later.
+    if (draft.hasEnded && (state === 'confirmed' || state === 'returned')) return;
     draft.change(device.id, { state: 'superseded' });
     draft.say(
       device.id,
@@ -23,11 +25,14 @@ export function observe(draft: Draft, device: RolloutDevice, progress: DevicePro
 function observeUpdate(draft: Draft, device: RolloutDevice, progress: DeviceProgress): void {
   const { release, clockMs } = draft.head;
   const runsIt = device.active?.release === release && device.active.isConfirmed;
+  // Budgets that come after the end, and plans for them, are no matter of the rollout: only that a device falls back is.
+  if (draft.hasEnded && progress.state === 'confirmed' && device.active?.release === release) return;
   if (device.isCurrent) {
     const failure = failureOf(device, progress, runsIt);
     if (failure !== null) {
       const known = progress.state === 'failed' ? progress.failure : null;
-      if (known?.class !== failure.class || known.code !== failure.code) draft.fail(device.id, failure);
+      if (known?.class !== failure.class || known.code !== failure.code)
+        draft.fail(device.id, progress.state === 'confirmed' ? fallen(device, release, failure) : failure);
       return;
     }
     if (runsIt && device.isConfirmed) {
@@ -35,8 +40,7 @@ function observeUpdate(draft: Draft, device: RolloutDevice, progress: DeviceProg
       return;
     }
     if (progress.state === 'confirmed' && device.active?.release !== release) {
-      const runs = device.active?.release ?? 'nothing';
-      draft.fail(device.id, { class: 'REVERTED', code: 'reverted', message: `it had confirmed, and runs ${runs} now` });
+      draft.fail(device.id, fallen(device, release, null));
       return;
     }
   }
@@ -49,6 +53,17 @@ function observeUpdate(draft: Draft, device: RolloutDevice, progress: DeviceProg
       message: `it has not confirmed within ${deviceSeconds} s: ${why}`,
     });
   }
+}
+
+/** The failure of a device that had confirmed a release. `failure`: what it says itself; null where it says nothing. */
+function fallen({ active }: RolloutDevice, release: string, failure: DeviceFailure | null): DeviceFailure {
+  if (active?.release === release && failure !== null) return failure;
+  const what = `it had confirmed ${release}, and runs ${active?.release ?? 'nothing'} now`;
+  return {
+    class: failure?.class ?? 'REVERTED',
+    code: failure?.code ?? 'reverted',
+    message: failure === null ? what : `${what}: ${failure.message}`,
+  };
 }
 
 /** What the device says has failed. A newer budget that it cannot hold takes nothing from a release that it runs and has confirmed. */

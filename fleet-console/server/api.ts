@@ -202,7 +202,7 @@ export async function buildApi(options: ApiOptions): Promise<FastifyInstance> {
   await addPeopleRoutes(app, options.people);
   addAuditRoutes(app, audit, options.webhooks);
   addTableRoutes(app, options.tables);
-  addViewRoutes(app, new FleetView(store, fleet), store);
+  addViewRoutes(app, { view: new FleetView(store, fleet), store, rollouts: options.rollouts });
   app.get(
     '/v1/events',
     // Its head alone would never be sent, nor its place among the streams be given back.

@@ -93,6 +93,7 @@ const migrations: readonly string[] = [
    ) STRICT;
    CREATE INDEX model_table_identity ON model_table (identity);
    CREATE INDEX model_table_class ON model_table (hardware_class);`,
+  `CREATE INDEX rollout_device_trouble ON rollout_device (rollout, device) WHERE state IN ('failed', 'stranded');`,
 ];
 
 /** The console's SQLite file, with the schema of this version. Calls are synchronous, and fail with `store/corrupt`, `store/unwritable` or `disk/full`. */

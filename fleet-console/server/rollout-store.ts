@@ -24,6 +24,20 @@ export interface RolloutSummary extends RolloutHead {
   readonly counts: Readonly<Record<string, number>>;
 }
 
+/** What an ended rollout has left behind. */
+export interface RolloutTrouble {
+  readonly id: number;
+  readonly release: string;
+  readonly status: RolloutStatus;
+  /** How many have failed, or could not go back. */
+  readonly devices: number;
+  /** Ids of the first few. */
+  readonly first: readonly string[];
+}
+
+/** Devices that are named of those. */
+const namedDevices = 5;
+
 interface Row {
   id: number;
   head: string;
@@ -125,6 +139,56 @@ export class RolloutStore {
     const rows = this.#database.all<Row>('SELECT * FROM rollout ORDER BY id');
     const heads = rows.map(({ head }) => JSON.parse(head) as RolloutHead).filter((head) => !hasEnded(head));
     return heads.map(({ id }) => this.get(id)!);
+  }
+
+  /**
+   * By target, the newest rollout that has told a device something, as far as it has ended: with that device only. Those whose word the
+   * device has carried out and still does are left out, as most are, without its documents being read.
+   */
+  endedWith(device: string): Rollout[] {
+    const rows = this.#database.all<{ head: string; progress: string; runs: string | null }>(
+      `SELECT max(own.rollout), own.progress, head,
+         reported ->> ('$.targets."' || (head ->> '$.target') || '".active.release') AS runs
+       FROM rollout_device AS own JOIN rollout ON rollout.id = own.rollout JOIN device ON device.id = own.device
+       WHERE own.device = ? AND own.state NOT IN ('waiting', 'superseded') GROUP BY head ->> '$.target'`,
+      device,
+    );
+    return rows
+      .map(({ head, progress, runs }) => ({
+        head: JSON.parse(head) as RolloutHead,
+        progress: JSON.parse(progress) as DeviceProgress,
+        runs,
+      }))
+      .filter(({ head, progress: { state, previous }, runs }) => {
+        const kept = state === 'confirmed' ? head.release : state === 'returned' ? previous : null;
+        return hasEnded(head) && (kept === null || runs !== kept);
+      })
+      .map(({ head, progress }) => ({ ...head, devices: { [device]: progress } }));
+  }
+
+  /**
+   * Devices that have failed in a rollout that has ended, or could not go back, and on which its word still holds: no rollout acts on
+   * them any more. Without those whose failure somebody has accepted by resuming.
+   */
+  left(): RolloutTrouble[] {
+    const rows = this.#database.all<{ id: number; release: string; status: RolloutStatus; device: string }>(
+      `SELECT rollout.id, head ->> '$.release' AS release, status, own.device
+       FROM rollout_device AS own JOIN rollout ON rollout.id = own.rollout
+       WHERE own.state IN ('failed', 'stranded') AND status IN ('completed', 'rolled-back', 'aborted')
+         AND NOT progress ->> '$.isAccepted'
+         AND NOT EXISTS (
+           SELECT 1 FROM rollout_device AS newer JOIN rollout AS next ON next.id = newer.rollout
+           WHERE newer.device = own.device AND newer.rollout > own.rollout AND newer.state NOT IN ('waiting', 'superseded')
+             AND next.head ->> '$.target' = rollout.head ->> '$.target')
+       ORDER BY rollout.id DESC, own.device`,
+    );
+    const troubles = new Map<number, RolloutTrouble>();
+    for (const { device, ...head } of rows) {
+      const { devices, first } = troubles.get(head.id) ?? { devices: 0, first: [] };
+      const named = first.length < namedDevices ? [...first, device] : first;
+      troubles.set(head.id, { ...head, devices: devices + 1, first: named });
+    }
+    return [...troubles.values()];
   }
 
   /** Newest first. */

@@ -21,7 +21,7 @@ import {
 import type { Announce } from './announce.js';
 import type { AuditLog } from './audit.js';
 import type { Fleet } from './fleet.js';
-import type { RolloutStore, RolloutSummary, StoredReason } from './rollout-store.js';
+import type { RolloutStore, RolloutSummary, RolloutTrouble, StoredReason } from './rollout-store.js';
 import type { ConsoleStore, DeviceRecord } from './store.js';
 
 /** What is told to whoever watches when a rollout has gone on. */
@@ -69,6 +69,8 @@ const tickMs = 1000;
 /** What devices say within this time is looked at together; longer where looks take long, so that they leave most of the time to others. */
 const gatherMs = 100;
 const gatherLooks = 9;
+/** What is said to rollouts that have ended is heard for so long at a time. */
+const hearMs = 10;
 /** A clock that moved and nothing else is written no more often than this. */
 const clockEveryMs = 5000;
 /** Reasons that are shown with a rollout, and with a device. */
@@ -98,13 +100,16 @@ export class Rollouts {
   /** Views of all devices, by target of a live rollout; made again for devices that have changed. */
   readonly #views = new Map<string, Map<string, RolloutDevice>>();
   readonly #stale = new Set<string>();
+  /** Devices that have said something, as far as rollouts that have ended are concerned. */
+  readonly #unheard = new Set<string>();
   #ticks: NodeJS.Timeout | undefined;
   #soon: NodeJS.Timeout | undefined;
   #isStopped = false;
   #lookMs = 0;
   readonly #onDevice = (id: string) => {
     this.#stale.add(id);
-    if (this.#live.size > 0) this.#lookSoon();
+    this.#unheard.add(id);
+    this.#lookSoon();
   };
 
   constructor(
@@ -164,6 +169,11 @@ export class Rollouts {
     return this.#rollouts.list();
   }
 
+  /** What ended rollouts have left behind for somebody to look at, newest first. */
+  left(): RolloutTrouble[] {
+    return this.#rollouts.left();
+  }
+
   /** Rollouts by status, every status among them. */
   counts(): Record<Rollout['status'], number> {
     return this.#rollouts.counts();
@@ -174,7 +184,7 @@ export class Rollouts {
     const summary = this.#rollouts.summary(id);
     if (summary === null) throw unknown(id);
     const rollout = this.#existing(id);
-    const waitsFor = hasEnded(rollout) ? rollout.reason : describe(rollout, this.#devicesFor(rollout));
+    const waitsFor = describe(rollout, hasEnded(rollout) ? [] : this.#devicesFor(rollout));
     return { ...summary, waitsFor, reasons: this.#rollouts.reasons(id, shownReasons) };
   }
 
@@ -260,7 +270,7 @@ export class Rollouts {
     );
   }
 
-  /** Moves every live rollout on, as far as it goes. */
+  /** Moves every live rollout on, as far as it goes; takes over what devices say to those that have ended. */
   #look(): void {
     if (this.#isStopped) return;
     const started = performance.now();
@@ -272,7 +282,30 @@ export class Rollouts {
         this.#warn(`rollout ${rollout.id} could not go on: ${(error as Error).message}`);
       }
     }
+    this.#hearForEnded();
     this.#lookMs = performance.now() - started;
+  }
+
+  /** Lets ended rollouts take over what devices say, a few devices at a time. */
+  #hearForEnded(): void {
+    const until = performance.now() + hearMs;
+    for (const id of this.#unheard) {
+      if (performance.now() > until) {
+        this.#lookSoon();
+        return;
+      }
+      this.#unheard.delete(id);
+      try {
+        for (const rollout of this.#rollouts.endedWith(id)) {
+          const device = this.#viewOf(this.#store.device(id)!, rollout.target);
+          this.#carryOut(rollout, advance(rollout, [device], Date.now()));
+        }
+      } catch (error) {
+        this.#unheard.add(id);
+        this.#warn(`what ${id} says could not be taken over by rollouts that have ended: ${(error as Error).message}`);
+        return;
+      }
+    }
   }
 
   /** Writes a step, and tells of it. `deed`: who has asked for it; null: the console itself goes on. */

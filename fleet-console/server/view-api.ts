@@ -2,7 +2,9 @@ import { type Static, type TSchema, Type } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
 import { ReleaseId } from '../../configs/contracts/release.js';
 import { deviceStates } from '../device-state.js';
-import type { FleetView } from './fleet-view.js';
+import type { FleetView, Overview } from './fleet-view.js';
+import type { RolloutTrouble } from './rollout-store.js';
+import type { Rollouts } from './rollouts.js';
 import type { ConsoleStore } from './store.js';
 
 const Selector = Type.String({ minLength: 1, maxLength: 500, default: 'all' });
@@ -23,11 +25,25 @@ const HistoryQuery = Type.Object({
 });
 const CompareQuery = Type.Object({ base: ReleaseId, other: ReleaseId, selector: Selector });
 
+/** The overview as the API shows it. */
+export interface OverviewDocument extends Overview {
+  /** Rollouts that have ended, newest first, with devices that have failed there: nobody acts on them any more. */
+  readonly leftBehind: readonly RolloutTrouble[];
+}
+
 /** The part of the API that shows the fleet as lists and numbers. */
-export function addViewRoutes(app: FastifyInstance, view: FleetView, store: ConsoleStore): void {
+export function addViewRoutes(
+  app: FastifyInstance,
+  { view, store, rollouts }: { view: FleetView; store: ConsoleStore; rollouts: Rollouts },
+): void {
   const get = <Q extends TSchema>(path: string, summary: string, querystring: Q, work: (query: Static<Q>) => unknown) =>
     app.get(path, { schema: { summary, querystring } }, async (request) => work(request.query as Static<Q>));
-  get('/v1/overview', 'The fleet in numbers, and what needs somebody', Type.Object({}), () => view.overview());
+  get(
+    '/v1/overview',
+    'The fleet in numbers, and what needs somebody',
+    Type.Object({}),
+    (): OverviewDocument => ({ ...view.overview(), leftBehind: rollouts.left() }),
+  );
   get('/v1/device-summaries', 'Devices in short, found by text and state, a page at a time', SummaryQuery, (query) =>
     view.devices(query),
   );

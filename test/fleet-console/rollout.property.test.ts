@@ -159,6 +159,10 @@ function live(setting: Setting): { broken: string | null; end: string } {
     broken: `${what}; step at ${trueSeconds} s, status ${rollout.status}`,
     end: 'broken',
   });
+  const over = (end: string) => {
+    const fault = checkAftermath(rollout, fleet, random);
+    return fault === null ? { broken: null, end } : broken(fault);
+  };
   for (let step = 0; step < 12_000; step++) {
     const isCalm = step > 1500;
     trueSeconds += stepSeconds;
@@ -176,7 +180,10 @@ function live(setting: Setting): { broken: string | null; end: string } {
     for (const device of fleet.values()) device.live(stepSeconds, release, random, isCalm);
     const act = operatorOf(rollout, random, isCalm);
     if (act !== null) rollout = operated(act, rollout, fleet);
-    if (rollout.status === 'aborted') return checkAborted(rollout, fleet, random) ?? { broken: null, end: 'aborted' };
+    if (rollout.status === 'aborted') {
+      checkAborted(rollout);
+      return over('aborted');
+    }
     const result = advance(rollout, viewsOf(fleet), wallMs);
     if (rollout.status === 'paused' && (result.assignments.length > 0 || result.rollout.status !== 'paused'))
       return broken('a paused rollout went on');
@@ -204,9 +211,9 @@ function live(setting: Setting): { broken: string | null; end: string } {
     }
     if (rollout.status === 'rolled-back') {
       const fault = checkReturned(rollout, before, fleet);
-      return fault === null ? { broken: null, end: 'rolled-back' } : broken(fault);
+      return fault === null ? over('rolled-back') : broken(fault);
     }
-    if (rollout.status === 'completed' && (random.next() < 0.7 || isCalm)) return { broken: null, end: 'completed' };
+    if (rollout.status === 'completed' && (random.next() < 0.7 || isCalm)) return over('completed');
   }
   return broken('it never ended');
 }
@@ -258,23 +265,80 @@ function operatorOf(
   return null;
 }
 
-function checkAborted(rollout: Rollout, fleet: Map<string, MadeUpDevice>, random: Random) {
-  let now = rollout;
-  for (let step = 0; step < 50; step++) {
-    for (const device of fleet.values()) device.live(stepSeconds, release, random, false);
-    const result = advance(now, viewsOf(fleet), step * 1e7);
-    if (result.assignments.length > 0 || result.standing !== null || result.rollout.status !== 'aborted')
-      return { broken: 'an abort was not final', end: 'broken' };
-    now = stored(result.rollout);
-    for (const again of [
-      () => resume(now, [], 'x'),
-      () => rollBack(now, 'x'),
-      () => pause(now, 'x'),
-      () => approve(now, 'x'),
-    ])
-      t.throws(again, { code: 'rollout/state' });
+/**
+ * What is left of a rollout that has ended, while its devices fall back, recover, and are assigned other things: it orders nothing, and in
+ * the end knows of every device what is so. Answers what is broken, or null.
+ */
+function checkAftermath(ended: Rollout, fleet: ReadonlyMap<string, MadeUpDevice>, random: Random): string | null {
+  let rollout = ended;
+  const devices = [...fleet.values()];
+  for (const device of devices) device.isAhead = false;
+  for (let step = 0; step < 80; step++) {
+    const isLast = step === 79;
+    const isCalm = step > 40;
+    const device = random.pick(devices);
+    const lot = random.next();
+    if (lot < 0.2 && !isCalm) device.fallBack();
+    else if (lot < 0.3 && !isCalm) device.recover();
+    else if (lot < 0.4 && !isCalm) device.replanInVain();
+    else if (lot < 0.43 && !isCalm) {
+      device.tell('other@1');
+      device.isTaken = true;
+    }
+    for (const device of devices) device.live(isLast ? 1e6 : stepSeconds, release, random, isCalm);
+    if (isLast) {
+      for (const device of devices) {
+        device.live(1e6, release, random, true);
+        device.report(release);
+      }
+    }
+    // As the console does it: of those that have said something, no others.
+    const views = viewsOf(fleet).filter(() => isLast || random.next() < 0.3);
+    const result = advance(rollout, views, step * 1e7);
+    if (result.assignments.length > 0 || result.standing !== null || result.rollout.status !== ended.status)
+      return `an end was not final: ${ended.status}`;
+    if (result.rollout.clockMs !== ended.clockMs) return 'the clock of a rollout that has ended went on';
+    for (const [id, { state }] of Object.entries(result.rollout.devices)) {
+      const old = rollout.devices[id]!.state;
+      if (state === old || (old !== 'confirmed' && old !== 'returned')) continue;
+      if (state === 'superseded') return `${id} is ${state}, and what had come of it is forgotten`;
+      if (old === 'confirmed' && fleet.get(id)!.known.truth.release === release)
+        return `${id} is ${state} for what it does with the release that it had confirmed and runs`;
+    }
+    rollout = stored(result.rollout);
+  }
+  for (const [id, { state, previous, failure }] of Object.entries(rollout.devices)) {
+    const was = ended.devices[id]!.state;
+    const { desired, truth } = fleet.get(id)!;
+    const isForward = ['updating', 'confirmed', 'failed'].includes(was);
+    const isBackward = ['returning', 'returned', 'stranded'].includes(was);
+    const word = isForward ? release : previous;
+    const runsIt = truth.release === word && truth.isConfirmed && truth.failure === null;
+    const allowed =
+      !isForward && !isBackward
+        ? [was]
+        : desired.release !== word
+          ? ['confirmed', 'returned', 'superseded']
+          : runsIt || word === null
+            ? [isForward ? 'confirmed' : 'returned']
+            : truth.failure !== null && truth.release !== word
+              ? [isForward ? 'failed' : 'stranded']
+              : [];
+    const isGate = isForward && runsIt && state === 'failed' && failure!.class === 'GATE';
+    if (!allowed.includes(state) && !isGate && allowed.length > 0)
+      return `${id} was ${was}, is ${state}, and runs ${truth.release} (${truth.failure?.class}) where ${word} was told and ${desired.release} is wanted`;
   }
   return null;
+}
+
+function checkAborted(rollout: Rollout): void {
+  for (const again of [
+    () => resume(rollout, [], 'x'),
+    () => rollBack(rollout, 'x'),
+    () => pause(rollout, 'x'),
+    () => approve(rollout, 'x'),
+  ])
+    t.throws(again, { code: 'rollout/state' });
 }
 
 /** Whether every device that was told, of the stages that were taken back, has and runs what it had before. */

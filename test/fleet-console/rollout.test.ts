@@ -2,10 +2,19 @@
 import t from 'tap';
 import { type Gate, type MetricValues, parsePolicy, type Rollout } from '../../configs/contracts/rollout.js';
 import { judgeGate } from '../../fleet-console/rollout/gates.js';
-import { advance, explain, resume, rollBack, rolloutDeviceOf, startRollout } from '../../fleet-console/rollout.js';
+import {
+  advance,
+  describe,
+  explain,
+  resume,
+  rollBack,
+  rolloutDeviceOf,
+  startRollout,
+} from '../../fleet-console/rollout.js';
 import { carryOut, type Fate, goodValues, MadeUpDevice } from '../support/rollout-fleet.js';
 
 const release = 'fire@2';
+const fallen = 'it had confirmed fire@2, and runs fire@1 now';
 
 /** Devices of one site each, `a0` and so on, that run fire@1. */
 function fleetOf(fates: Readonly<Record<string, Fate>>, first: string | null = 'fire@1'): Map<string, MadeUpDevice> {
@@ -190,8 +199,24 @@ t.test('a device that reverts after it had confirmed takes its success back, and
   device.truth = { release: 'fire@1', isConfirmed: true, failure: null };
   device.report(release);
   t.same(hand.look(5), []);
-  t.match(hand.why(canary!), /failed, REVERTED .*: it had confirmed, and runs fire@1 now/);
+  t.match(hand.why(canary!), /failed, REVERTED .*: it had confirmed fire@2, and runs fire@1 now/);
   t.equal(hand.rollout.status, 'paused');
+});
+
+t.test('once completed, what devices say still counts, and nobody is told anything', async (t) => {
+  const hand = new Hand(fleetOf({ a0: 'good', a1: 'good' }));
+  hand.look();
+  hand.answer('a0', 'a1');
+  t.match(hand.rollout, { status: 'completed', reason: '2 confirmed' });
+  const device = hand.fleet.get('a0')!;
+  device.fallBack();
+  device.report(release);
+  t.same(hand.look(5), []);
+  t.equal(hand.said.at(-1), `a0 failed, after the rollout was completed, REVERTED: ${fallen}: taken back`);
+  t.equal(hand.why('a0'), `it failed, REVERTED (confirm/failed): ${fallen}: taken back`);
+  t.equal(describe(hand.rollout, hand.views()), '2 confirmed; by now 1 confirmed, 1 failed');
+  hand.rollout = rollBack(hand.rollout, 'second thoughts').rollout;
+  t.same([...hand.look()].sort(), ['a0', 'a1'], 'it is taken back as well');
 });
 
 t.test(

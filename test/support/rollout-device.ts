@@ -51,6 +51,20 @@ export class SwiftDevice {
     await this.#client.endAsync(true);
   }
 
+  /** Goes back to a release by itself, as after a model that did not prove itself any more. */
+  fallBack(release: string): void {
+    this.active = release;
+    this.#hasReverted = true;
+    this.#report();
+  }
+
+  /** Runs what it was told after all. */
+  recover(): void {
+    this.active = this.goals.at(-1) ?? null;
+    this.#hasReverted = false;
+    this.#report();
+  }
+
   #connect(brokerUrl: string): MqttClient {
     const topics = topicsOf('quantd', 'default', this.id);
     const will = { topic: topics.online, payload: this.#online(false), qos: 1 as const, retain: true };

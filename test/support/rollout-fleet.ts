@@ -1,5 +1,5 @@
 /** A fleet that is made up: devices with a truth of their own, and a console that knows of it what they last said. */
-import type { MetricValues, Rollout } from '../../configs/contracts/rollout.js';
+import type { DeviceProgress, MetricValues, Rollout } from '../../configs/contracts/rollout.js';
 import type { Advance, RolloutDevice } from '../../fleet-console/rollout.js';
 import type { Random } from './seed.js';
 
@@ -114,6 +114,22 @@ export class MadeUpDevice {
     if (this.isOnline && random.next() < 0.6) this.report(newRelease);
   }
 
+  /** It goes back to what it ran before anything began, by itself, for good or ill. */
+  fallBack(): void {
+    if (this.#workLeft === 0) this.truth = { release: this.first, isConfirmed: this.first !== null, failure: reverted };
+  }
+
+  /** Another plan for what it runs was tried and taken back, as for a new budget. */
+  replanInVain(): void {
+    if (this.#workLeft === 0 && this.truth.isConfirmed) this.truth = { ...this.truth, failure: reverted };
+  }
+
+  /** What it is working towards runs after all, confirmed. */
+  recover(): void {
+    if (this.#workLeft === 0 && this.#goal !== null)
+      this.truth = { release: this.#goal, isConfirmed: true, failure: null };
+  }
+
   /** Reads its orders and carries them out, at once. */
   work(newRelease: string): void {
     if (this.generation >= this.desired.generation) return;
@@ -188,9 +204,18 @@ export class MadeUpDevice {
 export const infeasible = { class: 'INFEASIBLE', code: 'infeasible', message: 'no plan' } as const;
 const reverted = { class: 'REVERTED', code: 'confirm/failed', message: 'taken back' } as const;
 
+/** Where devices stand, as it was read back: once is enough for what does not change. */
+const readBack = new WeakSet<DeviceProgress>();
+
 /** The state as it would be read back from a database. */
-export function stored(rollout: Rollout): Rollout {
-  return JSON.parse(JSON.stringify(rollout)) as Rollout;
+export function stored({ devices, ...head }: Rollout): Rollout {
+  const again = Object.entries(devices).map(([id, progress]) => {
+    if (readBack.has(progress)) return [id, progress];
+    const copy = JSON.parse(JSON.stringify(progress)) as DeviceProgress;
+    readBack.add(copy);
+    return [id, copy];
+  });
+  return { ...(JSON.parse(JSON.stringify(head)) as typeof head), devices: Object.fromEntries(again) };
 }
 
 /** Carries out what was decided. */

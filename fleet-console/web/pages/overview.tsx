@@ -1,8 +1,9 @@
 /** How the fleet stands, and what needs somebody. */
 import { useState } from 'preact/hooks';
-import type { Overview as Document, StateCounts } from '../../server/fleet-view.js';
+import type { StateCounts } from '../../server/fleet-view.js';
 import type { RolloutSummary } from '../../server/rollout-store.js';
 import type { StoredEvent } from '../../server/store.js';
+import type { OverviewDocument as Document } from '../../server/view-api.js';
 import { useDocument, withQuery } from '../api.js';
 import { Await, Empty, PageHead, Section, StateTag, Tag } from '../components/basics.js';
 import { Shares } from '../components/chart.js';
@@ -21,7 +22,7 @@ const live = new Set(['running', 'paused', 'rolling-back']);
 export function Overview() {
   const overview = useDocument<Document>('/v1/overview');
   const rollouts = useDocument<{ rollouts: RolloutSummary[] }>('/v1/rollouts');
-  useReloadOnNews(({ kind }) => kind === 'device', overview.reload);
+  useReloadOnNews(({ kind }) => kind === 'rollout' || kind === 'device', overview.reload);
   useReloadOnNews(({ kind }) => kind === 'rollout' || kind === 'device', rollouts.reload, 2000);
   return (
     <>
@@ -118,7 +119,7 @@ const causes: Partial<Record<DeviceState, readonly [string, string]>> = {
 
 function Attention({ data, rollouts }: { data: Document; rollouts: readonly RolloutSummary[] }) {
   const waiting = rollouts.filter(({ status }) => status === 'paused' || status === 'rolling-back');
-  const isCalm = data.attention.length === 0 && waiting.length === 0;
+  const isCalm = data.attention.length === 0 && data.leftBehind.length === 0 && waiting.length === 0;
   return (
     <Section title="What needs attention">
       {isCalm ? (
@@ -133,25 +134,40 @@ function Attention({ data, rollouts }: { data: Document; rollouts: readonly Roll
               is {status === 'paused' ? 'paused' : 'going back'}: {reason}
             </li>
           ))}
+          {data.leftBehind.map(({ id, release, status, devices, first }) => (
+            <li key={`left by rollout ${id}`}>
+              <Link to={`/rollouts/${id}`}>
+                Rollout {id} of {release}
+              </Link>{' '}
+              is {status.replace('-', ' ')}, and {countText(devices, 'device has', 'devices have')} failed in it.{' '}
+              <FirstDevices ids={first} of={devices} />
+            </li>
+          ))}
           {data.attention.map(({ state, devices, first }) => (
             <li key={state}>
               <StateTag state={state} />{' '}
               <Link to={withQuery('/devices', { state })}>{countText(devices, 'device')}</Link>{' '}
-              {causes[state]?.[devices === 1 ? 0 : 1]}.{' '}
-              <span class="quiet-text">
-                {first.map(({ id }, index) => (
-                  <span key={id}>
-                    {index > 0 && ', '}
-                    <Link to={`/devices/${id}`}>{id}</Link>
-                  </span>
-                ))}
-                {devices > first.length && ' …'}
-              </span>
+              {causes[state]?.[devices === 1 ? 0 : 1]}. <FirstDevices ids={first.map(({ id }) => id)} of={devices} />
             </li>
           ))}
         </ul>
       )}
     </Section>
+  );
+}
+
+/** The first few of some devices. */
+function FirstDevices({ ids, of }: { ids: readonly string[]; of: number }) {
+  return (
+    <span class="quiet-text">
+      {ids.map((id, index) => (
+        <span key={id}>
+          {index > 0 && ', '}
+          <Link to={`/devices/${id}`}>{id}</Link>
+        </span>
+      ))}
+      {of > ids.length && ' …'}
+    </span>
   );
 }
 

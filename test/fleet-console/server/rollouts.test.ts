@@ -7,6 +7,7 @@ import t, { type Test } from 'tap';
 import type { ConsoleClient } from '../../../fleet-console/client.js';
 import type { DeviceDocument } from '../../../fleet-console/commands/devices.js';
 import type { RolloutAnswer, RolloutDevices, RolloutDocument } from '../../../fleet-console/server/rollouts.js';
+import type { OverviewDocument } from '../../../fleet-console/server/view-api.js';
 import { hasMosquitto, mosquittoBroker, type TestBroker, until } from '../../support/broker.js';
 import { makeRelease, portOf, startConsole } from '../../support/console.js';
 import { ConsoleProcess } from '../../support/console-process.js';
@@ -249,6 +250,63 @@ t.test('an abort is final; a later assignment replaces what the rollout left', a
   await Promise.all(devices.map((device) => device.close()));
   await console.close();
 });
+
+t.test(
+  'devices that fall back after the end are failures of the rollout, and need somebody until that is over',
+  async (t) => {
+    const folder = t.testdir();
+    let console = await startConsole(folder);
+    const devices = await fleetOn(console, Array(3).fill({ workMs: 20 }));
+    const [first, second] = devices as [SwiftDevice, SwiftDevice];
+    await console.client.send('POST', '/v1/rollouts', { release: after, selector: 'all' });
+    await statusBecomes(console.client, 'completed');
+    const overview = () => console.client.get<OverviewDocument>('/v1/overview');
+    t.same((await overview()).leftBehind, []);
+    const stateOf = async (id: string) => (await statesOf(console.client)).find((device) => device.id === id)!;
+    const fails = (id: string) => until(async () => (await stateOf(id)).state === 'failed', `${id} has failed`);
+
+    first.fallBack(before);
+    await fails('d0');
+    const why = `it had confirmed ${after}, and runs ${before} now: it did not prove itself`;
+    t.match((await stateOf('d0')).failure, { class: 'REVERTED', message: why });
+    const answer = await console.client.get<RolloutAnswer>('/v1/devices/d0/rollout');
+    t.match(answer, { rollout: 1, status: 'completed', state: 'failed' });
+    t.match([answer.why, answer.history[0]!.text], [why, `failed, after the rollout was completed, REVERTED: ${why}`]);
+    t.match(await rolloutOf(console.client), {
+      status: 'completed',
+      waitsFor: '3 confirmed; by now 2 confirmed, 1 failed',
+    });
+    const left = { id: 1, release: after, status: 'completed' };
+    t.same((await overview()).leftBehind, [{ ...left, devices: 1, first: ['d0'] }]);
+
+    t.comment('the same while no console was there');
+    await console.close();
+    second.fallBack(before);
+    console = await startConsole(folder);
+    for (const device of devices) await device.move(console.brokerUrl);
+    await fails('d1');
+    t.same((await overview()).leftBehind, [{ ...left, devices: 2, first: ['d0', 'd1'] }]);
+
+    t.comment('one recovers, the other gets something else: neither needs anybody');
+    first.recover();
+    await until(async () => (await stateOf('d0')).state === 'confirmed', 'its success is taken back in');
+    await makeRelease(console, 'fire@3');
+    await console.client.send('POST', '/v1/assignments', { selector: 'device=d1', release: 'fire@3' });
+    await until(async () => (await stateOf('d1')).state === 'superseded', 'it is no business of the rollout any more');
+    t.same((await overview()).leftBehind, []);
+    await sleep(500);
+    t.same(
+      (await statesOf(console.client)).map(({ state }) => state),
+      ['confirmed', 'superseded', 'confirmed'],
+    );
+    t.same(
+      devices.map(({ goals }) => goals.join()),
+      [`${before},${after}`, `${before},${after},fire@3`, `${before},${after}`],
+    );
+    await Promise.all(devices.map((device) => device.close()));
+    await console.close();
+  },
+);
 
 t.test(
   'restored from an hour ago: devices that are newer are marked, the rollout pauses, nobody is downgraded',
