@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
-import { Aedes } from 'aedes';
+import { Readable } from 'node:stream';
+import { Aedes, type AedesPublishPacket } from 'aedes';
 import { packetBytes } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Take } from './intake.js';
@@ -21,6 +22,31 @@ export interface BrokerOptions {
   /** Takes what devices say before it is acknowledged to them. */
   readonly take: Take;
   readonly warn: (text: string) => void;
+}
+
+/** The part of the library's memory that is about retained documents. */
+interface RetainedMemory {
+  storeRetained(packet: AedesPublishPacket): Promise<void>;
+  createRetainedStreamCombi(patterns: readonly string[]): Readable;
+}
+
+/**
+ * The library compares every retained document with every subscription: a fleet that comes back at once would hold up everybody for
+ * as many comparisons as it has devices, squared. Devices name their topics whole, and those are looked up.
+ */
+function lookRetainedUp(memory: RetainedMemory): void {
+  const store = memory.storeRetained.bind(memory);
+  const search = memory.createRetainedStreamCombi.bind(memory);
+  const byTopic = new Map<string, AedesPublishPacket>();
+  memory.storeRetained = (packet) => {
+    if (packet.payload.length === 0) byTopic.delete(packet.topic);
+    else byTopic.set(packet.topic, { ...packet });
+    return store(packet);
+  };
+  memory.createRetainedStreamCombi = (patterns) =>
+    patterns.some((pattern) => /[+#]/.test(pattern))
+      ? search(patterns)
+      : Readable.from(patterns.flatMap((topic) => byTopic.get(topic) ?? []));
 }
 
 /**
@@ -68,6 +94,7 @@ export class EmbeddedBroker {
           });
       },
     });
+    lookRetainedUp((aedes as unknown as { persistence: RetainedMemory }).persistence);
     aedes.on('clientError', (client, error) => warn(`client ${client?.id ?? '?'}: ${error.message}`));
     aedes.on('connectionError', (_client, error) => warn(`a connection: ${error.message}`));
     const server = createServer(aedes.handle);

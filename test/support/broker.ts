@@ -160,7 +160,7 @@ export class Listener {
     client.on('error', () => {});
   }
 
-  static async open(broker: TestBroker, filter = '#', options: IClientOptions = {}): Promise<Listener> {
+  static async open(broker: Pick<TestBroker, 'url'>, filter = '#', options: IClientOptions = {}): Promise<Listener> {
     const client = await connectAsync(broker.url, { protocolVersion: 5, reconnectPeriod: 50, ...options });
     const listener = new Listener(client);
     await client.subscribeAsync(filter, { qos: 1 });
