@@ -6,6 +6,9 @@ import { packetBytes } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Take } from './intake.js';
 
+/** Clients that have waited are let in so many at a time: the console answers others in between. */
+const admittedAtOnce = 20;
+
 /** Who may connect already. */
 interface Admission {
   first: string | null;
@@ -128,8 +131,10 @@ export class EmbeddedBroker {
    * take it for delivered.
    */
   admit(): void {
-    this.#admission.isOpen = true;
-    for (const proceed of this.#admission.waiting.splice(0)) proceed();
+    const { waiting } = this.#admission;
+    for (const proceed of waiting.splice(0, admittedAtOnce)) proceed();
+    if (waiting.length > 0) setImmediate(() => this.admit());
+    else this.#admission.isOpen = true;
   }
 
   async close(): Promise<void> {

@@ -6,6 +6,7 @@ import type { ActiveArtifact, Measurements, ReportedState, StepReport } from '..
 import type { Budget } from '../../configs/contracts/plan.js';
 import { type DeviceState, deviceStates, standingOf } from '../device-state.js';
 import { matches, parseSelector } from '../selector.js';
+import { DeviceViews } from './device-views.js';
 import type { Fleet } from './fleet.js';
 import type { ConsoleStore, DeviceRecord } from './store.js';
 
@@ -110,27 +111,24 @@ const alarming: readonly DeviceState[] = ['ahead', 'in trouble', 'rolled back', 
 /** Devices that are named with each of them. */
 const namedWithState = 5;
 
-/** Keeps a summary of every device. Everything it answers is as new as the store. */
+/** Keeps a summary of every device. Everything it answers is as new as the store was when it was asked. */
 export class FleetView {
-  readonly #store: ConsoleStore;
-  readonly #stale = new Set<string>();
-  /** By id, in order; null until it is asked for the first time. */
-  #summaries: Map<string, DeviceSummary> | null = null;
+  readonly #summaries: DeviceViews<DeviceSummary>;
 
   constructor(store: ConsoleStore, fleet: Fleet) {
-    this.#store = store;
-    fleet.on('device', (id) => this.#stale.add(id));
+    this.#summaries = new DeviceViews(store, fleet, summaryOf);
   }
 
   /** Counts of the whole fleet. */
-  overview(): Overview {
+  async overview(): Promise<Overview> {
+    const summaries = await this.#summaries.fresh();
     const states = noStates();
     const classes = new Map<string, { devices: number; states: Record<DeviceState, number> }>();
     const releases = new Map<string, { wanted: number; active: number; confirmed: number }>();
     const first = new Map<DeviceState, DeviceSummary[]>(alarming.map((state) => [state, []]));
     let online = 0;
     const shareOf = (release: string) => entry(releases, release, () => ({ wanted: 0, active: 0, confirmed: 0 }));
-    for (const device of this.#fresh().values()) {
+    for (const device of summaries.values()) {
       if (device.isOnline) online++;
       states[device.state]++;
       const kind = entry(classes, device.hardwareClass, () => ({ devices: 0, states: noStates() }));
@@ -146,7 +144,7 @@ export class FleetView {
       }
     }
     return {
-      devices: this.#fresh().size,
+      devices: summaries.size,
       online,
       states,
       classes: [...classes]
@@ -162,7 +160,7 @@ export class FleetView {
   }
 
   /** A page of a list. Fails with `selector/invalid`. */
-  devices({
+  async devices({
     selector = 'all',
     search = '',
     state,
@@ -170,10 +168,10 @@ export class FleetView {
     release,
     after = '',
     limit,
-  }: DeviceQuery): DevicePage {
+  }: DeviceQuery): Promise<DevicePage> {
     const parsed = parseSelector(selector);
     const text = search.trim().toLowerCase();
-    const found = [...this.#fresh().values()].filter(
+    const found = [...(await this.#summaries.fresh()).values()].filter(
       (device) =>
         (state === undefined || device.state === state) &&
         (hardwareClass === undefined || device.hardwareClass === hardwareClass) &&
@@ -187,9 +185,9 @@ export class FleetView {
   }
 
   /** Targets that have run both releases, one after the other, and measured both. Fails with `selector/invalid`. */
-  compare(base: string, other: string, selector: string): ComparedTarget[] {
+  async compare(base: string, other: string, selector: string): Promise<ComparedTarget[]> {
     const parsed = parseSelector(selector);
-    return [...this.#fresh().values()]
+    return [...(await this.#summaries.fresh()).values()]
       .filter((device) => matches(parsed, device))
       .flatMap(({ id, hardwareClass, targets }) =>
         targets.flatMap(({ target, active, previous }) => {
@@ -201,23 +199,6 @@ export class FleetView {
             : [{ device: id, target, hardwareClass, base: first, other: second }];
         }),
       );
-  }
-
-  #fresh(): ReadonlyMap<string, DeviceSummary> {
-    if (this.#summaries === null) {
-      this.#summaries = new Map(this.#store.devices().map((record) => [record.id, summaryOf(record)]));
-      this.#stale.clear();
-    }
-    let isInOrder = true;
-    for (const id of this.#stale) {
-      const record = this.#store.device(id);
-      if (record === null) continue;
-      if (!this.#summaries.has(id)) isInOrder = false;
-      this.#summaries.set(id, summaryOf(record));
-    }
-    this.#stale.clear();
-    if (!isInOrder) this.#summaries = new Map([...this.#summaries].sort(([a], [b]) => (a < b ? -1 : 1)));
-    return this.#summaries;
   }
 }
 

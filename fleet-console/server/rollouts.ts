@@ -20,6 +20,7 @@ import {
 } from '../rollout.js';
 import type { Announce } from './announce.js';
 import type { AuditLog } from './audit.js';
+import { DeviceViews } from './device-views.js';
 import type { Fleet } from './fleet.js';
 import type { RolloutStore, RolloutSummary, RolloutTrouble, StoredReason } from './rollout-store.js';
 import type { ConsoleStore, DeviceRecord } from './store.js';
@@ -97,17 +98,16 @@ export class Rollouts {
   readonly #announce: Announce;
   readonly #warn: (text: string) => void;
   readonly #live: Map<number, Rollout>;
-  /** Views of all devices, by target of a live rollout; made again for devices that have changed. */
-  readonly #views = new Map<string, Map<string, RolloutDevice>>();
-  readonly #stale = new Set<string>();
+  /** Of all devices, by target: kept while a rollout on it is live. */
+  readonly #views = new Map<string, DeviceViews<RolloutDevice>>();
   /** Devices that have said something, as far as rollouts that have ended are concerned. */
   readonly #unheard = new Set<string>();
   #ticks: NodeJS.Timeout | undefined;
   #soon: NodeJS.Timeout | undefined;
   #isStopped = false;
+  #isLooking = false;
   #lookMs = 0;
   readonly #onDevice = (id: string) => {
-    this.#stale.add(id);
     this.#unheard.add(id);
     this.#lookSoon();
   };
@@ -135,7 +135,7 @@ export class Rollouts {
 
   /** Begins to look at rollouts by itself. */
   start(): void {
-    this.#ticks = setInterval(() => this.#look(), tickMs);
+    this.#ticks = setInterval(() => void this.#lookWhenFresh(), tickMs);
   }
 
   stop(): void {
@@ -143,6 +143,8 @@ export class Rollouts {
     clearInterval(this.#ticks);
     clearTimeout(this.#soon);
     this.#fleet.off('device', this.#onDevice);
+    for (const views of this.#views.values()) views.close();
+    this.#views.clear();
   }
 
   /**
@@ -150,18 +152,26 @@ export class Rollouts {
    *
    * @param policy as it was written; defaults are filled in
    */
-  begin(wanted: { release: string; selector: string; target: string; policy: unknown }, by: Actor): RolloutDocument {
+  async begin(
+    wanted: { release: string; selector: string; target: string; policy: unknown },
+    by: Actor,
+  ): Promise<RolloutDocument> {
     const release = this.#release(wanted.release);
     const policy = parsePolicy(wanted.policy);
-    const id = this.#rollouts.nextId;
-    const start = { ...wanted, id, policy };
-    const rollout = startRollout(start, this.#viewsFor(start.target, release, id));
-    const text = `started: ${rollout.release} on ${rollout.target} of ${rollout.selector}`;
-    const details = { release: rollout.release, selector: rollout.selector, target: rollout.target };
-    const deed = { by, action: 'rollout.start', details };
-    this.#carryOut(null, { rollout, assignments: [], standing: null, reasons: [{ device: null, text }] }, deed);
-    this.#look();
-    return this.document(id);
+    try {
+      await this.#viewsOn(wanted.target).fresh();
+      const id = this.#rollouts.nextId;
+      const start = { ...wanted, id, policy };
+      const rollout = startRollout(start, this.#viewsFor(start.target, release, id));
+      const text = `started: ${rollout.release} on ${rollout.target} of ${rollout.selector}`;
+      const details = { release: rollout.release, selector: rollout.selector, target: rollout.target };
+      const deed = { by, action: 'rollout.start', details };
+      this.#carryOut(null, { rollout, assignments: [], standing: null, reasons: [{ device: null, text }] }, deed);
+      this.#look();
+      return this.document(id);
+    } finally {
+      this.#dropUnusedViews(wanted.target);
+    }
   }
 
   /** Newest first. */
@@ -215,19 +225,23 @@ export class Rollouts {
 
   /** Why a device is where it is: in a rollout, or in the newest one that is about it. Fails with `device/unknown`, `rollout/unknown`. */
   why(device: string, id: number | null): RolloutAnswer {
-    if (this.#store.device(device) === null)
-      throw new EdgeError('device/unknown', `there is no device ${device}`, { subject: device });
+    const record = this.#store.device(device);
+    if (record === null) throw new EdgeError('device/unknown', `there is no device ${device}`, { subject: device });
     const found = id ?? this.#rollouts.newestFor(device);
     if (found === null) throw new EdgeError('rollout/unknown', 'there was no rollout yet', { subject: device });
     const rollout = this.#existing(found);
     const { release, status } = rollout;
+    // Of one that has ended, no other device is waited for.
+    const devices = hasEnded(rollout)
+      ? [meantBy(this.#viewOf(record, rollout.target), this.#release(release).targetKinds)]
+      : this.#devicesFor(rollout);
     return {
       device,
       rollout: rollout.id,
       release,
       status,
       state: rollout.devices[device]?.state ?? 'outside',
-      why: explain(rollout, this.#devicesFor(rollout), device),
+      why: explain(rollout, devices, device),
       history: this.#rollouts.reasons(rollout.id, shownReasons, device),
     };
   }
@@ -246,17 +260,14 @@ export class Rollouts {
 
   /** A rollout that had ended must not go on with devices that another one has. */
   #refuseIfHeld(rollout: Rollout): void {
-    const held = this.#devicesFor(rollout).find(
-      ({ id, heldBy }) => heldBy !== null && rollout.devices[id] !== undefined,
-    );
-    if (held === undefined) return;
-    throw new EdgeError(
-      'rollout/conflict',
-      `device ${held.id} is part of rollout ${held.heldBy}, which has not ended`,
-      {
-        subject: held.id,
-      },
-    );
+    const others = this.#othersOn(rollout.target, rollout.id);
+    for (const device of Object.keys(rollout.devices)) {
+      const holder = holderOf(device, others);
+      if (holder === null) continue;
+      throw new EdgeError('rollout/conflict', `device ${device} is part of rollout ${holder}, which has not ended`, {
+        subject: device,
+      });
+    }
   }
 
   #lookSoon(): void {
@@ -264,10 +275,24 @@ export class Rollouts {
     this.#soon ??= setTimeout(
       () => {
         this.#soon = undefined;
-        this.#look();
+        void this.#lookWhenFresh();
       },
       Math.max(gatherMs, gatherLooks * this.#lookMs),
     );
+  }
+
+  /** Looks, when what it looks at was made again of all that has changed: with many devices, others are served meanwhile. */
+  async #lookWhenFresh(): Promise<void> {
+    if (this.#isLooking || this.#isStopped) return;
+    this.#isLooking = true;
+    try {
+      for (const { target } of this.#live.values()) await this.#viewsOn(target).fresh();
+    } catch {
+      // The look will say so of each rollout.
+    } finally {
+      this.#isLooking = false;
+    }
+    this.#look();
   }
 
   /** Moves every live rollout on, as far as it goes; takes over what devices say to those that have ended. */
@@ -329,7 +354,7 @@ export class Rollouts {
     if (standing !== null) this.#fleet.spreadSoon();
     if (hasEnded(rollout)) this.#live.delete(rollout.id);
     else this.#live.set(rollout.id, rollout);
-    if (![...this.#live.values()].some(({ target }) => target === rollout.target)) this.#views.delete(rollout.target);
+    if (hasEnded(rollout)) this.#dropUnusedViews(rollout.target);
     if (stored.length > 0) this.#fleet.emit('rollout', newsOf(rollout, stored));
   }
 
@@ -359,34 +384,41 @@ export class Rollouts {
 
   /** All devices, as a rollout of a release on a target looks at them. */
   #viewsFor(target: string, { targetKinds }: Release, id: number): RolloutDevice[] {
-    const views = this.#freshViews(target);
-    const others = [...this.#live.values()].filter((other) => other.id !== id && other.target === target);
-    if (others.length === 0 && targetKinds === undefined) return [...views.values()];
-    return [...views.values()].map((view) => {
-      const isMeant = view.kind !== null && (targetKinds === undefined || targetKinds.includes(view.kind));
-      return { ...view, kind: isMeant ? view.kind : null, heldBy: holderOf(view.id, others) };
-    });
+    const views = [...this.#viewsOn(target).now().values()];
+    const others = this.#othersOn(target, id);
+    if (others.length === 0 && targetKinds === undefined) return views;
+    return views.map((view) => ({ ...meantBy(view, targetKinds), heldBy: holderOf(view.id, others) }));
   }
 
-  /** Views of all devices for a target, with those made again that have changed. */
-  #freshViews(target: string): ReadonlyMap<string, RolloutDevice> {
-    for (const id of this.#stale) {
-      const record = this.#store.device(id);
-      for (const [name, views] of this.#views) if (record !== null) views.set(id, this.#viewOf(record, name));
-    }
-    this.#stale.clear();
+  #viewsOn(target: string): DeviceViews<RolloutDevice> {
     let views = this.#views.get(target);
     if (views === undefined) {
-      views = new Map(this.#store.devices().map((record) => [record.id, this.#viewOf(record, target)]));
+      views = new DeviceViews(this.#store, this.#fleet, (record) => this.#viewOf(record, target));
       this.#views.set(target, views);
     }
     return views;
+  }
+
+  #dropUnusedViews(target: string): void {
+    if ([...this.#live.values()].some((rollout) => rollout.target === target)) return;
+    this.#views.get(target)?.close();
+    this.#views.delete(target);
+  }
+
+  #othersOn(target: string, id: number): Rollout[] {
+    return [...this.#live.values()].filter((other) => other.id !== id && other.target === target);
   }
 
   #viewOf(record: DeviceRecord, target: string): RolloutDevice {
     const isOnline = record.isOnline && this.#fleet.hasHeard(record.id);
     return { ...rolloutDeviceOf({ ...record, isOnline }, target), heldBy: null };
   }
+}
+
+/** A device as a rollout for some kinds of targets sees it; undefined: for all. */
+function meantBy(view: RolloutDevice, targetKinds: Release['targetKinds']): RolloutDevice {
+  const isMeant = view.kind !== null && (targetKinds === undefined || targetKinds.includes(view.kind));
+  return isMeant ? view : { ...view, kind: null };
 }
 
 /** The rollout among these that has a device and has not let go of it. */

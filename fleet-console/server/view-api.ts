@@ -42,7 +42,7 @@ export function addViewRoutes(
     '/v1/overview',
     'The fleet in numbers, and what needs somebody',
     Type.Object({}),
-    (): OverviewDocument => ({ ...view.overview(), leftBehind: rollouts.left() }),
+    async (): Promise<OverviewDocument> => ({ ...(await view.overview()), leftBehind: rollouts.left() }),
   );
   get('/v1/device-summaries', 'Devices in short, found by text and state, a page at a time', SummaryQuery, (query) =>
     view.devices(query),
@@ -63,6 +63,11 @@ export function addViewRoutes(
     '/v1/comparisons',
     'What two releases measured on the devices that have run both',
     CompareQuery,
-    ({ base, other, selector }) => ({ base, other, selector, targets: view.compare(base, other, selector) }),
+    async ({ base, other, selector }) => ({
+      base,
+      other,
+      selector,
+      targets: await view.compare(base, other, selector),
+    }),
   );
 }
