@@ -50,7 +50,7 @@ export class ConsoleMetrics {
 
   async text(): Promise<string> {
     const { store, rollouts, intake, link, auth, audit, webhooks } = this.#measured;
-    for (const [state, count] of Object.entries(store.deviceCounts())) this.#devices.set({ state }, count);
+    for (const [state, count] of Object.entries(await store.deviceCounts())) this.#devices.set({ state }, count);
     for (const [status, count] of Object.entries(rollouts.counts())) this.#rolloutGauge.set({ status }, count);
     this.#look.set(rollouts.lookMs / 1000);
     const { taken, refused } = intake.counts;

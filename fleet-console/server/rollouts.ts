@@ -168,7 +168,7 @@ export class Rollouts {
       const deed = { by, action: 'rollout.start', details };
       this.#carryOut(null, { rollout, assignments: [], standing: null, reasons: [{ device: null, text }] }, deed);
       this.#look();
-      return this.document(id);
+      return this.#document(id);
     } finally {
       this.#dropUnusedViews(wanted.target);
     }
@@ -190,7 +190,12 @@ export class Rollouts {
   }
 
   /** Fails with `rollout/unknown`. */
-  document(id: number): RolloutDocument {
+  async document(id: number): Promise<RolloutDocument> {
+    await this.#freshen();
+    return this.#document(id);
+  }
+
+  #document(id: number): RolloutDocument {
     const summary = this.#rollouts.summary(id);
     if (summary === null) throw unknown(id);
     const rollout = this.#existing(id);
@@ -220,11 +225,12 @@ export class Rollouts {
     if (hasEnded(rollout)) this.#refuseIfHeld(rollout);
     this.#carryOut(rollout, commands[command](), { by, action: `rollout.${command}`, details: { because: why } });
     this.#look();
-    return this.document(id);
+    return this.#document(id);
   }
 
   /** Why a device is where it is: in a rollout, or in the newest one that is about it. Fails with `device/unknown`, `rollout/unknown`. */
-  why(device: string, id: number | null): RolloutAnswer {
+  async why(device: string, id: number | null): Promise<RolloutAnswer> {
+    await this.#freshen();
     const record = this.#store.device(device);
     if (record === null) throw new EdgeError('device/unknown', `there is no device ${device}`, { subject: device });
     const found = id ?? this.#rollouts.newestFor(device);
@@ -281,12 +287,20 @@ export class Rollouts {
     );
   }
 
+  /** Makes the views of live rollouts again where devices have changed: what is looked at after that need not wait for many of them. */
+  async #freshen(): Promise<void> {
+    for (const { id, target } of [...this.#live.values()]) {
+      // It may have ended while others were looked at.
+      if (this.#live.has(id)) await this.#viewsOn(target).fresh();
+    }
+  }
+
   /** Looks, when what it looks at was made again of all that has changed: with many devices, others are served meanwhile. */
   async #lookWhenFresh(): Promise<void> {
     if (this.#isLooking || this.#isStopped) return;
     this.#isLooking = true;
     try {
-      for (const { target } of this.#live.values()) await this.#viewsOn(target).fresh();
+      await this.#freshen();
     } catch {
       // The look will say so of each rollout.
     } finally {

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type {
   Birth,
   ConditionType,
@@ -70,6 +71,9 @@ interface DeviceRow {
   generation: number | null;
   pins: string;
 }
+
+/** Devices that are counted in one go. */
+const countedAtOnce = 300;
 
 /** The console's truth, in one SQLite file. Methods are synchronous; what belongs together is written together. */
 export class ConsoleStore {
@@ -195,18 +199,33 @@ export class ConsoleStore {
     return row?.document ?? null;
   }
 
-  /** Devices by what is known of them. */
-  deviceCounts(): DeviceCounts {
+  /** Devices by what is known of them; others are served while they are counted. */
+  async deviceCounts(): Promise<DeviceCounts> {
+    const sum = { known: 0, online: 0, ahead: 0, degraded: 0, infeasible: 0, gated: 0 };
+    let after: string | null = '';
+    while (after !== null) {
+      const { last, ...counts }: DeviceCounts & { last: string | null } = this.#countAfter(after);
+      for (const key of Object.keys(sum) as (keyof DeviceCounts)[]) sum[key] += counts[key];
+      after = last;
+      if (after !== null) await nextTurn();
+    }
+    return sum;
+  }
+
+  /** Counts some devices after an id; `last`: the last one of them, null where there are none. */
+  #countAfter(after: string): DeviceCounts & { readonly last: string | null } {
     // Few reports have these in them at all, and the others need not be parsed.
     const says = (type: ConditionType) =>
       `CASE WHEN instr(reported, '"${type}"') THEN EXISTS (SELECT 1 FROM json_each(reported, '$.conditions')
          WHERE value ->> 'type' = '${type}' AND value ->> 'status' = 'true') ELSE 0 END`;
-    return this.#database.get<DeviceCounts>(
-      `SELECT count(*) AS known, coalesce(sum(online), 0) AS online,
+    return this.#database.get<DeviceCounts & { last: string | null }>(
+      `SELECT max(id) AS last, count(*) AS known, coalesce(sum(online), 0) AS online,
          coalesce(sum(observed > coalesce(generation, 0)), 0) AS ahead,
          coalesce(sum(${says('Degraded')}), 0) AS degraded, coalesce(sum(${says('BudgetInfeasible')}), 0) AS infeasible,
          coalesce(sum(${says('Gated')}), 0) AS gated
-       FROM device LEFT JOIN desired ON desired.device = device.id`,
+       FROM (SELECT id, online, observed, reported, generation FROM device LEFT JOIN desired ON desired.device = device.id
+         WHERE id > ? ORDER BY id LIMIT ${countedAtOnce})`,
+      after,
     )!;
   }
 
