@@ -3,7 +3,7 @@ import type { Fleet } from './fleet.js';
 import type { ConsoleStore, DeviceRecord } from './store.js';
 
 /** Views are made for so long in one go: others are served in between. */
-const sliceMs = 8;
+const sliceMs = 20;
 
 /** Something that is made of every device, and made again of those that have changed. */
 export class DeviceViews<View> {
