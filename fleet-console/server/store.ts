@@ -73,7 +73,7 @@ interface DeviceRow {
 }
 
 /** Devices that are counted in one go. */
-const countedAtOnce = 300;
+const countedAtOnce = 1000;
 
 /** The console's truth, in one SQLite file. Methods are synchronous; what belongs together is written together. */
 export class ConsoleStore {
