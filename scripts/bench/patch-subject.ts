@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os';
 import { activationBits, buildImage, type ImageOptions } from '../../agent/core/image/build.js';
 import { cutStage } from '../../agent/core/plan/patch-geometry.js';
 import { costLayered, type PatchMemory, type PatchPlan, searchPatches } from '../../agent/core/plan/patches.js';
-import { outlierLimits } from '../../agent/core/plan/value-classes.js';
+import { type CodeLimits, outlierLimits } from '../../agent/core/plan/value-classes.js';
 import {
   bitOperationCost,
   buildValueProblem,
@@ -73,7 +73,7 @@ export interface PatchSubject {
   /** How often each patch is an outlier patch in the calibration set, and the positions where most are. */
   readonly outlierShares: readonly number[];
   readonly majority: readonly boolean[];
-  readonly limits: Classes;
+  readonly limits: CodeLimits;
   readonly calibration: SampleSource & SampleReader;
   readonly test: Judge;
   readonly testSamples: SampleSource;

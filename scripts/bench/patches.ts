@@ -1,7 +1,8 @@
 /**
  * Patches with bits by value (QuantMCU) beside patch-based and layer-based int8: RAM, bit operations and top-1. Every figure of accuracy comes
  * from the engine's own integers (`steps/patch-simulation.ts`), the simulation itself is held against the engine's branches on samples. Plans
- * are chosen on calibration samples without their labels; test samples judge. Instructions are for firmware to fill in.
+ * are chosen on calibration samples without their labels; test samples judge. The firmware counts instructions on an emulated board
+ * (`patch-board.ts`), of samples with as many outlier patches as the test set has.
  *
  * `paper`: weights of 8 bits, entropy, the greedy search, lambda from the Pareto set: the cheapest choice that agrees with the float model about
  * as often as int8 does, and the one that comes nearest to the reduction that the paper claims. `ours`: estimated errors instead of entropy, the exact
@@ -16,12 +17,14 @@ import {
   classMacs,
 } from '../../agent/core/plan/value-problem.js';
 import { paretoSet, searchExact, searchGreedy } from '../../agent/core/plan/value-search.js';
+import { unsignedAffine } from '../../agent/core/quant/affine.js';
 import type { Ports } from '../../agent/pipeline.js';
 import { type Classes, PatchSimulation } from '../../agent/steps/patch-simulation.js';
 import type { Quality } from '../../agent/steps/quality.js';
 import { table } from '../../agent/terminal.js';
 import { EngineModel } from '../../native/index.js';
 import type { BenchModel } from './models.js';
+import { type Counted, countedSamples, countOnBoard, outlierShareOf, representative } from './patch-board.js';
 import {
   coarse,
   fine,
@@ -64,12 +67,15 @@ interface Row {
   readonly ramBytes: number;
   /** The engine's arena: a byte for each code, whatever its bits, and no depthwise convolution in place. */
   readonly arenaBytes: number | null;
-  readonly instructions: number | null;
+  /** Of an inference on the emulated board, the mean of samples that are like the test set; or why there are none. */
+  readonly counted: Counted;
   readonly bitOps: BitOperations;
   readonly activationBitOps: BitOperations;
   readonly weightBytes: number | null;
   readonly quality: Quality;
   readonly outlierShare: number | null;
+  /** The same in the samples whose instructions are counted. */
+  readonly countedOutlierShare: number | null;
   readonly lambdas: readonly number[] | null;
 }
 
@@ -101,6 +107,8 @@ class PatchBench {
   readonly rows: Row[] = [];
   readonly #model: string;
   readonly #subject: PatchSubject;
+  /** Of the test set, whose instructions are counted. */
+  #samples: readonly Float32Array[] = [];
 
   constructor(model: string, subject: PatchSubject) {
     this.#model = model;
@@ -108,8 +116,10 @@ class PatchBench {
   }
 
   async run() {
-    const { prepared, cut, outlierShares, patched, layered } = this.#subject;
+    const { prepared, cut, outlierShares, patched, layered, testSamples } = this.#subject;
     const int8 = int8Precisions(prepared);
+    const all = await Promise.all(Array.from({ length: testSamples.count }, (_, index) => testSamples.read(index)));
+    this.#samples = representative(all, (sample) => this.#outlierShare(sample), countedSamples);
     await this.#int8Rows(int8);
     const paper = await this.#paper(outlierShares);
     const paperWithout = await this.#paper(null);
@@ -179,15 +189,16 @@ class PatchBench {
     const counted = bitOperations(classMacs(prepared, cut, none), cut, int8, true);
     const shared = {
       model: this.#model,
-      instructions: null,
       weightBytes: null,
       quality,
       outlierShare: null,
+      countedOutlierShare: null,
       lambdas: null,
     };
     this.rows.push({
       ...shared,
       form: 'layers, int8',
+      counted: await countOnBoard(prepared, int8.plain, options, this.#samples),
       ramBytes: layered.ram.peakBytes,
       arenaBytes: buildImage(prepared, int8.plain, options).arenaBytes,
       bitOps: { stage, network: whole },
@@ -196,6 +207,7 @@ class PatchBench {
     this.rows.push({
       ...shared,
       form: 'patches, int8',
+      counted: await countOnBoard(prepared, int8.plain, { ...options, patches }, this.#samples),
       ramBytes: patched.ram.peakBytes,
       arenaBytes: buildImage(prepared, int8.plain, { ...options, patches }).arenaBytes,
       bitOps: counted,
@@ -272,30 +284,36 @@ class PatchBench {
       model: this.#model,
       form,
       ramBytes: plan.peakBytes,
-      arenaBytes: await this.#arenaBytes(precisions, options, classes),
-      instructions: null,
+      ...(await this.#asImage(precisions, options, classes)),
       bitOps: bitOperations(macs, cut, precisions, true),
       activationBitOps: bitOperations(macs, cut, precisions, false),
       weightBytes: plan.weightBytes,
       quality,
-      outlierShare: outlierShares === null ? null : shares.reduce((a, b) => a + b, 0) / shares.length,
+      outlierShare: outlierShares === null ? null : mean(shares),
+      countedOutlierShare: outlierShares === null ? null : mean(this.#samples.map((one) => this.#outlierShare(one))),
       lambdas: plan.choice.lambdas,
     });
     return refinement;
   }
 
-  /** Of the image with the plan's branches, whose answers must be the simulation's; null for classes that images cannot have. */
-  async #arenaBytes(
+  #outlierShare(sample: Float32Array): number {
+    const { prepared, cut, limits, rangeOf } = this.#subject;
+    return outlierShareOf(sample, cut, limits, unsignedAffine(rangeOf(prepared.card.input.name, 8)!, 8));
+  }
+
+  /** The image with the plan's branches, whose answers must be the simulation's; there is none for classes that images cannot have. */
+  async #asImage(
     precisions: ClassPrecisions,
     options: ImageOptions,
     classes: Classes | null,
-  ): Promise<number | null> {
+  ): Promise<Pick<Row, 'arenaBytes' | 'counted'>> {
     const { prepared, cut, ports, testSamples } = this.#subject;
-    if (classes !== null && !('low' in classes)) return null;
+    if (classes !== null && !('low' in classes)) return { arenaBytes: null, counted: { lacking: '-' } };
     const outliers = classes === null ? null : { ...classes, precisions: precisions.outlier };
     const patches = { split: cut.stage.split, grid: cut.grid, isInputStreamed: memory.isInputStreamed, outliers };
     const { bytes, arenaBytes } = buildImage(prepared, precisions.plain, { ...options, patches });
-    if (classes === null) return arenaBytes;
+    const counted = await countOnBoard(prepared, precisions.plain, { ...options, patches }, this.#samples);
+    if (classes === null) return { arenaBytes, counted };
     const engine = new EngineModel(bytes, { threads: 1 });
     const simulation = await PatchSimulation.open(prepared, cut, precisions, classes, options, {
       runtime: ports.runtime,
@@ -314,7 +332,7 @@ class PatchBench {
       engine.close();
       await simulation.close();
     }
-    return arenaBytes;
+    return { arenaBytes, counted };
   }
 }
 
@@ -330,6 +348,17 @@ function summary({ plan, quality }: Point) {
     [...precisions.plain].map(([name, of]) => [name, `W${of.weightBits}A${of.activationBits}`]),
   );
   return { lambdas: choice.lambdas, bitOps, activationBitOperations, peakBytes, weightBytes, bits, quality };
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0) / values.length;
+}
+
+/** How many, and how many times fewer than patch-based int8. */
+function instructionsOf(base: Counted, counted: Counted): string {
+  if ('lacking' in counted) return counted.lacking;
+  const millions = `${(counted.instructions / 1e6).toFixed(2)} M`;
+  return 'lacking' in base ? millions : `${millions} (${times(base.instructions, counted.instructions)})`;
 }
 
 function times(base: number, value: number): string {
@@ -357,7 +386,7 @@ function tableOf(rows: readonly Row[]): string {
     row.form,
     kilobytes(row.ramBytes),
     kilobytes(row.arenaBytes),
-    row.instructions ?? '-',
+    instructionsOf(base.counted, row.counted),
     times(base.bitOps.stage, row.bitOps.stage),
     times(base.bitOps.network, row.bitOps.network),
     times(base.activationBitOps.stage, row.activationBitOps.stage),
