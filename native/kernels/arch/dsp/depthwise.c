@@ -263,13 +263,15 @@ static void run_image(const kn_convolution *c, const void *packed, const uint8_t
   const size_t pixels = (size_t)row_pixels(c);
   strip s = {.c = c, .finish = kn_finish_of(c), .rows = scratch, .border = (uint32_t)c->input_zero * 0x00010001u};
   s.weights = s.rows + 3 * pixels * 2;
-  s.job = (depthwise_job){.row_bytes = pixels * 8 - 24, .zero = s.finish.zero, .low = s.finish.low, .above = s.finish.above};
+  s.job = (depthwise_job){.row_bytes = pixels * 8 - 24, .zero = s.finish.zero, .low = s.finish.low, .above = s.finish.above,
+                          .is_shifted = s.finish.shifts != NULL};
   for (size_t i = 0; i < 3 * pixels * 2; i++) s.rows[i] = s.border;
   for (int32_t channel = 0; channel < c->out_channels; channel += CHANNELS, weights += words_of(c) * 4) {
     const int32_t count = kn_min(CHANNELS, c->out_channels - channel);
     for (int32_t k = 0; k < CHANNELS; k++) {
       s.job.bias[k] = k < count ? c->bias[channel + k] : 0;
       s.job.multipliers[k] = k < count && s.finish.is_plain ? kn_multiplier(&s.finish, channel + k) : 0;
+      s.job.shifts[k] = k < count ? kn_shift(&s.finish, channel + k) : 0;
     }
     widen_weights(&s, weights);
     for (int32_t y = 0, next = -c->pad_top; y < c->out_height; y++) {

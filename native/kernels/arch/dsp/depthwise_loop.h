@@ -5,7 +5,7 @@
 #ifndef KN_DSP_DEPTHWISE_LOOP_H
 #define KN_DSP_DEPTHWISE_LOOP_H
 
-#include "common.h"
+#include "store.h"
 
 /* Pixels and channels at a time. */
 enum { PIXELS = 2, CHANNELS = 4 };
@@ -25,12 +25,14 @@ typedef struct {
   uint32_t low, above;     /* as in kn_finish */
   int32_t pairs;           /* of pixels; counts down to 0 */
   int32_t sums[PIXELS][CHANNELS];
+  int32_t shifts[CHANNELS], is_shifted; /* of sums, before they are multiplied */
 } depthwise_job;
 
 #if KN_DSP_CODE
 
 _Static_assert(offsetof(depthwise_job, codes) == 32 && offsetof(depthwise_job, row_bytes) == 40 && offsetof(depthwise_job, output) == 44 &&
-                   offsetof(depthwise_job, zero) == 52 && offsetof(depthwise_job, pairs) == 64 && offsetof(depthwise_job, sums) == 68,
+                   offsetof(depthwise_job, zero) == 52 && offsetof(depthwise_job, pairs) == 64 && offsetof(depthwise_job, sums) == 68 &&
+                   offsetof(depthwise_job, shifts) == 100 && offsetof(depthwise_job, is_shifted) == 116,
                "the assembly has these offsets as numbers");
 
 #define MULTIPLY(A, B, C, D)                                                                     \
@@ -52,7 +54,9 @@ _Static_assert(offsetof(depthwise_job, codes) == 32 && offsetof(depthwise_job, r
   "1: ldr r0, [sp]\n ldm r0, {r4-r7}\n mov r8, r4\n mov r9, r5\n mov r10, r6\n mov r11, r7\n ldrd r0, r1, [r0, #32]\n"    \
   ROW(NEXT) NEXT_ROW ROW(NEXT) NEXT_ROW ROW(NEXT)                                                                         \
   "ldr r12, [sp]\n ldr r0, [r12, #32]\n adds r0, #" BOTH "\n str r0, [r12, #32]\n"                                        \
-  "add r0, r12, #68\n stm r0, {r4-r11}\n add r0, r12, #16\n ldm r0, {r0-r3}\n ldr lr, [r12, #52]\n"                       \
+  "add r0, r12, #68\n stm r0, {r4-r11}\n ldr r0, [r12, #116]\n cbz r0, 3f\n add r0, r12, #100\n ldm r0, {r0-r3}\n"          \
+  "lsl r4, r0\n lsl r5, r1\n lsl r6, r2\n lsl r7, r3\n lsl r8, r0\n lsl r9, r1\n lsl r10, r2\n lsl r11, r3\n"               \
+  "3: add r0, r12, #16\n ldm r0, {r0-r3}\n ldr lr, [r12, #52]\n"                                                          \
   CODE("r4", "r0") CODE("r5", "r1") CODE("r6", "r2") CODE("r7", "r3") CODE("r8", "r0") CODE("r9", "r1") CODE("r10", "r2") \
   CODE("r11", "r3") JOIN("r4", "r5", "r6", "r7") JOIN("r8", "r9", "r10", "r11")                                           \
   "ldrd r2, r3, [r12, #56]\n orrs r1, r2, r3\n beq 2f\n" CLAMP("r4") CLAMP("r8")                                          \
@@ -77,7 +81,8 @@ static inline void pairs_of_pixels(depthwise_job *job, size_t next) {
         }
       }
       for (int32_t k = 0; k < CHANNELS; k++) {
-        const uint32_t code = kn_byte(kn_scale(job->sums[p][k], job->multipliers[k], job->zero));
+        const int32_t sum = kn_shifted(job->sums[p][k], job->shifts[k]);
+        const uint32_t code = kn_byte(kn_scale(sum, job->multipliers[k], job->zero));
         job->output[p * job->step + (size_t)k] = (uint8_t)kn_clamped(code, job->low, job->above);
       }
     }

@@ -184,6 +184,7 @@ static void all_channels(work *w, const uint32_t *weights, int32_t pixel, int32_
   if (w->finish.is_plain && pixels == PIXELS && count >= 2) {
     job->only_sums = 0;
     job->multipliers = c->multipliers + first;
+    job->shifts = w->finish.shifts == NULL ? NULL : w->finish.shifts + first;
     job->output = (uint8_t *)w->output + (size_t)pixel * c->out_channels + first;
     job->pairs = count / 2;
     w->loop(job);
@@ -213,6 +214,7 @@ static void set_up(work *w, const kn_convolution *c, void *scratch) {
                           .multiplier_shift = w->finish.multiplier_shift,
                           .low = w->finish.low,
                           .above = w->finish.above,
+                          .more_shift = w->finish.more_shift,
                           .entry = direct16_entry(pairs, w->width)};
 }
 

@@ -16,7 +16,7 @@
 #ifndef KN_DSP_DIRECT16_LOOPS_H
 #define KN_DSP_DIRECT16_LOOPS_H
 
-#include "common.h"
+#include "store.h"
 
 enum { COLUMNS = 6, TAPS = 3, PIXELS = 4 };
 
@@ -37,6 +37,8 @@ typedef struct {
   uint32_t entry;                       /* where the body of a plain loop is entered */
   int32_t only_sums;                    /* one pair of channels at a time: its accumulators, nothing else, go to `sums` */
   int32_t sums[2][PIXELS];
+  const uint8_t *shifts;                /* advance; they and the other are as in kn_finish */
+  int32_t more_shift;
 } direct16_job;
 
 #if KN_DSP_CODE
@@ -71,10 +73,17 @@ typedef struct {
 #define CLAMP(CODES)                                                                        \
   "uqsub8 " CODES ", " CODES ", r2\n uqadd8 " CODES ", " CODES ", r2\n"                     \
   "uqadd8 " CODES ", " CODES ", r3\n uqsub8 " CODES ", " CODES ", r3\n"
-/* From sums to the output. A and B are the multipliers of r4 to r7 and of r8 to r11; JOIN puts two channels' codes into a half word. */
-#define FINISH(A, B, JOIN, KEEP)                                                                                          \
+#define SHIFT(A, B, C, D) "ldrb r12, [r1], #1\n add r12, lr\n lsl " A ", r12\n lsl " B ", r12\n lsl " C ", r12\n lsl " D ", r12\n"
+#define SHIFT_LOW SHIFT("r4", "r5", "r6", "r7")
+#define SHIFT_HIGH SHIFT("r8", "r9", "r10", "r11")
+/*
+ * From sums to the output. A and B are the multipliers of r4 to r7 and of r8 to r11; SHIFTS shifts the sums of the first channel, then of the
+ * second; JOIN puts two channels' codes into a half word.
+ */
+#define FINISH(A, B, SHIFTS, JOIN, KEEP)                                                                                          \
   "ldr r2, [r0, #84]\n cmp r2, #0\n bne 3f\n"                                                                             \
   "ldr r1, [r0, #48]\n ldrd r2, r3, [r1], #8\n str r1, [r0, #48]\n ldrd r12, r1, [r0, #60]\n lsls r2, r1\n lsls r3, r1\n" \
+  "ldr r1, [r0, #120]\n cbz r1, 5f\n ldr lr, [r0, #124]\n" SHIFTS "str r1, [r0, #120]\n ldr r12, [r0, #60]\n 5:\n"          \
   CODE("r4", A) CODE("r5", A) CODE("r6", A) CODE("r7", A) CODE("r8", B) CODE("r9", B) CODE("r10", B) CODE("r11", B)       \
   JOIN "ldrd r2, r3, [r0, #68]\n orrs r1, r2, r3\n beq 4f\n" CLAMP("r4") CLAMP("r5") CLAMP("r6") CLAMP("r7")              \
   "4: ldrd r2, r3, [r0, #52]\n strh r4, [r2]\n strh r5, [r2, r3]\n strh r6, [r2, r3, lsl #1]\n"                           \
@@ -82,11 +91,11 @@ typedef struct {
   "ldr r2, [r0, #76]\n subs r2, #1\n str r2, [r0, #76]\n bne 2b\n add sp, #8\n pop {r4-r11, pc}\n"                        \
   "3: add r0, #88\n" KEEP "add sp, #8\n pop {r4-r11, pc}\n"
 #define FINISH_8                                                                                                      \
-  APART_8 FINISH("r2", "r3",                                                                                          \
+  APART_8 FINISH("r2", "r3", SHIFT_LOW SHIFT_HIGH,                                                                                          \
                  "orr r4, r4, r8, lsl #8\n orr r5, r5, r9, lsl #8\n orr r6, r6, r10, lsl #8\n orr r7, r7, r11, lsl #8\n", \
                  "stm r0, {r4-r11}\n")
 #define FINISH_4                                                                                                      \
-  APART_4 FINISH("r3", "r2",                                                                                          \
+  APART_4 FINISH("r3", "r2", SHIFT_HIGH SHIFT_LOW,                                                                                          \
                  "orr r4, r8, r4, lsl #8\n orr r5, r9, r5, lsl #8\n orr r6, r10, r6, lsl #8\n orr r7, r11, r7, lsl #8\n", \
                  "stm r0!, {r8-r11}\n stm r0, {r4-r7}\n")
 
@@ -127,7 +136,8 @@ static inline uint32_t direct16_entry(int32_t pairs, int32_t width) {
 
 _Static_assert(offsetof(direct16_job, codes) == 32 && offsetof(direct16_job, bias) == 44 && offsetof(direct16_job, output) == 52 &&
                    offsetof(direct16_job, zero) == 60 && offsetof(direct16_job, low) == 68 && offsetof(direct16_job, pairs) == 76 &&
-                   offsetof(direct16_job, sums) == 88,
+                   offsetof(direct16_job, sums) == 88 && offsetof(direct16_job, shifts) == 120 &&
+                   offsetof(direct16_job, more_shift) == 124,
                "the assembly has these offsets as numbers");
 
 #else
@@ -179,7 +189,11 @@ static inline void direct16_channels(direct16_job *job, int32_t width, int32_t t
     }
     if (job->only_sums) return;
     for (int32_t o = 0; o < 2; o++) {
-      for (int32_t p = 0; p < PIXELS; p++) job->output[job->step * (size_t)p + (size_t)o] = (uint8_t)code_of(job, job->sums[o][p], job->multipliers[o]);
+      const int32_t shift = job->shifts == NULL ? 0 : *job->shifts++ + job->more_shift;
+      for (int32_t p = 0; p < PIXELS; p++) {
+        const uint32_t code = code_of(job, kn_shifted(job->sums[o][p], shift), job->multipliers[o]);
+        job->output[job->step * (size_t)p + (size_t)o] = (uint8_t)code;
+      }
     }
     job->multipliers += 2;
     job->output += 2;

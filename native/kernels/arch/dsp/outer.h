@@ -145,9 +145,14 @@ KN_OUTLINE void one_quad(work *w, int32_t o, int32_t channels, int32_t pixels, s
   outer_job *job = &w->job;
   uint8_t codes[QUAD * PIXELS];
   int32_t bias[QUAD] = {0, 0, 0, 0}, multipliers[QUAD] = {0, 0, 0, 0};
-  for (int32_t k = 0; k < channels; k++) bias[k] = c->bias[o + k], multipliers[k] = w->finish.is_plain ? c->multipliers[o + k] : 0;
+  uint8_t shifts[QUAD] = {0, 0, 0, 0};
+  for (int32_t k = 0; k < channels; k++) {
+    bias[k] = c->bias[o + k];
+    if (w->finish.is_plain) multipliers[k] = c->multipliers[o + k], shifts[k] = c->shifts[o + k];
+  }
   job->bias = bias;
   job->multipliers = multipliers;
+  job->shifts = w->finish.shifts == NULL ? NULL : shifts;
   job->output = codes;
   job->step = QUAD;
   job->quads = 1;
@@ -171,6 +176,7 @@ static void all_channels(work *w, int32_t pixel, int32_t pixels) {
   if (w->finish.is_plain && pixels == PIXELS && count >= QUAD) {
     job->bias = c->bias + first;
     job->multipliers = c->multipliers + first;
+    job->shifts = w->finish.shifts == NULL ? NULL : w->finish.shifts + first;
     job->output = (uint8_t *)w->output + at;
     job->step = (size_t)c->out_channels;
     job->quads = count / QUAD;
@@ -184,7 +190,7 @@ static void set_up(work *w, const kn_convolution *c, void *scratch) {
   w->finish = kn_finish_of(c);
   w->codes = scratch;
   w->job = (outer_job){.codes = w->codes, .block_bytes = (uint32_t)block_steps(c) * 8, .all_bytes = (uint32_t)codes_bytes(c),
-                       .blocks = blocks_of(c), .multiplier_shift = w->finish.multiplier_shift, .zero = w->finish.zero, .low = w->finish.low,
+                       .blocks = blocks_of(c), .multiplier_shift = w->finish.multiplier_shift, .more_shift = w->finish.more_shift, .zero = w->finish.zero, .low = w->finish.low,
                        .above = w->finish.above, .raw = w->codes + codes_bytes(c) / 4};
   outer_enter(&w->job);
   w->rows = (uint8_t *)(w->job.raw + 8 * blocks_of(c));

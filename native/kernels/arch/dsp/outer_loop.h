@@ -5,7 +5,7 @@
 #ifndef KN_DSP_OUTER_LOOP_H
 #define KN_DSP_OUTER_LOOP_H
 
-#include "common.h"
+#include "store.h"
 
 #if BITS == 4
 enum { FIELD = 14, WORD_PIXELS = 2, WORD_STEPS = 2 };
@@ -35,6 +35,8 @@ typedef struct {
   uint32_t back_bytes;                /* of weights, that the loop begins to load before their start */
   int32_t offsets[6];                 /* of each pixel, added to its sums */
   int32_t sums[QUAD][PIXELS];
+  const uint8_t *shifts;              /* advance; they and the other are as in kn_finish */
+  int32_t more_shift;
 } outer_job;
 
 /* Bytes in front of packed weights that may be read. */
@@ -56,7 +58,7 @@ static inline void outer_enter(outer_job *job) {
 
 _Static_assert(offsetof(outer_job, output) == 24 && offsetof(outer_job, bias) == 32 && offsetof(outer_job, multiplier_shift) == 40 &&
                    offsetof(outer_job, low) == 48 && offsetof(outer_job, quads) == 56 && offsetof(outer_job, back_bytes) == 64 &&
-                   offsetof(outer_job, sums) == 92,
+                   offsetof(outer_job, sums) == 92 && offsetof(outer_job, shifts) == (BITS == 4 ? 156 : 188),
                "the assembly has these offsets as numbers");
 
 /* A pair of channels' weights out of a word, by both words of codes. */
@@ -99,15 +101,19 @@ _Static_assert(offsetof(outer_job, output) == 24 && offsetof(outer_job, bias) ==
 #define CLAMP(CODES)                                                                        \
   "uqsub8 " CODES ", " CODES ", r10\n uqadd8 " CODES ", " CODES ", r10\n"                   \
   "uqadd8 " CODES ", " CODES ", r11\n uqsub8 " CODES ", " CODES ", r11\n"
-/* Adds what all of a channel's pixels share; N4 is four times the channel. */
-#define SCALE_BEGIN(N4, SUMS, LIST) \
-  "add r1, r0, #" SUMS "\n stm r1, {" LIST "}\n ldr r1, [r0, #36]\n ldr r8, [r1, #" N4 "]\n ldr r9, [r0, #40]\n lsl r8, r8, r9\n ldr r9, [r0, #44]\n"
+/* Keeps a channel's sums and shifts them; its multiplier in r8, the zero point in r9. N4 is four times the channel. */
+#define SCALE_BEGIN(N4, SUMS, LIST, SHIFT)                                                                                    \
+  "add r1, r0, #" SUMS "\n stm r1, {" LIST "}\n ldr r1, [r0, #36]\n ldr r8, [r1, #" N4 "]\n ldr r9, [r0, #40]\n lsl r8, r8, r9\n" \
+  "ldr r1, [r0, #" SHIFTS "]\n cbz r1, 8f\n ldrb r9, [r1], #1\n str r1, [r0, #" SHIFTS "]\n"                                 \
+  "ldr r10, [r0, #" SHIFTS " + 4]\n add r9, r10\n" SHIFT                                                                    \
+  "8: ldr r9, [r0, #44]\n"
 #define NEXT_QUAD                                                                                                             \
   "ldr r1, [r0, #32]\n adds r1, #16\n str r1, [r0, #32]\n ldr r1, [r0, #36]\n adds r1, #16\n str r1, [r0, #36]\n"             \
   "ldr r1, [r0, #24]\n adds r1, #4\n str r1, [r0, #24]\n"                                                                     \
   "ldr r1, [r0, #56]\n subs r1, #1\n str r1, [r0, #56]\n bne 0b\n add sp, #36\n pop {r4-r11, pc}\n"
 
 #if BITS == 4
+#define SHIFTS "156"
 #define FIRST_0 "ubfx r2, r8, #0, #14\n ubfx r3, r8, #14, #14\n ubfx r4, r10, #0, #14\n ubfx r5, r10, #14, #14\n"
 #define MORE_0                                                                                         \
   "ubfx r12, r8, #0, #14\n add r2, r12\n ubfx r12, r8, #14, #14\n add r3, r12\n"                       \
@@ -119,7 +125,7 @@ _Static_assert(offsetof(outer_job, output) == 24 && offsetof(outer_job, bias) ==
 #define SCALE(N4, SUMS)                                                                                                \
   "add r1, r0, #68\n ldm r1, {r8-r11}\n add r2, r8\n add r3, r9\n add r4, r10\n add r5, r11\n"                         \
   "ldr r1, [r0, #32]\n ldr r8, [r1, #" N4 "]\n add r2, r8\n add r3, r8\n add r4, r8\n add r5, r8\n"                    \
-  SCALE_BEGIN(N4, SUMS, "r2-r5") CODE("r2") CODE("r3") CODE("r4") CODE("r5")
+  SCALE_BEGIN(N4, SUMS, "r2-r5", "lsl r2, r9\n lsl r3, r9\n lsl r4, r9\n lsl r5, r9\n") CODE("r2") CODE("r3") CODE("r4") CODE("r5")
 #define KEEP "add r1, sp, #12\n stm r1, {r2-r5}\n"
 #define JOIN(BY)                                                                                                       \
   "add r1, sp, #12\n ldm r1, {r8-r11}\n orr r2, r8, r2, lsl #" BY "\n orr r3, r9, r3, lsl #" BY "\n"                   \
@@ -135,6 +141,7 @@ KN_ASSEMBLY void outer_channels(outer_job *job) {
                    "add r8, r9\n str r5, [r8, r9, lsl #1]\n" NEXT_QUAD);
 }
 #else
+#define SHIFTS "188"
 #define FIRST_0                                                                                    \
   "ubfx r2, r8, #0, #10\n ubfx r3, r8, #10, #10\n ubfx r4, r8, #20, #10\n"                         \
   "ubfx r5, r10, #0, #10\n ubfx r6, r10, #10, #10\n ubfx r7, r10, #20, #10\n"
@@ -150,7 +157,8 @@ KN_ASSEMBLY void outer_channels(outer_job *job) {
 #define SCALE(N4, SUMS)                                                                                                       \
   "add r1, r0, #68\n ldm r1, {r8-r12, lr}\n add r2, r8\n add r3, r9\n add r4, r10\n add r5, r11\n add r6, r12\n add r7, lr\n"   \
   "ldr r1, [r0, #32]\n ldr r8, [r1, #" N4 "]\n add r2, r8\n add r3, r8\n add r4, r8\n add r5, r8\n add r6, r8\n add r7, r8\n"   \
-  SCALE_BEGIN(N4, SUMS, "r2-r7") CODE("r2") CODE("r3") CODE("r4") CODE("r5") CODE("r6") CODE("r7")
+  SCALE_BEGIN(N4, SUMS, "r2-r7", "lsl r2, r9\n lsl r3, r9\n lsl r4, r9\n lsl r5, r9\n lsl r6, r9\n lsl r7, r9\n")             \
+  CODE("r2") CODE("r3") CODE("r4") CODE("r5") CODE("r6") CODE("r7")
 #define KEEP "add r1, sp, #12\n stm r1, {r2-r7}\n"
 #define JOIN(BY)                                                                                                       \
   "add r1, sp, #12\n ldm r1, {r8-r12, lr}\n orr r2, r8, r2, lsl #" BY "\n orr r3, r9, r3, lsl #" BY "\n"               \
@@ -197,13 +205,15 @@ static inline void outer_channels(outer_job *job) {
     }
     for (int32_t k = 0; k < QUAD * PIXELS; k++) {
       const int32_t o = k / PIXELS, p = k % PIXELS, multiplier = (int32_t)((uint32_t)job->multipliers[o] << job->multiplier_shift);
+      const int32_t shift = job->shifts == NULL ? 0 : job->shifts[o] + job->more_shift;
       job->sums[o][p] = kn_wrapping_add(job->sums[o][p], job->bias[o]);
-      const uint32_t code = kn_byte(kn_scale(job->sums[o][p], multiplier, job->zero));
+      const uint32_t code = kn_byte(kn_scale(kn_shifted(job->sums[o][p], shift), multiplier, job->zero));
       job->output[job->step * (size_t)p + (size_t)o] = (uint8_t)kn_clamped(code, job->low, job->above);
     }
     job->output += QUAD;
     job->bias += QUAD;
     job->multipliers += QUAD;
+    if (job->shifts != NULL) job->shifts += QUAD;
   } while (--job->quads > 0);
 }
 

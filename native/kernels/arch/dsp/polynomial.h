@@ -242,7 +242,7 @@ KN_OUTLINE void one_strip(const work *w, polynomial_job *job, int32_t o, int32_t
   for (int32_t p = kn_max(0, -x); p < STRIP && x + p < w->c->out_width; p++) {
     const size_t at = row + (size_t)(x + p) * w->c->out_channels + (size_t)o;
     for (int32_t k = 0; k < count; k++) {
-      if (w->finish.is_plain) ((uint8_t *)output)[at + (size_t)k] = codes[2 * p + k];
+      if (kn_is_unshifted(&w->finish)) ((uint8_t *)output)[at + (size_t)k] = codes[2 * p + k];
       else kn_store_one(&w->finish, o + k, job->sums[k][p], output, at + (size_t)k);
     }
   }
@@ -255,7 +255,7 @@ KN_OUTLINE void last_output(const work *w, const polynomial_job *job, const head
     const uint32_t border = (uint32_t)(w->c->input_zero * h->last_column[k]);
     sums[k] = (int32_t)(job->channels[k].carried[0] + (uint32_t)*job->corrections + (uint32_t)job->channels[k].bias + border);
   }
-  if (w->finish.is_plain && count == 2) {
+  if (kn_is_unshifted(&w->finish) && count == 2) {
     kn_put_two((uint8_t *)output + at, kn_two_codes(&w->finish, sums[0], sums[1], job->channels[0].multiplier, job->channels[1].multiplier));
   } else {
     for (int32_t k = 0; k < count; k++) kn_store_one(&w->finish, o + k, sums[k], output, at + (size_t)k);
@@ -265,7 +265,7 @@ KN_OUTLINE void last_output(const work *w, const polynomial_job *job, const head
 /* One row of two output channels, the second of which may not exist. */
 KN_OUTLINE void row_of_channels(work *w, const header *h, int32_t o, void *output, size_t row) {
   const kn_convolution *c = w->c;
-  const int32_t count = kn_min(2, c->out_channels - o), strips = strips_of(c), is_direct = w->finish.is_plain && count == 2;
+  const int32_t count = kn_min(2, c->out_channels - o), strips = strips_of(c), is_direct = kn_is_unshifted(&w->finish) && count == 2;
   polynomial_job *job = &w->job;
   job->codes = w->codes;
   job->corrections = w->corrections;
@@ -275,7 +275,7 @@ KN_OUTLINE void row_of_channels(work *w, const header *h, int32_t o, void *outpu
   for (int32_t k = 0; k < count; k++) {
     polynomial_channel *ch = &job->channels[k];
     ch->bias = c->bias[o + k];
-    ch->multiplier = w->finish.is_plain ? kn_multiplier(&w->finish, o + k) : 0;
+    ch->multiplier = kn_is_unshifted(&w->finish) ? kn_multiplier(&w->finish, o + k) : 0;
     ch->carried[0] = 0;
     ch->carried[1] = c->pad_left == 1 ? (uint32_t)(c->input_zero * h->first_column[k]) : 0;
   }
