@@ -129,7 +129,7 @@ typedef struct {
   uint32_t sums[PIXELS];
 } layout;
 
-KN_INLINE void take_run(layout *l, const uint8_t *const *sources, int32_t count) {
+KN_OUTLINE void take_run(layout *l, const uint8_t *const *sources, int32_t count) {
   const uint8_t *a = sources[0], *b = sources[1], *c = sources[2], *d = sources[3], *end = a + count;
   uint32_t *to = l->to, s0 = l->sums[0], s1 = l->sums[1], s2 = l->sums[2], s3 = l->sums[3];
   do {
@@ -160,6 +160,15 @@ static void lay_out_pixels(work *w, const kn_place *places) {
   } else {
     KN_FOR_RUNS(c, places, PIXELS, w->border, take_run, &l);
   }
+  for (int32_t p = 0; p < PIXELS; p++) w->sums[p] = (int32_t)l.sums[p];
+}
+
+/* The same of pixels that are read as they lie; of those, the last is repeated beyond `pixels`. */
+static void lay_out_in_place(work *w, const uint8_t *from, int32_t pixels) {
+  const uint8_t *sources[PIXELS];
+  layout l = {w->codes, {0, 0, 0, 0}};
+  for (int32_t i = 0; i < PIXELS; i++) sources[i] = from + (size_t)kn_min(i, pixels - 1) * w->c->in_channels;
+  take_run(&l, sources, w->c->in_channels);
   for (int32_t p = 0; p < PIXELS; p++) w->sums[p] = (int32_t)l.sums[p];
 }
 
@@ -220,7 +229,7 @@ static void set_up(work *w, const kn_convolution *c, void *scratch) {
 
 /* Four pixels at a time: those of a row where taps lie side by side, else of all. The last ones are repeated to make up four. */
 static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
-  const int32_t all = kn_pixels_out(c), sliding = is_sliding(c);
+  const int32_t all = kn_pixels_out(c), sliding = is_sliding(c), pointwise = kn_is_pointwise(c);
   const uint32_t *weights = packed;
   work w = {.c = c, .output = output};
   (void)tile;
@@ -228,7 +237,9 @@ static void run(const kn_convolution *c, const void *packed, const uint8_t *inpu
   for (; w.group < c->groups; w.group++, weights += pairs_of(c) * pair_words(c)) {
     for (int32_t pixel = 0, count; pixel < all; pixel += count) {
       count = kn_min(PIXELS, sliding ? c->out_width - pixel % c->out_width : all - pixel);
-      if (sliding) {
+      if (pointwise) {
+        lay_out_in_place(&w, input + (size_t)pixel * c->in_channels, count);
+      } else if (sliding) {
         const kn_place p = kn_place_of(c, input, pixel, w.group * kn_group_in(c));
         lay_out_columns(&w, p.image, p.y, p.x);
       } else {

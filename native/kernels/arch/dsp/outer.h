@@ -139,6 +139,15 @@ static void lay_out(work *w, const kn_place *places) {
   for (int32_t p = 0; p < PIXELS; p++) w->job.offsets[p] = -offset_of(c) * (int32_t)l.sums[p];
 }
 
+/* The same of pixels that are read as they lie; of those, the last is repeated beyond `pixels`. */
+static void lay_out_in_place(work *w, const uint8_t *from, int32_t pixels) {
+  const uint8_t *sources[PIXELS];
+  layout l = {.to = w->codes};
+  for (int32_t i = 0; i < PIXELS; i++) sources[i] = from + (size_t)kn_min(i, pixels - 1) * w->c->in_channels;
+  take_run(&l, sources, w->c->in_channels);
+  for (int32_t p = 0; p < PIXELS; p++) w->job.offsets[p] = -offset_of(w->c) * (int32_t)l.sums[p];
+}
+
 /* Four output channels of which not all codes are wanted as they come: through memory of its own. Stores those that exist. */
 KN_OUTLINE void one_quad(work *w, int32_t o, int32_t channels, int32_t pixels, size_t at) {
   const kn_convolution *c = w->c;
@@ -200,16 +209,21 @@ static void set_up(work *w, const kn_convolution *c, void *scratch) {
 }
 
 static void run(const kn_convolution *c, const void *packed, const uint8_t *input, void *output, void *scratch, int32_t tile) {
-  const int32_t all = kn_pixels_out(c);
+  const int32_t all = kn_pixels_out(c), pointwise = kn_is_pointwise(c);
   work w = {.c = c, .output = output, .weights = (const uint32_t *)(const void *)((const uint8_t *)packed + FRONT_BYTES)};
   (void)tile;
   set_up(&w, c, scratch);
   for (; w.group < c->groups; w.group++, w.weights += quads_of(c) * quad_words(c)) {
     for (int32_t pixel = 0; pixel < all; pixel += PIXELS) {
-      kn_place places[PIXELS];
-      for (int32_t i = 0; i < PIXELS; i++) places[i] = kn_place_of(c, input, kn_min(pixel + i, all - 1), w.group * kn_group_in(c));
-      lay_out(&w, places);
-      all_channels(&w, pixel, kn_min(PIXELS, all - pixel));
+      const int32_t count = kn_min(PIXELS, all - pixel);
+      if (pointwise) {
+        lay_out_in_place(&w, input + (size_t)pixel * c->in_channels, count);
+      } else {
+        kn_place places[PIXELS];
+        for (int32_t i = 0; i < PIXELS; i++) places[i] = kn_place_of(c, input, kn_min(pixel + i, all - 1), w.group * kn_group_in(c));
+        lay_out(&w, places);
+      }
+      all_channels(&w, pixel, count);
     }
   }
 }

@@ -32,19 +32,36 @@ KN_INLINE int kn_is_inside(const kn_convolution *c, const kn_place *p) {
          p->y + (c->kernel_height - 1) * c->dilation_y < c->in_height;
 }
 
+/* A few bytes, for which a call of memcpy would cost more than they do; answers where they end. */
+KN_INLINE uint8_t *kn_copy(uint8_t *to, const uint8_t *from, int32_t count) {
+  for (; count >= 4; count -= 4, to += 4, from += 4) {
+    const uint32_t word = kn_word(from);
+    memcpy(to, &word, sizeof word);
+  }
+  for (; count > 0; count--) *to++ = *from++;
+  return to;
+}
+
 /* All of the channels under the kernel, one behind the other. */
 KN_OUTLINE void kn_collect(const kn_convolution *c, const kn_place *p, const uint8_t *border, uint8_t *to) {
-  const int32_t channels = kn_group_in(c), inside = kn_is_inside(c, p);
+  const int32_t channels = kn_group_in(c);
+  if (kn_is_inside(c, p)) {
+    const size_t row = (size_t)c->in_width * c->in_channels;
+    const uint8_t *from = p->image + (size_t)p->y * row + (size_t)p->x * c->in_channels;
+    for (int32_t ky = 0; ky < c->kernel_height; ky++, from += (size_t)c->dilation_y * row) to = kn_copy(to, from, channels * c->kernel_width);
+    return;
+  }
   for (int32_t ky = 0; ky < c->kernel_height; ky++) {
-    if (inside) {
-      memcpy(to, kn_pixel_at(c, p->image, p->y + ky * c->dilation_y, p->x, border), (size_t)(channels * c->kernel_width));
-      to += channels * c->kernel_width;
-      continue;
-    }
-    for (int32_t kx = 0; kx < c->kernel_width; kx++, to += channels) {
-      memcpy(to, kn_pixel_at(c, p->image, p->y + ky * c->dilation_y, p->x + kx * c->dilation_x, border), (size_t)channels);
+    for (int32_t kx = 0; kx < c->kernel_width; kx++) {
+      to = kn_copy(to, kn_pixel_at(c, p->image, p->y + ky * c->dilation_y, p->x + kx * c->dilation_x, border), channels);
     }
   }
+}
+
+/* Whether an output pixel reads the input pixel of the same number and nothing else, whole words of it. */
+KN_INLINE int kn_is_pointwise(const kn_convolution *c) {
+  return c->kernel_height == 1 && c->kernel_width == 1 && c->stride_y == 1 && c->stride_x == 1 && c->pad_top == 0 && c->pad_left == 0 &&
+         c->out_height == c->in_height && c->out_width == c->in_width && c->groups == 1 && c->in_channels % 4 == 0;
 }
 
 /* Calls take(context, sources, channels) with the addresses of runs of `count` pixels, in the order of the weights. */
