@@ -105,7 +105,8 @@ export class ImageWriter {
     if (cut !== null) draft = cutPatches(draft, cut);
     if (packer !== null) draft = packWeights(draft, packer);
     const { tensors, operators, stage } = draft;
-    const records = operators.map((operator) => this.#encode(operator));
+    const slots = recordSlots(tensors);
+    const records = operators.map((operator) => this.#encode(operator, slots));
     const regions = tensors.map((tensor) =>
       tensor.regions === null ? noTable : this.data(encodeRegions(tensor.regions)),
     );
@@ -132,7 +133,7 @@ export class ImageWriter {
         zero: tensor.zero ?? 0,
         regions: regions[index]!,
       };
-      const at = headerBytes + 4 * tensorFields.length * index;
+      const at = headerBytes + 4 * tensorFields.length * slots[index]!;
       tensorFields.forEach((field, word) => {
         view.setUint32(at + 4 * word, values[field], true);
       });
@@ -174,10 +175,10 @@ export class ImageWriter {
     return { bytes, arenaBytes };
   }
 
-  #encode({ kind, inputs, output, values }: OperatorEntry): Uint32Array {
+  #encode({ kind, inputs, output, values }: OperatorEntry, slots: readonly number[]): Uint32Array {
     const { code, fields } = operatorKinds[kind];
     const words = new Uint32Array(operatorFields.length + inputs.length + fields.length);
-    words.set([code, words.length, inputs.length, output, ...inputs]);
+    words.set([code, words.length, inputs.length, slots[output]!, ...inputs.map((id) => slots[id]!)]);
     const view = new DataView(words.buffer);
     fields.forEach((field, index) => {
       const value = values[field]!;
@@ -188,6 +189,15 @@ export class ImageWriter {
     });
     return words;
   }
+}
+
+/** Where the record of each tensor is among all: its own place, but outputs, whichever is computed first, are in the order of their numbers. */
+function recordSlots(tensors: readonly TensorEntry[]): number[] {
+  const slots = [...tensors.keys()];
+  const outputs = slots.filter((id) => tensors[id]!.place === 'output');
+  const numbered = [...outputs].sort((a, b) => tensors[a]!.position - tensors[b]!.position);
+  for (const [number, id] of numbered.entries()) slots[id] = outputs[number]!;
+  return slots;
 }
 
 function checkField(kind: OperatorKindName, field: string, value: FieldValue | undefined): void {

@@ -4,6 +4,7 @@
  */
 import t, { type Test } from 'tap';
 import { activationBits, buildImage, floatTail } from '../../../../agent/core/image/build.js';
+import { readDescription } from '../../../../agent/core/image/description.js';
 import { decode, encode } from '../../../../agent/core/onnx/codec.js';
 import type { Model } from '../../../../agent/core/onnx/model.js';
 import { makeTensor, readFloats } from '../../../../agent/core/onnx/tensor.js';
@@ -411,4 +412,43 @@ t.test('the image of a random network is as near to float as its codes allow', a
     const decibels = 10 * Math.log10(signal / error);
     t.ok(decibels > 18, `signal to noise ${decibels.toFixed(1)} dB, seed ${seed + n}`);
   }
+});
+
+t.test('outputs come in the order of their names, in whichever order they are computed', async (t) => {
+  let [outOfOrder, most] = [0, 0];
+  for (let n = 0; n < 12; n++) {
+    const draw = new Random(seed + n);
+    const source = randomNetwork(seed + n, 6);
+    // Any tensor may be an output, also one that others read.
+    const names = source.graph.nodes.flatMap(({ outputs }) => outputs).filter(() => draw.next() < 0.3);
+    const computed = [...new Set([...names, source.graph.outputs[0]!.name])];
+    const drawn = new Map(computed.map((name) => [name, draw.next()]));
+    const shuffled = [...computed].sort((a, b) => drawn.get(a)! - drawn.get(b)!);
+    if (shuffled.join() !== computed.join()) outOfOrder++;
+    most = Math.max(most, computed.length);
+    const outputs = (of: readonly string[]) => of.map((name) => ({ ...source.graph.outputs[0]!, name, shape: null }));
+    const answers = async (of: readonly string[]) => {
+      const named = { ...source, graph: { ...source.graph, outputs: outputs(of) } };
+      const { prepared, samples, ranges } = await calibratedNetwork(named, seed + n, 2);
+      const { bytes } = buildImage(prepared, new Map(), {
+        rangeOf: (tensor) => ranges.get(tensor),
+        pairSafe: false,
+        biasCorrection: () => null,
+      });
+      const engine = new EngineModel(bytes, { threads: 1 });
+      try {
+        const values = await engine.run([samples[0]!]);
+        t.same(
+          readDescription(bytes).outputs.map(({ name }) => name),
+          of,
+        );
+        return new Map(of.map((name, index) => [name, values[index]!]));
+      } finally {
+        engine.close();
+      }
+    };
+    const [inOrder, anyOrder] = [await answers(computed), await answers(shuffled)];
+    for (const name of computed) t.strictSame(anyOrder.get(name), inOrder.get(name), `${name}, seed ${seed + n}`);
+  }
+  t.ok(outOfOrder > 3 && most > 2, `${outOfOrder} networks out of order, at most ${most} outputs`);
 });
