@@ -2,10 +2,13 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { McuTarget } from '../../agent/adapters/mcu-target.js';
 import { buildImage, type ImageOptions } from '../../agent/core/image/build.js';
 import { readDescription } from '../../agent/core/image/description.js';
+import { LatencyTable } from '../../agent/core/latency.js';
 import { type CodeLimits, classifyPatches } from '../../agent/core/plan/value-classes.js';
-import type { PatchCut } from '../../agent/core/plan/value-problem.js';
+import type { LatencyOf } from '../../agent/core/plan/value-plan.js';
+import { measuredCost, type PatchCut } from '../../agent/core/plan/value-problem.js';
 import type { PreparedModel } from '../../agent/core/prepare.js';
 import type { Affine } from '../../agent/core/quant/affine.js';
 import { patchWindows } from '../../agent/steps/patch-simulation.js';
@@ -16,6 +19,7 @@ import { preloadedSlot } from '../../configs/contracts/mcu.js';
 import { McuRefusal } from '../../firmware-bridge/link/connection.js';
 import { Mcu } from '../../firmware-bridge/mcu.js';
 import { EngineModel, packForCortexM } from '../../native/index.js';
+import type { Widths } from './patch-subject.js';
 
 /** Where instructions are counted. */
 export const board = 'mps2-an386';
@@ -53,6 +57,30 @@ export function representative<T>(samples: readonly T[], shareOf: (sample: T) =>
   const sorted = samples.map((sample) => ({ sample, share: shareOf(sample) })).sort((a, b) => a.share - b.share);
   const parts = Math.min(count, sorted.length);
   return Array.from({ length: parts }, (_, part) => sorted[Math.floor(((part + 0.5) * sorted.length) / parts)]!.sample);
+}
+
+/** What operators take on the board, layer by layer, at all of the widths that its kernels tell apart; null where there is no board. */
+export async function instructionsOnBoard(
+  prepared: PreparedModel,
+  { activations, weights }: Widths,
+  signal: AbortSignal,
+): Promise<LatencyOf | null> {
+  // What fewer bits of one gain without the other, kernels for both gain as well.
+  const precisions = weights.flatMap((weightBits) =>
+    activations
+      .filter((activationBits) => activationBits === 8 || (activationBits === 4 && weightBits <= 4))
+      .map((activationBits) => ({ weightBits, activationBits })),
+  );
+  try {
+    const target = await McuTarget.open(`qemu-${board}`);
+    const rows = await target.measure(prepared, prepared.operators, precisions, signal, () => {});
+    const table = new LatencyTable(rows);
+    return (operator, { weightBits, activationBits }) =>
+      measuredCost(table, () => weightBits)(operator, activationBits);
+  } catch (error) {
+    if (error instanceof EdgeError && error.code === 'mcu/no-firmware') return null;
+    throw error;
+  }
 }
 
 /**

@@ -4,6 +4,7 @@ import { activationBits, buildImage, type ImageOptions } from '../../agent/core/
 import { cutStage } from '../../agent/core/plan/patch-geometry.js';
 import { costLayered, type PatchMemory, type PatchPlan, searchPatches } from '../../agent/core/plan/patches.js';
 import { type CodeLimits, outlierLimits } from '../../agent/core/plan/value-classes.js';
+import type { LatencyOf } from '../../agent/core/plan/value-plan.js';
 import {
   bitOperationCost,
   buildValueProblem,
@@ -189,12 +190,16 @@ export async function openPatchSubject(
 /** What is lost at fewer bits: the paper's entropy, or the estimate that the planner of whole models goes by. */
 export type Loss = 'entropy' | 'sensitivity';
 
-/** The search's problem, with 8-bit weights; `outlierShares` null: without classes. */
+/**
+ * The search's problem; `outlierShares` null: without classes. Computation is bit operations with 8-bit weights or, where it is known, the time
+ * that operators take with the weights that are fastest.
+ */
 export function problemOf(
   { prepared, cut, sensitivity, histograms, rangeOf, task }: PatchSubject,
   loss: Loss,
-  candidates: readonly Bits[],
+  { activations: candidates, weights }: Widths,
   outlierShares: readonly number[] | null,
+  latencyOf: LatencyOf | null,
 ): PatchValueProblem {
   const losses = {
     entropy: (tensor: string, bits: Bits) => {
@@ -208,7 +213,11 @@ export function problemOf(
   return buildValueProblem(prepared, cut, {
     candidates,
     weightBits: () => 8,
-    costOf: bitOperationCost(() => 8),
+    costOf:
+      latencyOf === null
+        ? bitOperationCost(() => 8)
+        : (operator, activationBits) =>
+            Math.min(...weights.map((weightBits) => latencyOf(operator, { weightBits, activationBits }))),
     lossOf: losses[loss],
     outlierShares,
     memory,

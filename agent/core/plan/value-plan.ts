@@ -1,8 +1,10 @@
 /**
  * One plan for activations and weights of a model in patches: bits of feature maps by value-driven search, and for each of its choices
- * bits of weights by the integer programme, from the estimated sensitivities and under what a ceiling on bit operations leaves.
+ * bits of weights by the integer programme, from the estimated sensitivities and under what a ceiling on bit operations leaves, or as few
+ * as a target is fastest with.
  */
-import type { Bits } from '../../../configs/contracts/plan.js';
+import type { Bits, Precision } from '../../../configs/contracts/plan.js';
+import type { Operator } from '../onnx/model.js';
 import type { PreparedModel } from '../prepare.js';
 import type { SensitivityTable } from '../sensitivity/table.js';
 import { allocate } from './allocate.js';
@@ -33,7 +35,12 @@ export interface ValuePlanOptions {
   /** Bits that weights may have. */
   readonly weightCandidates: readonly Bits[];
   readonly ceilings: WeightCeilings;
+  /** Weights are to be as fast as a target measured them, and only among equals as accurate as can be; null: as accurate as can be. */
+  readonly latencyOf: LatencyOf | null;
 }
+
+/** What a whole run of an operator takes at a precision, in a target's counter. */
+export type LatencyOf = (operator: Operator, precision: Precision) => number;
 
 /** A plan, and what it is expected to cost and to do. */
 export interface ValuePlan {
@@ -47,6 +54,8 @@ export interface ValuePlan {
   readonly weightBytes: number;
   /** Sum of the estimates of the weights. */
   readonly weightSensitivity: number;
+  /** Of the operators with weights, patches with their halo, by `latencyOf`; null without. */
+  readonly latency: number | null;
 }
 
 /** The programme that chooses weights of operators whose activations are chosen. */
@@ -56,20 +65,28 @@ export function weightProblem(
   { plain, outlier }: ClassPrecisions,
   sensitivity: SensitivityTable,
   candidates: readonly Bits[],
+  latencyOf: LatencyOf | null,
 ): Problem {
   const weighted = prepared.operators.filter(({ weight }) => weight !== null);
   const operators = weighted.map((operator) => {
     const { name } = operator;
     const count = macs.get(name)!;
     const { activationBits } = plain.get(name)!;
-    const perWeightBit = count.plain * activationBits + count.outlier * outlier.get(name)!.activationBits;
+    const outlierBits = outlier.get(name)!.activationBits;
+    const perWeightBit = count.plain * activationBits + count.outlier * outlierBits;
+    const latency = (weightBits: Bits) =>
+      latencyOf === null || operator.macs === 0
+        ? 0
+        : (count.plain * latencyOf(operator, { weightBits, activationBits }) +
+            count.outlier * latencyOf(operator, { weightBits, activationBits: outlierBits })) /
+          operator.macs;
     const choices = candidates.map((weightBits) => ({
       // Operators that share a weight agree on it, not on what they read.
       precision: `W${weightBits}`,
       format: 'u8',
       costs: {
         sensitivity: sensitivity.weight(name, { weightBits, activationBits }),
-        latency: 0,
+        latency: latency(weightBits),
         bytes: storedWeightBytes(prepared, operator, weightBits),
         energy: null,
         bitOps: weightBits * perWeightBit,
@@ -94,11 +111,13 @@ export async function planByValue(
   const plans: ValuePlan[] = [];
   for (const choice of sweepLambda(value.problem, options.lambdas, options.search)) {
     const chosen = value.precisionsOf(choice.bits);
-    const problem = weightProblem(prepared, macs, chosen, sensitivity, options.weightCandidates);
-    const allocation = await allocate(problem, 'sensitivity', { ...options.ceilings }, solver, {}, signal);
+    const { weightCandidates, latencyOf, ceilings } = options;
+    const problem = weightProblem(prepared, macs, chosen, sensitivity, weightCandidates, latencyOf);
+    const objective = latencyOf === null ? 'sensitivity' : 'latency';
+    const allocation = await allocate(problem, objective, { ...ceilings }, solver, {}, signal);
     if (allocation.status === 'infeasible') continue;
     const weightBits = new Map(
-      problem.operators.map(({ name }, index) => [name, options.weightCandidates[allocation.assignment[index]!]!]),
+      problem.operators.map(({ name }, index) => [name, weightCandidates[allocation.assignment[index]!]!]),
     );
     const withWeights = (of: Precisions): Precisions =>
       new Map([...of].map(([name, precision]) => [name, { ...precision, weightBits: weightBits.get(name)! }]));
@@ -111,6 +130,7 @@ export async function planByValue(
       peakBytes: value.peakBytes(choice.bits),
       weightBytes: allocation.costs.bytes,
       weightSensitivity: allocation.costs.sensitivity,
+      latency: latencyOf === null ? null : allocation.costs.latency,
     });
   }
   return plans;

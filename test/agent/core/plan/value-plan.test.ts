@@ -57,6 +57,7 @@ t.test(
           search: searchExact,
           weightCandidates: candidates,
           ceilings: { bitOps: ceiling },
+          latencyOf: null,
         },
         ...([solver, signal] as const),
       );
@@ -94,6 +95,66 @@ t.test(
   },
 );
 
+t.test(
+  'where a target measured them, weights are the fastest, and among equally fast ones the least sensitive',
+  async (t) => {
+    for (const { prepared, cut, random } of cases(10)) {
+      const weighted = prepared.operators.filter(({ weight }) => weight !== null);
+      const sensitivity = new SensitivityTable({
+        ...{ estimator: 'drawn', samples: 1, forwards: 0, seconds: 0, activations: {} },
+        weights: Object.fromEntries(weighted.map(({ name }) => [name, { '8': 0, '4': 1, '2': 2 }])),
+      });
+      // Few different times, so that some are equal.
+      const times = new Map<string, number>(
+        weighted.flatMap(({ name }) =>
+          candidates.flatMap((weightBits) =>
+            candidates.map(
+              (activationBits) => [`${name} ${weightBits} ${activationBits}`, 1 + random.below(3)] as const,
+            ),
+          ),
+        ),
+      );
+      const timeOf = (name: string, weightBits: number, activationBits: number) =>
+        times.get(`${name} ${weightBits} ${activationBits}`)!;
+      const outlierShares = Array.from({ length: cut.grid.rows * cut.grid.columns }, () => random.next());
+      const macs = classMacs(prepared, cut, outlierShares);
+      const value = buildValueProblem(prepared, cut, {
+        ...{ candidates, weightBits: () => 8, costOf: bitOperationCost(() => 8), outlierShares },
+        lossOf: (_, bits) => 8 - bits,
+        memory: { isInputStreamed: true, isInPlace: true },
+        ceilingBytes: Number.POSITIVE_INFINITY,
+      });
+      const plans = await planByValue(
+        ...([prepared, cut, macs, value, sensitivity] as const),
+        {
+          ...{ lambdas: [0, 0.5, 1], search: searchExact, weightCandidates: candidates, ceilings: {} },
+          latencyOf: ({ name }, { weightBits, activationBits }) => timeOf(name, weightBits, activationBits),
+        },
+        ...([solver, signal] as const),
+      );
+      for (const { precisions, latency } of plans) {
+        let sum = 0;
+        for (const { name, macs: whole } of weighted) {
+          const [plain, outlier] = [precisions.plain.get(name)!, precisions.outlier.get(name)!];
+          const count = macs.get(name)!;
+          const timeAt = (bits: number) =>
+            (count.plain * timeOf(name, bits, plain.activationBits) +
+              count.outlier * timeOf(name, bits, outlier.activationBits)) /
+            whole;
+          const least = Math.min(...candidates.map(timeAt));
+          sum += least;
+          // The most bits of those that are as fast.
+          t.equal(
+            plain.weightBits,
+            candidates.find((bits) => timeAt(bits) <= least * (1 + 1e-9)),
+          );
+        }
+        t.ok(Math.abs(latency! - sum) <= 1e-6 * sum, `${latency} ${sum}`);
+      }
+    }
+  },
+);
+
 t.test('where no weights bring it under the ceiling, a choice is left out', async (t) => {
   // Some have no weights.
   const { prepared, cut } = [...cases(20)].find((one) => one.prepared.macs > 0)!;
@@ -107,6 +168,12 @@ t.test('where no weights bring it under the ceiling, a choice is left out', asyn
   const none = new SensitivityTable({
     ...{ estimator: 'none', samples: 0, forwards: 0, seconds: 0, weights: {}, activations: {} },
   });
-  const options = { lambdas: [0, 1], search: searchExact, weightCandidates: candidates, ceilings: { bitOps: 1 } };
+  const options = {
+    lambdas: [0, 1],
+    search: searchExact,
+    weightCandidates: candidates,
+    ceilings: { bitOps: 1 },
+    latencyOf: null,
+  };
   t.same(await planByValue(prepared, cut, macs, value, none, options, solver, signal), []);
 });
