@@ -33,10 +33,10 @@ typedef struct {
   int32_t quads;                      /* counts down to 0 */
   uint32_t *raw;                      /* eight words for each block */
   uint32_t back_bytes;                /* of weights, that the loop begins to load before their start */
-  int32_t offsets[6];                 /* of each pixel, added to its sums */
-  int32_t sums[QUAD][PIXELS];
   const uint8_t *shifts;              /* advance; they and the other are as in kn_finish */
   int32_t more_shift;
+  int32_t offsets[6];                 /* of each pixel, added to its sums */
+  int32_t sums[QUAD][PIXELS];
 } outer_job;
 
 /* Bytes in front of packed weights that may be read. */
@@ -58,7 +58,7 @@ static inline void outer_enter(outer_job *job) {
 
 _Static_assert(offsetof(outer_job, output) == 24 && offsetof(outer_job, bias) == 32 && offsetof(outer_job, multiplier_shift) == 40 &&
                    offsetof(outer_job, low) == 48 && offsetof(outer_job, quads) == 56 && offsetof(outer_job, back_bytes) == 64 &&
-                   offsetof(outer_job, sums) == 92 && offsetof(outer_job, shifts) == (BITS == 4 ? 156 : 188),
+                   offsetof(outer_job, shifts) == 68 && offsetof(outer_job, offsets) == 76 && offsetof(outer_job, sums) == 100,
                "the assembly has these offsets as numbers");
 
 /* A pair of channels' weights out of a word, by both words of codes. */
@@ -91,6 +91,50 @@ _Static_assert(offsetof(outer_job, output) == 24 && offsetof(outer_job, bias) ==
   "vmov r1, s12\n ldr r12, [sp]\n str r1, [r12, #4]\n ldr r3, [sp, #4]\n stm r3!, {r4-r11}\n str r3, [sp, #4]\n"             \
   "ldr r2, [sp, #8]\n cmp r0, r2\n bne 2b\n ldr r0, [sp]\n"
 
+#if BITS == 4
+/* Adds the fields of one word of codes, of an earlier block, to those of the pair's first channel (A, B) and of its second (C, D). */
+#define ADD_FIELDS(RAW, A, B, C, D)                                                                                        \
+  "ldrd r2, r3, [r1, #" RAW "]\n ubfx r12, r2, #0, #14\n add " A ", r12\n ubfx r12, r2, #14, #14\n add " B ", r12\n"      \
+  "lsr r12, r2, #28\n bfi r12, r3, #4, #10\n add " C ", r12\n add " D ", " D ", r3, lsr #10\n"
+#define CODE(SUM, MULTIPLIER) "smmlar " SUM ", " SUM ", " MULTIPLIER ", r12\n usat " SUM ", #8, " SUM "\n"
+#define SHIFT(A, B, C, D) "ldrb r12, [r1], #1\n add r12, lr\n lsl " A ", r12\n lsl " B ", r12\n lsl " C ", r12\n lsl " D ", r12\n"
+/*
+ * A pair of channels, whose products of the last block are in r4 to r7: four pixels of the first in r8 to r11, of the second in r4 to r7, from
+ * sums to codes, both channels of a pixel in one half word. RAW: the pair's words in `raw`; SUMS: in `sums`.
+ */
+#define PAIR(RAW, SUMS)                                                                                                    \
+  "ubfx r8, r4, #0, #14\n ubfx r9, r4, #14, #14\n ubfx r10, r6, #0, #14\n ubfx r11, r6, #14, #14\n"                        \
+  "lsr r4, r4, #28\n bfi r4, r5, #4, #10\n lsr r5, r5, #10\n lsr r6, r6, #28\n bfi r6, r7, #4, #10\n lsr r7, r7, #10\n"    \
+  "ldr lr, [r0, #20]\n subs lr, #1\n beq 5f\n ldr r1, [r0, #60]\n"                                                        \
+  "4: " ADD_FIELDS(RAW, "r8", "r9", "r4", "r5") ADD_FIELDS(RAW " + 8", "r10", "r11", "r6", "r7")                           \
+  "adds r1, #32\n subs lr, #1\n bne 4b\n"                                                                                 \
+  "5: add r1, r0, #76\n ldm r1, {r1, r2, r3, r12}\n"                                                                       \
+  "add r8, r1\n add r9, r2\n add r10, r3\n add r11, r12\n add r4, r1\n add r5, r2\n add r6, r3\n add r7, r12\n"          \
+  "ldr r1, [r0, #32]\n ldrd r2, r3, [r1], #8\n str r1, [r0, #32]\n"                                                       \
+  "add r8, r2\n add r9, r2\n add r10, r2\n add r11, r2\n add r4, r3\n add r5, r3\n add r6, r3\n add r7, r3\n"            \
+  "add r1, r0, #" SUMS "\n stm r1!, {r8-r11}\n stm r1, {r4-r7}\n"                                                         \
+  "ldr r1, [r0, #36]\n ldrd r2, r3, [r1], #8\n str r1, [r0, #36]\n ldrd r1, r12, [r0, #40]\n lsls r2, r1\n lsls r3, r1\n" \
+  "ldrd r1, lr, [r0, #68]\n cbz r1, 8f\n" SHIFT("r8", "r9", "r10", "r11") SHIFT("r4", "r5", "r6", "r7")                   \
+  "str r1, [r0, #68]\n ldr r12, [r0, #44]\n 8:\n"                                                                         \
+  CODE("r8", "r2") CODE("r9", "r2") CODE("r10", "r2") CODE("r11", "r2")                                                    \
+  CODE("r4", "r3") CODE("r5", "r3") CODE("r6", "r3") CODE("r7", "r3")                                                      \
+  "orr r4, r8, r4, lsl #8\n orr r5, r9, r5, lsl #8\n orr r6, r10, r6, lsl #8\n orr r7, r11, r7, lsl #8\n"
+#define CLAMP(CODES)                                                                        \
+  "uqsub8 " CODES ", " CODES ", r10\n uqadd8 " CODES ", " CODES ", r10\n"                   \
+  "uqadd8 " CODES ", " CODES ", r11\n uqsub8 " CODES ", " CODES ", r11\n"
+
+/* The other pair's products wait in s8 to s11, and what became of the first pair in s12 to s15. */
+KN_ASSEMBLY void outer_channels(outer_job *job) {
+  __asm__ volatile(PRODUCTS "vmov s8, s9, r8, r9\n vmov s10, s11, r10, r11\n" PAIR("0", "100")
+                   "vmov s12, s13, r4, r5\n vmov s14, s15, r6, r7\n vmov r4, r5, s8, s9\n vmov r6, r7, s10, s11\n" PAIR("16", "132")
+                   "vmov r8, r9, s12, s13\n vmov r10, r11, s14, s15\n"
+                   "orr r4, r8, r4, lsl #16\n orr r5, r9, r5, lsl #16\n orr r6, r10, r6, lsl #16\n orr r7, r11, r7, lsl #16\n"
+                   "ldrd r10, r11, [r0, #48]\n orrs r1, r10, r11\n beq 6f\n" CLAMP("r4") CLAMP("r5") CLAMP("r6") CLAMP("r7")
+                   "6: ldrd r8, r9, [r0, #24]\n str r4, [r8]\n str r5, [r8, r9]\n str r6, [r8, r9, lsl #1]\n add r1, r8, r9\n"
+                   "str r7, [r1, r9, lsl #1]\n add r8, r8, #4\n str r8, [r0, #24]\n"
+                   "ldr r1, [r0, #56]\n subs r1, #1\n str r1, [r0, #56]\n bne 0b\n add sp, #36\n pop {r4-r11, pc}\n");
+}
+#else
 /* One channel of a pair: fields of its pixels from r2 on. RAW and NEXT: the pair's words in `raw`, and those of the next block. */
 #define FIELDS(RAW, NEXT, FIRST, MORE, LOOP, END)                                                           \
   "ldr r1, [r0, #60]\n ldrd r8, r9, [r1, #" RAW "]\n ldrd r10, r11, [r1, #" RAW " + 8]\n" FIRST             \
@@ -111,37 +155,7 @@ _Static_assert(offsetof(outer_job, output) == 24 && offsetof(outer_job, bias) ==
   "ldr r1, [r0, #32]\n adds r1, #16\n str r1, [r0, #32]\n ldr r1, [r0, #36]\n adds r1, #16\n str r1, [r0, #36]\n"             \
   "ldr r1, [r0, #24]\n adds r1, #4\n str r1, [r0, #24]\n"                                                                     \
   "ldr r1, [r0, #56]\n subs r1, #1\n str r1, [r0, #56]\n bne 0b\n add sp, #36\n pop {r4-r11, pc}\n"
-
-#if BITS == 4
-#define SHIFTS "156"
-#define FIRST_0 "ubfx r2, r8, #0, #14\n ubfx r3, r8, #14, #14\n ubfx r4, r10, #0, #14\n ubfx r5, r10, #14, #14\n"
-#define MORE_0                                                                                         \
-  "ubfx r12, r8, #0, #14\n add r2, r12\n ubfx r12, r8, #14, #14\n add r3, r12\n"                       \
-  "ubfx r12, r10, #0, #14\n add r4, r12\n ubfx r12, r10, #14, #14\n add r5, r12\n"
-#define FIRST_1 "lsr r2, r8, #28\n bfi r2, r9, #4, #10\n lsr r3, r9, #10\n lsr r4, r10, #28\n bfi r4, r11, #4, #10\n lsr r5, r11, #10\n"
-#define MORE_1                                                                                         \
-  "lsr r12, r8, #28\n bfi r12, r9, #4, #10\n add r2, r12\n add r3, r3, r9, lsr #10\n"                  \
-  "lsr r12, r10, #28\n bfi r12, r11, #4, #10\n add r4, r12\n add r5, r5, r11, lsr #10\n"
-#define SCALE(N4, SUMS)                                                                                                \
-  "add r1, r0, #68\n ldm r1, {r8-r11}\n add r2, r8\n add r3, r9\n add r4, r10\n add r5, r11\n"                         \
-  "ldr r1, [r0, #32]\n ldr r8, [r1, #" N4 "]\n add r2, r8\n add r3, r8\n add r4, r8\n add r5, r8\n"                    \
-  SCALE_BEGIN(N4, SUMS, "r2-r5", "lsl r2, r9\n lsl r3, r9\n lsl r4, r9\n lsl r5, r9\n") CODE("r2") CODE("r3") CODE("r4") CODE("r5")
-#define KEEP "add r1, sp, #12\n stm r1, {r2-r5}\n"
-#define JOIN(BY)                                                                                                       \
-  "add r1, sp, #12\n ldm r1, {r8-r11}\n orr r2, r8, r2, lsl #" BY "\n orr r3, r9, r3, lsl #" BY "\n"                   \
-  "orr r4, r10, r4, lsl #" BY "\n orr r5, r11, r5, lsl #" BY "\n"
-
-KN_ASSEMBLY void outer_channels(outer_job *job) {
-  __asm__ volatile(PRODUCTS FIELDS("0", "32", FIRST_0, MORE_0, "4", "5") SCALE("0", "92") KEEP
-                   FIELDS("0", "32", FIRST_1, MORE_1, "4", "5") SCALE("4", "108") JOIN("8") KEEP
-                   FIELDS("16", "48", FIRST_0, MORE_0, "4", "5") SCALE("8", "124") JOIN("16") KEEP
-                   FIELDS("16", "48", FIRST_1, MORE_1, "4", "5") SCALE("12", "140") JOIN("24")
-                   "ldrd r10, r11, [r0, #48]\n orrs r1, r10, r11\n beq 6f\n" CLAMP("r2") CLAMP("r3") CLAMP("r4") CLAMP("r5")
-                   "6: ldrd r8, r9, [r0, #24]\n str r2, [r8]\n str r3, [r8, r9]\n str r4, [r8, r9, lsl #1]\n"
-                   "add r8, r9\n str r5, [r8, r9, lsl #1]\n" NEXT_QUAD);
-}
-#else
-#define SHIFTS "188"
+#define SHIFTS "68"
 #define FIRST_0                                                                                    \
   "ubfx r2, r8, #0, #10\n ubfx r3, r8, #10, #10\n ubfx r4, r8, #20, #10\n"                         \
   "ubfx r5, r10, #0, #10\n ubfx r6, r10, #10, #10\n ubfx r7, r10, #20, #10\n"
@@ -155,7 +169,7 @@ KN_ASSEMBLY void outer_channels(outer_job *job) {
   "lsr r12, r8, #30\n bfi r12, r9, #2, #8\n add r2, r12\n ubfx r12, r9, #8, #10\n add r3, r12\n add r4, r4, r9, lsr #18\n"      \
   "lsr r12, r10, #30\n bfi r12, r11, #2, #8\n add r5, r12\n ubfx r12, r11, #8, #10\n add r6, r12\n add r7, r7, r11, lsr #18\n"
 #define SCALE(N4, SUMS)                                                                                                       \
-  "add r1, r0, #68\n ldm r1, {r8-r12, lr}\n add r2, r8\n add r3, r9\n add r4, r10\n add r5, r11\n add r6, r12\n add r7, lr\n"   \
+  "add r1, r0, #76\n ldm r1, {r8-r12, lr}\n add r2, r8\n add r3, r9\n add r4, r10\n add r5, r11\n add r6, r12\n add r7, lr\n"   \
   "ldr r1, [r0, #32]\n ldr r8, [r1, #" N4 "]\n add r2, r8\n add r3, r8\n add r4, r8\n add r5, r8\n add r6, r8\n add r7, r8\n"   \
   SCALE_BEGIN(N4, SUMS, "r2-r7", "lsl r2, r9\n lsl r3, r9\n lsl r4, r9\n lsl r5, r9\n lsl r6, r9\n lsl r7, r9\n")             \
   CODE("r2") CODE("r3") CODE("r4") CODE("r5") CODE("r6") CODE("r7")
@@ -165,10 +179,10 @@ KN_ASSEMBLY void outer_channels(outer_job *job) {
   "orr r4, r10, r4, lsl #" BY "\n orr r5, r11, r5, lsl #" BY "\n orr r6, r12, r6, lsl #" BY "\n orr r7, lr, r7, lsl #" BY "\n"
 
 KN_ASSEMBLY void outer_channels(outer_job *job) {
-  __asm__ volatile(PRODUCTS FIELDS("0", "32", FIRST_0, MORE_0, "4", "5") SCALE("0", "92") KEEP
-                   FIELDS("0", "32", FIRST_1, MORE_1, "4", "5") SCALE("4", "116") JOIN("8") KEEP
-                   FIELDS("16", "48", FIRST_0, MORE_0, "4", "5") SCALE("8", "140") JOIN("16") KEEP
-                   FIELDS("16", "48", FIRST_1, MORE_1, "4", "5") SCALE("12", "164") JOIN("24")
+  __asm__ volatile(PRODUCTS FIELDS("0", "32", FIRST_0, MORE_0, "4", "5") SCALE("0", "100") KEEP
+                   FIELDS("0", "32", FIRST_1, MORE_1, "4", "5") SCALE("4", "124") JOIN("8") KEEP
+                   FIELDS("16", "48", FIRST_0, MORE_0, "4", "5") SCALE("8", "148") JOIN("16") KEEP
+                   FIELDS("16", "48", FIRST_1, MORE_1, "4", "5") SCALE("12", "172") JOIN("24")
                    "ldrd r10, r11, [r0, #48]\n orrs r1, r10, r11\n beq 6f\n" CLAMP("r2") CLAMP("r3") CLAMP("r4") CLAMP("r5") CLAMP("r6") CLAMP("r7")
                    "6: ldrd r8, r9, [r0, #24]\n str r2, [r8]\n str r3, [r8, r9]\n str r4, [r8, r9, lsl #1]\n add r8, r9\n"
                    "str r5, [r8, r9, lsl #1]\n add r8, r8, r9, lsl #1\n str r6, [r8, r9]\n str r7, [r8, r9, lsl #1]\n" NEXT_QUAD);
