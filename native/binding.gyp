@@ -6,6 +6,7 @@
         "addon.cc",
         "model.cc",
         "packing.cc",
+        "engine/band.c",
         "engine/check.c",
         "engine/check_stage.c",
         "engine/engine.c",

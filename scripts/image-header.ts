@@ -5,6 +5,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import {
+  bandRows,
   headerFields,
   imageMagic,
   imageVersion,
@@ -38,7 +39,7 @@ const text = [
   '/* Generated from configs/contracts/image.ts by scripts/image-header.ts; do not edit. Word numbers, in the order of the file. */\n',
   '#ifndef IM_IMAGE_H\n#define IM_IMAGE_H\n\n',
   `#define IM_MAGIC 0x${imageMagic.toString(16)}u\n#define IM_VERSION ${imageVersion}u\n#define IM_NO_TABLE 0x${noTable.toString(16)}u\n`,
-  `#define IM_PACKED_SLACK_BYTES ${packedSlackBytes}u\n\n`,
+  `#define IM_PACKED_SLACK_BYTES ${packedSlackBytes}u\n#define IM_BAND_ROWS ${bandRows}\n\n`,
   fields('header', headerFields),
   fields('tensor', tensorFields),
   values('type', tensorTypes),

@@ -47,8 +47,14 @@ export const headerFields = [
  */
 export const tensorFields = ['type', 'bits', 'place', 'offset', 'elements', 'scale', 'zero', 'regions'] as const;
 
-/** Element types: codes of up to 8 bits in a byte each, int32 accumulators, float32. */
-export const tensorTypes = { codes: 0, accumulators: 1, floats: 2 } as const;
+/**
+ * Element types: codes of up to 8 bits in a byte each, int32 accumulators, float32; nibbles are codes of up to 4 bits, of every eight the first
+ * four in the low halves of four bytes and the others in the high ones. Only convolutions on whole tensors read and write nibbles.
+ */
+export const tensorTypes = { codes: 0, accumulators: 1, floats: 2, nibbles: 3 } as const;
+
+/** Rows of its output that a convolution computes at a time where it reads or writes nibbles: as bytes they lie in scratch memory. */
+export const bandRows = 4;
 
 /** Where a tensor lies while the model runs. */
 export const tensorPlaces = { arena: 0, input: 1, output: 2 } as const;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "../kernels/requantize.h"
+#include "band.h"
 #include "check.h"
 #include "engine.h"
 
@@ -39,6 +40,7 @@ static int is_codes(const uint32_t *tensor) { return tensor[IM_TENSOR_TYPE] == I
 static int32_t top_of(const uint32_t *tensor) { return (1 << tensor[IM_TENSOR_BITS]) - 1; }
 
 static uint64_t bytes_of(const uint32_t *tensor) {
+  if (en_is_nibbles(tensor)) return ((uint64_t)tensor[IM_TENSOR_ELEMENTS] + 1) / 2;
   return (uint64_t)tensor[IM_TENSOR_ELEMENTS] * (tensor[IM_TENSOR_TYPE] == IM_TYPE_CODES ? 1 : 4);
 }
 
@@ -122,15 +124,18 @@ static const char *check_narrow(const kn_convolution *c) {
   return NULL;
 }
 
-/* Packed weights: a kernel that this build has, which can execute all of the problem (of each patch), and whose packed form they are. */
+/* Packed weights: a kernel that this build has, which can execute all of the problem (of each patch, of each band), and whose packed form they are. */
 static const char *check_packed(const uint8_t *image, const en_stage *stage, const en_record *r) {
   const kn_convolution_kernel *kernel = en_packed_kernel(r->fields);
   REQUIRE(kernel != NULL, "its weights are packed for a kernel or in a form that this build does not have");
-  const int32_t patches = en_has_regions(en_tensor(image, r->output)) ? stage->patches : 1;
+  const int in_parts = en_has_regions(en_tensor(image, r->output)), in_bands = en_is_banded(image, r);
   en_problem p;
-  for (int32_t patch = 0; patch < patches; patch++) {
+  en_decode(image, r, &p);
+  const int32_t variants = in_parts ? stage->patches : in_bands ? en_band_count(&p.convolution) : 1;
+  for (int32_t i = 0; i < variants; i++) {
     en_decode(image, r, &p);
-    if (en_has_regions(en_tensor(image, r->output))) en_cut(image, stage, r, patch, &p);
+    if (in_parts) en_cut(image, stage, r, i, &p);
+    else if (in_bands) en_cut_band(i, &p.convolution);
     REQUIRE(kernel->supports(&p.convolution), "its weights are packed for a kernel that cannot execute it");
   }
   const uint32_t offset = r->fields[IM_CONVOLUTION_WEIGHTS];
@@ -140,11 +145,25 @@ static const char *check_packed(const uint8_t *image, const en_stage *stage, con
   return NULL;
 }
 
+/* Bands of whole rows, each of which begins on a byte and reads something of the input. */
+static const char *check_bands(const kn_convolution *c, const uint32_t *input, const uint32_t *output) {
+  REQUIRE(c->batch == 1, "nibbles are of one image");
+  REQUIRE(!en_is_nibbles(input) || (int64_t)c->in_width * c->in_channels % EN_NIBBLES == 0, "a row of nibbles does not fill bytes");
+  REQUIRE(!en_is_nibbles(output) || (int64_t)c->out_width * c->out_channels % EN_NIBBLES == 0, "a row of nibbles does not fill bytes");
+  for (int32_t band = 0; band < en_band_count(c); band++) {
+    kn_convolution part = *c;
+    const en_band b = en_cut_band(band, &part);
+    REQUIRE(b.in.first < b.in.end, "a band of rows reads padding only");
+  }
+  return NULL;
+}
+
 static const char *check_convolution(const uint8_t *image, const en_record *r, const kn_convolution *c, const uint32_t *input,
                                      const uint32_t *output) {
-  REQUIRE(is_codes(input), "the input holds no codes");
+  REQUIRE(is_codes(input) || en_is_nibbles(input), "the input holds no codes");
   REQUIRE(r->fields[IM_CONVOLUTION_RULE] <= KN_ACCUMULATORS, "there is no such rule");
-  REQUIRE(output[IM_TENSOR_TYPE] == (c->rule == KN_ACCUMULATORS ? IM_TYPE_ACCUMULATORS : IM_TYPE_CODES), "the output has another type");
+  REQUIRE(c->rule == KN_ACCUMULATORS ? output[IM_TENSOR_TYPE] == IM_TYPE_ACCUMULATORS : is_codes(output) || en_is_nibbles(output),
+          "the output has another type");
   REQUIRE(en_is_window(c->in_height, c->out_height, c->kernel_height, c->stride_y, c->dilation_y, c->pad_top) &&
               en_is_window(c->in_width, c->out_width, c->kernel_width, c->stride_x, c->dilation_x, c->pad_left),
           "windows do not fit the input");
@@ -160,6 +179,7 @@ static const char *check_convolution(const uint8_t *image, const en_record *r, c
   /* Kernels of packed weights keep 32 bits whatever the rule. */
   if (fault == NULL && c->rule == KN_NARROW && r->fields[IM_CONVOLUTION_LAYOUT] == 0) fault = check_narrow(c);
   if (fault == NULL && c->rule != KN_ACCUMULATORS) fault = check_clamp(output, c->output_zero, c->output_low, c->output_high);
+  if (fault == NULL && (en_is_nibbles(input) || en_is_nibbles(output))) fault = check_bands(c, input, output);
   return fault;
 }
 
@@ -269,6 +289,10 @@ static const char *check_kind(const uint8_t *image, const en_record *r) {
   en_decode(image, r, &p);
   const uint32_t *output = en_tensor(image, r->output);
   const uint32_t *input = r->input_count > 0 ? en_tensor(image, r->inputs[0]) : NULL;
+  if (r->kind != IM_KIND_CONVOLUTION) {
+    REQUIRE(!en_is_nibbles(output), "it writes nibbles");
+    for (uint32_t i = 0; i < r->input_count; i++) REQUIRE(!en_is_nibbles(en_tensor(image, r->inputs[i])), "it reads nibbles");
+  }
   switch (r->kind) {
     case IM_KIND_QUANTIZE:
       return check_quantize(&p.quantize, input, output);
@@ -339,9 +363,10 @@ static en_result check_tensors(const uint8_t *image, const en_stage *stage) {
   uint32_t count[3] = {0, 0, 0};
   for (uint32_t i = 0; i < header[IM_HEADER_TENSOR_COUNT]; i++) {
     const uint32_t *t = en_tensor(image, i);
-    if (t[IM_TENSOR_TYPE] > IM_TYPE_FLOATS || t[IM_TENSOR_PLACE] > IM_PLACE_OUTPUT) return failure(EN_TENSOR, i, "there is no such type or place");
+    if (t[IM_TENSOR_TYPE] > IM_TYPE_NIBBLES || t[IM_TENSOR_PLACE] > IM_PLACE_OUTPUT) return failure(EN_TENSOR, i, "there is no such type or place");
     if (t[IM_TENSOR_ELEMENTS] < 1 || t[IM_TENSOR_ELEMENTS] > EN_MAX_ELEMENTS) return failure(EN_TENSOR, i, "its size is out of range");
     if (is_codes(t) && (t[IM_TENSOR_BITS] < 1 || t[IM_TENSOR_BITS] > 8)) return failure(EN_TENSOR, i, "codes have 1 to 8 bits");
+    if (en_is_nibbles(t) && (t[IM_TENSOR_BITS] < 1 || t[IM_TENSOR_BITS] > 4)) return failure(EN_TENSOR, i, "nibbles have 1 to 4 bits");
     if (t[IM_TENSOR_PLACE] == IM_PLACE_ARENA) {
       if (t[IM_TENSOR_OFFSET] % 4 != 0 || (uint64_t)t[IM_TENSOR_OFFSET] + bytes_of(t) > header[IM_HEADER_ARENA_BYTES])
         return failure(EN_TENSOR, i, "it lies outside the arena");

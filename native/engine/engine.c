@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-#include "patch.h"
+#include "band.h"
 
 _Static_assert(IM_PACKED_SLACK_BYTES == KN_SLACK, "images have what kernels may read");
 
@@ -48,25 +48,32 @@ static void *take(supply *from, size_t bytes) {
   return from->memory == NULL || from->used > from->size ? NULL : from->memory + start;
 }
 
-/* A convolution of the image, and the patches that it is for: one that is not in the stage is for a single one. */
+/* A convolution of the image, and the patches that it is for, or its bands; any other has a single variant. */
 typedef struct {
   const uint8_t *image;
   const en_stage *stage;
   const en_step *step;
-  int32_t patches;
+  int32_t is_banded, count;
 } en_variants;
 
-static en_problem variant(const en_variants *v, int32_t patch) {
+static en_variants variants_of(const uint8_t *image, const en_stage *stage, const en_step *step) {
+  if (stage != NULL) return (en_variants){image, stage, step, 0, stage->patches};
+  const int32_t is_banded = en_is_banded(image, &step->record);
+  return (en_variants){image, NULL, step, is_banded, is_banded ? en_band_count(&step->problem.convolution) : 1};
+}
+
+static en_problem variant(const en_variants *v, int32_t index) {
   en_problem problem = v->step->problem;
-  if (v->stage != NULL) en_cut(v->image, v->stage, &v->step->record, patch, &problem);
+  if (v->stage != NULL) en_cut(v->image, v->stage, &v->step->record, index, &problem);
+  else if (v->is_banded) en_cut_band(index, &problem.convolution);
   return problem;
 }
 
-/* Weights are packed once, so that in a stage only packed forms that are the same for all patches will do. */
+/* Weights are packed once, so that in patches and bands only packed forms that are the same for all will do. */
 static int suits(const kn_convolution_kernel *kernel, const en_variants *v) {
-  if (v->stage != NULL && kernel->layout == 0 && kernel->packed_bytes(&v->step->problem.convolution) != 0) return 0;
-  for (int32_t patch = 0; patch < v->patches; patch++) {
-    const en_problem problem = variant(v, patch);
+  if ((v->stage != NULL || v->is_banded) && kernel->layout == 0 && kernel->packed_bytes(&v->step->problem.convolution) != 0) return 0;
+  for (int32_t i = 0; i < v->count; i++) {
+    const en_problem problem = variant(v, i);
     if (!kernel->supports(&problem.convolution)) return 0;
   }
   return 1;
@@ -95,7 +102,8 @@ static void prepare_step(const uint8_t *image, const en_stage *stage, int is_in_
   en_decode(image, &step->record, &step->problem);
   if (step->record.kind != IM_KIND_CONVOLUTION) return;
   const kn_convolution *c = &step->problem.convolution;
-  const en_variants v = {image, is_in_stage ? stage : NULL, step, is_in_stage ? stage->patches : 1};
+  const en_variants v = variants_of(image, is_in_stage ? stage : NULL, step);
+  const size_t band_bytes = v.is_banded ? en_band_bytes(image, &step->record, c) : 0;
   if (step->record.fields[IM_CONVOLUTION_LAYOUT] != 0) {
     step->kernel = en_packed_kernel(step->record.fields);
     step->packed = c->weights;
@@ -106,9 +114,9 @@ static void prepare_step(const uint8_t *image, const en_stage *stage, int is_in_
     if (packed != NULL) step->kernel->pack(c, packed);
     step->packed = packed;
   }
-  for (int32_t patch = 0; patch < v.patches; patch++) {
-    const en_problem problem = variant(&v, patch);
-    const size_t scratch = aligned(step->kernel->scratch_bytes(&problem.convolution));
+  for (int32_t i = 0; i < v.count; i++) {
+    const en_problem problem = variant(&v, i);
+    const size_t scratch = band_bytes + aligned(step->kernel->scratch_bytes(&problem.convolution));
     if (scratch > *scratch_bytes) *scratch_bytes = scratch;
   }
 }
@@ -166,6 +174,7 @@ typedef struct {
   uint8_t *scratch;
   /* Along the axis that parts divide. */
   int32_t size, parts;
+  int32_t is_banded; /* parts are bands */
 } en_job;
 
 /* Work smaller than this many elements is not worth waking a thread for. */
@@ -188,10 +197,13 @@ static void run_part(void *argument, int32_t part, int32_t thread) {
   const int32_t begin = (int32_t)((int64_t)job->size * part / job->parts);
   const int32_t end = (int32_t)((int64_t)job->size * (part + 1) / job->parts);
   switch (job->step->record.kind) {
-    case IM_KIND_CONVOLUTION:
-      job->step->kernel->run(&p->convolution, job->step->packed, job->first, job->output,
-                             job->scratch + (size_t)thread * job->model->scratch_bytes, part);
+    case IM_KIND_CONVOLUTION: {
+      uint8_t *scratch = job->scratch + (size_t)thread * job->model->scratch_bytes;
+      const en_step *s = job->step;
+      if (job->is_banded) en_run_band(job->model->image, &s->record, &p->convolution, s->kernel, s->packed, job->first, job->output, scratch, part);
+      else s->kernel->run(&p->convolution, s->packed, job->first, job->output, scratch, part);
       break;
+    }
     case IM_KIND_ADD:
       k->add(&p->add, job->first, job->second, job->output, begin, end);
       break;
@@ -281,7 +293,7 @@ static void run_step(const en_model *model, int32_t index, int32_t patch, void *
   const en_record *r = &step->record;
   const uint32_t *output = en_tensor(model->image, r->output);
   en_problem of_patch;
-  en_job job = {model, step, &step->problem, patch, NULL, NULL, memory_of(output, arena, inputs, outputs), scratch, 1, 1};
+  en_job job = {model, step, &step->problem, patch, NULL, NULL, memory_of(output, arena, inputs, outputs), scratch, 1, 1, 0};
   if (en_is_in_stage(&model->stage, index)) {
     of_patch = step->problem;
     en_cut(model->image, &model->stage, r, patch, &of_patch);
@@ -290,7 +302,8 @@ static void run_step(const en_model *model, int32_t index, int32_t patch, void *
   if (r->input_count > 0) job.first = memory_of(en_tensor(model->image, r->inputs[0]), arena, inputs, outputs);
   if (r->input_count > 1) job.second = memory_of(en_tensor(model->image, r->inputs[1]), arena, inputs, outputs);
   if (step->kernel != NULL) {
-    job.size = job.parts = step->kernel->tiles(&job.problem->convolution);
+    job.is_banded = en_is_banded(model->image, r);
+    job.size = job.parts = job.is_banded ? en_band_count(&job.problem->convolution) : step->kernel->tiles(&job.problem->convolution);
   } else {
     const int32_t elements = elements_of(model, output, patch);
     job.size = divisible_size(r->kind, job.problem, elements);

@@ -8,6 +8,7 @@
  * as often as int8 does, and the one that comes nearest to the reduction that the paper claims. `ours`: estimated errors instead of entropy, the exact
  * search, weights by the integer programme under the same ceiling on bit operations. Both also without classes of patches, at equal cost.
  * `ours, instructions`: what operators take on the board is the cost instead, and the cheapest is chosen that agrees with the float model.
+ * `ours, own patches`: the same, in the patches that its own codes need instead of those of int8, two codes of up to 4 bits in a byte.
  */
 import { buildImage, type ImageOptions } from '../../agent/core/image/build.js';
 import { type LatencyOf, planByValue, type ValuePlan } from '../../agent/core/plan/value-plan.js';
@@ -33,6 +34,7 @@ import {
   outlierShareOf,
   representative,
 } from './patch-board.js';
+import { type CutPlan, plansOfOwnCuts } from './patch-cuts.js';
 import {
   coarse,
   fine,
@@ -75,7 +77,7 @@ interface Row {
   readonly form: string;
   /** Live activations, packed without gaps. */
   readonly ramBytes: number;
-  /** The engine's arena: a byte for each code, whatever its bits, and no depthwise convolution in place. */
+  /** The engine's arena: no depthwise convolution in place; a byte for each code, whatever its bits, but where more than the ceiling would be needed. */
   readonly arenaBytes: number | null;
   /** Of an inference on the emulated board, the mean of samples that are like the test set; or why there are none. */
   readonly counted: Counted;
@@ -158,10 +160,17 @@ class PatchBench {
       await this.#row('ours, fine widths', finer.plan, limits);
       others.push(summary(finer));
     }
-    const fastest = await this.#fastest(outlierShares, int8);
-    if (fastest !== null) {
+    const latencyOf = await instructionsOnBoard(this.#subject.prepared, coarse, this.#subject.signal);
+    if (latencyOf !== null) {
+      const fastest = await this.#fastest(outlierShares, int8, latencyOf);
       await this.#row('ours, instructions', fastest.plan, limits);
       others.push(summary(fastest));
+      const own = await this.#ownPatches(int8, latencyOf);
+      if (own !== null) {
+        await this.#row('ours, own patches', own.plan, null, null, own.subject);
+        const { split } = own.subject.cut.stage;
+        others.push({ ...summary(own), split, grid: own.subject.cut.grid });
+      }
     }
     const front = paretoSet(
       paper,
@@ -253,16 +262,24 @@ class PatchBench {
 
   /**
    * Of the plans with the fewest instructions for what they are estimated to lose, the fastest that agrees with the float model about as often
-   * as int8 does; null without a board to measure operators on.
+   * as int8 does.
    */
-  async #fastest(outlierShares: readonly number[], int8: ClassPrecisions): Promise<Point | null> {
-    const { prepared, limits, signal } = this.#subject;
-    const latencyOf = await instructionsOnBoard(prepared, coarse, signal);
-    if (latencyOf === null) return null;
+  async #fastest(outlierShares: readonly number[], int8: ClassPrecisions, latencyOf: LatencyOf): Promise<Point> {
+    const { limits } = this.#subject;
     const plans = await this.#plans('sensitivity', outlierShares, coarse, {}, searchExact, latencyOf);
     const points: Point[] = [];
     for (const plan of plans.sort((a, b) => a.latency! - b.latency!)) points.push(await this.#check(plan, limits));
     return this.#chooseByAgreement(points, int8);
+  }
+
+  /** The same among plans with patches of their own, and without classes of patches; null where none fits. */
+  async #ownPatches(int8: ClassPrecisions, latencyOf: LatencyOf): Promise<(Point & CutPlan) | null> {
+    const least = await this.#leastAgreement(int8);
+    for (const own of await plansOfOwnCuts(this.#subject, lambdas, latencyOf)) {
+      const point = await this.#check(own.plan, null);
+      if (point.quality.agreement >= least) return { ...point, ...own };
+    }
+    return null;
   }
 
   #plans(
@@ -290,10 +307,14 @@ class PatchBench {
 
   /** The cheapest that agrees with the float model about as often as int8 does. */
   async #chooseByAgreement(points: readonly Point[], int8: ClassPrecisions): Promise<Point> {
+    const least = await this.#leastAgreement(int8);
+    return points.find((point) => point.quality.agreement >= least) ?? points.at(-1)!;
+  }
+
+  async #leastAgreement(int8: ClassPrecisions): Promise<number> {
     const options = imageOptions(this.#subject, int8, null);
     const { quality } = await judged(this.#subject, int8, options, null, 'check');
-    const least = quality.agreement - allowedLoss(this.#subject.checkSamples.count);
-    return points.find((point) => point.quality.agreement >= least) ?? points.at(-1)!;
+    return quality.agreement - allowedLoss(this.#subject.checkSamples.count);
   }
 
   async #row(
@@ -301,8 +322,8 @@ class PatchBench {
     plan: ValuePlan,
     classes: Classes | null,
     known: Awaited<ReturnType<typeof refined>> | null = null,
+    subject: PatchSubject = this.#subject,
   ): Promise<Awaited<ReturnType<typeof refined>>> {
-    const subject = this.#subject;
     const { prepared, cut } = subject;
     const { precisions } = plan;
     const refinement = known ?? (await refined(subject, precisions));
@@ -314,7 +335,7 @@ class PatchBench {
       model: this.#model,
       form,
       ramBytes: plan.peakBytes,
-      ...(await this.#asImage(precisions, options, classes)),
+      ...(await this.#asImage(precisions, options, classes, subject)),
       bitOps: bitOperations(macs, cut, precisions, true),
       activationBitOps: bitOperations(macs, cut, precisions, false),
       weightBytes: plan.weightBytes,
@@ -336,13 +357,14 @@ class PatchBench {
     precisions: ClassPrecisions,
     options: ImageOptions,
     classes: Classes | null,
+    { prepared, cut, ports, testSamples, task }: PatchSubject,
   ): Promise<Pick<Row, 'arenaBytes' | 'counted'>> {
-    const { prepared, cut, ports, testSamples } = this.#subject;
     if (classes !== null && !('low' in classes)) return { arenaBytes: null, counted: { lacking: '-' } };
     const outliers = classes === null ? null : { ...classes, precisions: precisions.outlier };
     const patches = { split: cut.stage.split, grid: cut.grid, isInputStreamed: memory.isInputStreamed, outliers };
-    const { bytes, arenaBytes } = buildImage(prepared, precisions.plain, { ...options, patches });
-    const counted = await countOnBoard(prepared, precisions.plain, { ...options, patches }, this.#samples);
+    const form = { ...options, patches, arenaCeilingBytes: task.ceilingBytes };
+    const { bytes, arenaBytes } = buildImage(prepared, precisions.plain, form);
+    const counted = await countOnBoard(prepared, precisions.plain, form, this.#samples);
     if (classes === null) return { arenaBytes, counted };
     const engine = new EngineModel(bytes, { threads: 1 });
     const simulation = await PatchSimulation.open(prepared, cut, precisions, classes, options, {
@@ -431,7 +453,7 @@ function tableOf(rows: readonly Row[]): string {
 
 function verdict(rows: readonly Row[], { testSamples }: PatchSubject): string {
   const base = rows.find(({ form }) => form === 'patches, int8')!;
-  const lines = ['ours', 'ours, fine widths', 'ours, instructions'].map((wanted) => {
+  const lines = ['ours', 'ours, fine widths', 'ours, instructions', 'ours, own patches'].map((wanted) => {
     const own = rows.find(({ form }) => form === wanted);
     if (own === undefined) return `${wanted}: no such plan`;
     const lost = base.quality.top1! - own.quality.top1!;

@@ -3,10 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
 import { crc32 } from '../../agent/core/image/writer.js';
-import { headerFields } from '../../configs/contracts/image.js';
+import { headerFields, tensorTypes } from '../../configs/contracts/image.js';
 import { EngineModel, ImageFault, listKernels, machineFeatures, packForCortexM } from '../../native/index.js';
 import { compile, runProgram, sanitized } from '../support/c-program.js';
-import { imageOf, networkOfEverything, networkOfPatches } from '../support/images.js';
+import { imageOf, networkOfEverything, networkOfPatches, tensorTypesOf } from '../support/images.js';
 import { randomNetwork } from '../support/networks.js';
 import { announceSeed } from '../support/seed.js';
 
@@ -29,6 +29,16 @@ async function patchedImages() {
   );
 }
 
+/** Codes two in a byte between convolutions, behind a stage and without one. */
+async function nibbleImages() {
+  const patches = { split: 7, grid: { rows: 2, columns: 2 }, isInputStreamed: true };
+  const forms = [{ packer: packForCortexM }, { packer: null }, { packer: packForCortexM, patches }];
+  const precision = { weightBits: 4, activationBits: 4 } as const;
+  return Promise.all(
+    forms.map((form) => imageOf(networkOfPatches(seed), precision, seed, { ...form, arenaCeilingBytes: 0 })),
+  );
+}
+
 t.test('hostile images are refused or run within their own memory', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'quantd-images-'));
   t.teardown(() => rmSync(folder, { recursive: true }));
@@ -38,7 +48,10 @@ t.test('hostile images are refused or run within their own memory', async (t) =>
     await imageOf(randomNetwork(seed, 5), { weightBits: 2, activationBits: 2 }, seed),
     await imageOf(networkOfEverything(seed), { weightBits: 4, activationBits: 4 }, seed, { packer: packForCortexM }),
     ...(await patchedImages()),
+    ...(await nibbleImages()),
   ];
+  const types = images.map(({ bytes }) => tensorTypesOf(bytes));
+  t.equal(types.filter((of) => of.includes(tensorTypes.nibbles)).length, 3);
   const paths = images.map(({ bytes }, index) => {
     const path = join(folder, `${index}.qimg`);
     writeFileSync(path, bytes);

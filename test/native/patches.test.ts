@@ -7,14 +7,14 @@ import { buildImage, type ImagePatches } from '../../agent/core/image/build.js';
 import { crc32 } from '../../agent/core/image/writer.js';
 import { listStages } from '../../agent/core/plan/patch-geometry.js';
 import { parsePrecision } from '../../agent/core/precision.js';
-import { headerFields, operatorKinds, stageFields, tensorFields } from '../../configs/contracts/image.js';
+import { headerFields, operatorKinds, stageFields, tensorFields, tensorTypes } from '../../configs/contracts/image.js';
 import type { Precision } from '../../configs/contracts/plan.js';
 import { EngineModel, packForCortexM } from '../../native/index.js';
 import { packedFields } from '../../native/packing.js';
 import { drawNetwork } from '../agent/core/plan/patch-networks.js';
 import { compile, runProgram, sanitized } from '../support/c-program.js';
 import { referenceOutputs } from '../support/firmware.js';
-import { imageOf, networkOfPatches } from '../support/images.js';
+import { imageOf, networkOfPatches, tensorTypesOf } from '../support/images.js';
 import { calibratedNetwork, type Network, randomNetwork } from '../support/networks.js';
 import { announceSeed, Random } from '../support/seed.js';
 
@@ -24,7 +24,7 @@ const cases = Number(process.env.QUANTD_PATCH_CASES ?? 60);
 const folder = mkdtempSync(join(tmpdir(), 'quantd-patches-'));
 t.teardown(() => rmSync(folder, { recursive: true }));
 
-type Form = Pick<Parameters<typeof buildImage>[2], 'patches' | 'packer'>;
+type Form = Pick<Parameters<typeof buildImage>[2], 'patches' | 'packer' | 'arenaCeilingBytes'>;
 
 function imageBuilder({ prepared, ranges }: Network, random: Random) {
   const widths: Precision[] = ['W8A8', 'W4A8', 'W4A4', 'W2A8', 'W2A2'].map(parsePrecision);
@@ -207,6 +207,54 @@ t.test('packed weights compute what weights as they are compute, whatever the ma
   }
   for (const name of ['depthwise', 'vector16', 'polynomial2', 'polynomial4', 'outer2', 'outer4', 'direct16'])
     t.ok(kernels.has(`${name}.dsp`), name);
+});
+
+const nibblesOf = (image: Uint8Array) => tensorTypesOf(image).filter((type) => type === tensorTypes.nibbles).length;
+
+t.test('codes two in a byte compute what they do with a byte each, in less memory', async (t) => {
+  const program = await compile('run_image', sanitized);
+  const seen = { images: 0, nibbles: 0, patched: 0, packed: 0, smaller: 0, ceilings: 0 };
+  for (let n = 0; seen.images < cases && n < 20 * cases; n++) {
+    const random = new Random(seed + n);
+    const network = await calibratedNetwork(randomNetwork(seed + n, 6), seed + n, 1);
+    const build = imageBuilder(network, random);
+    const patches = random.next() < 0.3 ? drawPatches(network, random) : null;
+    const packer = random.next() < 0.6 ? packForCortexM : null;
+    const [input] = network.samples as [Float32Array];
+    let [plain, dense]: (ReturnType<typeof build> | null)[] = [null, null];
+    try {
+      plain = build({ patches });
+      dense = build({ patches, packer, arenaCeilingBytes: 0 });
+    } catch (error) {
+      if ((error as { code?: string }).code !== 'model/unsupported') throw error;
+      continue;
+    }
+    const nibbles = nibblesOf(dense.bytes);
+    if (nibbles === 0) continue;
+    seen.images++;
+    seen.nibbles += nibbles;
+    if (patches !== null) seen.patched++;
+    if (packer !== null) seen.packed++;
+    const expected = (await referenceOutputs(build({}).bytes, [input]))[0]!;
+    const what = `seed ${seed + n}: ${JSON.stringify(patches)}, ${packer === null ? 'plain' : 'packed'}`;
+    for (const options of [{}, { features: [] as [] }])
+      if (!isEqual((await outputsOf(dense.bytes, [input], options)).outputs[0]!, expected))
+        t.fail(`the addon differs, ${what}`);
+    if (!isEqual(await sanitizedOutput(t, program, dense.bytes, input), expected))
+      t.fail(`the program differs, ${what}`);
+    t.ok(dense.arenaBytes <= plain.arenaBytes, what);
+    if (dense.arenaBytes < plain.arenaBytes) seen.smaller++;
+    // As few as fit: none where bytes do, and no more than all of them in between.
+    t.equal(nibblesOf(build({ patches, packer, arenaCeilingBytes: plain.arenaBytes }).bytes), 0);
+    const ceiling = dense.arenaBytes + random.below(plain.arenaBytes - dense.arenaBytes + 1);
+    const some = build({ patches, packer, arenaCeilingBytes: ceiling });
+    t.ok(some.arenaBytes <= ceiling && nibblesOf(some.bytes) <= nibbles, what);
+    if (nibblesOf(some.bytes) < nibbles) seen.ceilings++;
+    if (!isEqual((await outputsOf(some.bytes, [input])).outputs[0]!, expected)) t.fail(`some nibbles differ, ${what}`);
+  }
+  t.comment(JSON.stringify(seen));
+  t.equal(seen.images, cases);
+  t.ok(seen.patched > 0 && seen.packed > cases / 4 && seen.smaller > cases / 8 && seen.ceilings > cases / 4);
 });
 
 t.test('what cannot be packed is refused before it crosses', (t) => {

@@ -1,5 +1,6 @@
 /** Images of small networks, for tests of the engine. */
 import { buildImage, type ImageOptions } from '../../agent/core/image/build.js';
+import { headerFields, tensorFields } from '../../configs/contracts/image.js';
 import type { Precision } from '../../configs/contracts/plan.js';
 import { calibratedNetwork, NetworkBuilder, type randomNetwork } from './networks.js';
 import { Random } from './seed.js';
@@ -9,7 +10,7 @@ export async function imageOf(
   source: ReturnType<typeof randomNetwork>,
   precision: Precision,
   seed: number,
-  form: Pick<ImageOptions, 'packer' | 'patches'> = {},
+  form: Pick<ImageOptions, 'packer' | 'patches' | 'arenaCeilingBytes'> = {},
 ) {
   const { prepared, samples, ranges } = await calibratedNetwork(source, seed, 2);
   const precisions = new Map(prepared.operators.map(({ name }) => [name, precision]));
@@ -20,6 +21,16 @@ export async function imageOf(
     ...form,
   };
   return { ...buildImage(prepared, precisions, options), samples };
+}
+
+/** Types of an image's tensors; see `tensorTypes`. */
+export function tensorTypesOf(image: Uint8Array): number[] {
+  const view = new DataView(image.buffer, image.byteOffset);
+  const field = (name: (typeof headerFields)[number]) => view.getUint32(4 * headerFields.indexOf(name), true);
+  const offset = field('tensorOffset') + 4 * tensorFields.indexOf('type');
+  return Array.from({ length: field('tensorCount') }, (_, index) =>
+    view.getUint32(offset + 4 * tensorFields.length * index, true),
+  );
 }
 
 /** A network with every kind of operator that an image can have. */

@@ -41,7 +41,7 @@ export async function openRealModel(name: string, sampleCount = 3): Promise<Real
 export function realImage(
   { prepared, ranges }: RealModel,
   precision: string | Random,
-  form: Pick<ImageOptions, 'packer' | 'patches'> = {},
+  form: Pick<ImageOptions, 'packer' | 'patches' | 'arenaCeilingBytes'> = {},
 ): BuiltImage {
   const choices: Precision[] = ['W8A8', 'W4A8', 'W4A4', 'W2A8', 'W2A2'].map(parsePrecision);
   const precisions = prepared.operators.map((operator): [string, Precision] => {

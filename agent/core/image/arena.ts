@@ -98,5 +98,6 @@ function canHold({ tensors }: Draft, kind: string, input: TensorId, output: Tens
 }
 
 function bytesOf({ type, elements }: TensorEntry): number {
-  return Math.ceil((elements * (type === 'codes' ? 1 : 4)) / alignment) * alignment;
+  const elementBytes = { codes: 1, accumulators: 4, floats: 4, nibbles: 0.5 } as const;
+  return Math.ceil((elements * elementBytes[type]) / alignment) * alignment;
 }

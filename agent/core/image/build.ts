@@ -33,6 +33,11 @@ export interface ImageOptions {
   readonly patches?: ImagePatches | null;
   /** Packs weights for the processor that executes the image; null: it packs them itself. */
   readonly packer?: WeightPacker | null;
+  /**
+   * Bytes that activations should not take more of: where they would, codes of up to 4 bits lie two in a byte between convolutions, as few as
+   * will do. Absent or null: a byte each.
+   */
+  readonly arenaCeilingBytes?: number | null;
   /** Grid of a tensor that has to have just this one; null: it follows from its range and bits. */
   readonly gridOf?: ActivationGrids['gridOf'];
 }
@@ -169,7 +174,7 @@ export function buildImage(
   const inputId = values.writer.input(count(prepared.inputDims));
   const inputDims = prepared.inputDims;
   values.define(input, { id: inputId, dims: inputDims, order: plainOrder(inputDims.length), affine: null });
-  const { patches = null, packer = null } = options;
+  const { patches = null, packer = null, arenaCeilingBytes = null } = options;
   // Whether the model can be cut there at all is said in the model's own words.
   const cut = patches === null ? null : cutStage(prepared, patches.split);
   const split = cut?.split ?? 0;
@@ -210,7 +215,10 @@ export function buildImage(
           isInputStreamed: patches.isInputStreamed,
           outliers,
         };
-  const built = values.writer.finish({ inputs: [{ name: input, dims: inputDims }], outputs }, { stage, packer });
+  const built = values.writer.finish(
+    { inputs: [{ name: input, dims: inputDims }], outputs },
+    { stage, packer, arenaCeilingBytes },
+  );
   return { ...built, gridOf: (tensor) => values.gridOf(tensor) };
 }
 

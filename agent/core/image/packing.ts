@@ -3,6 +3,7 @@ import { operatorKinds, packedSlackBytes } from '../../../configs/contracts/imag
 import type { PackingVariant, WeightPacker } from '../../../configs/contracts/packing.js';
 import { length } from '../plan/patch-geometry.js';
 import { type Draft, numberOf, type OperatorEntry } from './draft.js';
+import { bandsOf, isBanded } from './nibbles.js';
 
 /** The same image with the weights of convolutions packed. */
 export function packWeights(draft: Draft, packer: WeightPacker): Draft {
@@ -37,8 +38,10 @@ function packed(draft: Draft, operator: OperatorEntry, packer: WeightPacker): Op
   };
 }
 
-/** The sizes of a convolution, one for each kind of patch. */
-function variantsOf({ tensors }: Draft, operator: OperatorEntry): PackingVariant[] {
+/** The sizes of a convolution, one for each kind of patch or band. */
+function variantsOf(draft: Draft, operator: OperatorEntry): PackingVariant[] {
+  const { tensors } = draft;
+  if (isBanded(draft, operator)) return distinct(bandsOf(operator));
   const value = (field: string) => numberOf(operator, field);
   const [from, to] = [tensors[operator.inputs[0]!]!.regions, tensors[operator.output]!.regions];
   if (from === null || to === null) {
@@ -46,7 +49,7 @@ function variantsOf({ tensors }: Draft, operator: OperatorEntry): PackingVariant
     const [outHeight, outWidth] = [value('outHeight'), value('outWidth')];
     return [{ inHeight, inWidth, outHeight, outWidth, padTop: value('padTop'), padLeft: value('padLeft') }];
   }
-  const variants = new Map<string, PackingVariant>();
+  const variants: PackingVariant[] = [];
   from.rowSpans.forEach((inRows, row) => {
     from.columnSpans.forEach((inColumns, column) => {
       const [outRows, outColumns] = [to.rowSpans[row]!, to.columnSpans[column]!];
@@ -56,8 +59,12 @@ function variantsOf({ tensors }: Draft, operator: OperatorEntry): PackingVariant
         padTop: value('padTop') + inRows.first - outRows.first * value('strideY'),
         padLeft: value('padLeft') + inColumns.first - outColumns.first * value('strideX'),
       };
-      variants.set(Object.values(variant).join(), variant);
+      variants.push(variant);
     });
   });
-  return [...variants.values()];
+  return distinct(variants);
+}
+
+function distinct(variants: readonly PackingVariant[]): PackingVariant[] {
+  return [...new Map(variants.map((variant) => [Object.values(variant).join(), variant])).values()];
 }

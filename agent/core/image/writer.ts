@@ -16,6 +16,7 @@ import {
 import type { WeightPacker } from '../../../configs/contracts/packing.js';
 import { layOutArena } from './arena.js';
 import type { Draft, FieldValue, OperatorEntry, Regions, TensorEntry, TensorId, TensorSpec } from './draft.js';
+import { joinNibbles } from './nibbles.js';
 import { packWeights } from './packing.js';
 import { cutPatches, type StageCut } from './stage.js';
 
@@ -25,6 +26,8 @@ export interface ImageForm {
   readonly stage: StageCut | null;
   /** Packs weights for a processor; null: kernels pack them themselves, or read them as they are. */
   readonly packer: WeightPacker | null;
+  /** Codes of few bits lie two in a byte wherever the arena would be larger; null: they have a byte each. */
+  readonly arenaCeilingBytes: number | null;
 }
 
 /** Collects an image. Operators are executed in the order in which they are added. */
@@ -99,10 +102,11 @@ export class ImageWriter {
   /** The image, and the memory that its activations take. Fails with `model/unsupported` where patches are asked for and impossible. */
   finish(
     description: Omit<ImageDescription, 'operators'>,
-    { stage: cut, packer }: ImageForm = { stage: null, packer: null },
+    { stage: cut, packer, arenaCeilingBytes }: ImageForm = { stage: null, packer: null, arenaCeilingBytes: null },
   ): { bytes: Uint8Array; arenaBytes: number } {
     let draft: Draft = { tensors: this.#tensors, operators: this.#operators, stage: null };
     if (cut !== null) draft = cutPatches(draft, cut);
+    if (arenaCeilingBytes !== null) draft = joinNibbles(draft, arenaCeilingBytes);
     if (packer !== null) draft = packWeights(draft, packer);
     const { tensors, operators, stage } = draft;
     const slots = recordSlots(tensors);
