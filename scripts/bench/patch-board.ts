@@ -24,7 +24,7 @@ import type { Widths } from './patch-subject.js';
 /** Where instructions are counted. */
 export const board = 'mps2-an386';
 /** Inferences that are counted of each image. */
-export const countedSamples = 4;
+export const countedSamples = 2;
 /** An emulator answers late on a busy machine. */
 const replyTimeoutMs = 5000;
 
