@@ -24,6 +24,13 @@ const cases = Number(process.env.QUANTD_PATCH_CASES ?? 60);
 const folder = mkdtempSync(join(tmpdir(), 'quantd-patches-'));
 t.teardown(() => rmSync(folder, { recursive: true }));
 
+let compiled: Promise<string> | null = null;
+/** A program that runs an image and checks every access, for all tests that want it. */
+function checkedProgram(): Promise<string> {
+  compiled ??= compile('run_image', sanitized);
+  return compiled;
+}
+
 type Form = Pick<Parameters<typeof buildImage>[2], 'patches' | 'packer' | 'arenaCeilingBytes'>;
 
 function imageBuilder({ prepared, ranges }: Network, random: Random) {
@@ -80,7 +87,7 @@ async function sanitizedOutput(
 }
 
 t.test(`patches of ${cases} random networks compute what their layers compute`, async (t) => {
-  const program = await compile('run_image', sanitized);
+  const program = await checkedProgram();
   const seen = { cut: 0, refused: 0, packed: 0, streamed: 0 };
   for (let n = 0; seen.cut < cases && n < 20 * cases; n++) {
     const random = new Random(seed + n);
@@ -212,7 +219,7 @@ t.test('packed weights compute what weights as they are compute, whatever the ma
 const nibblesOf = (image: Uint8Array) => tensorTypesOf(image).filter((type) => type === tensorTypes.nibbles).length;
 
 t.test('codes two in a byte compute what they do with a byte each, in less memory', async (t) => {
-  const program = await compile('run_image', sanitized);
+  const program = await checkedProgram();
   const seen = { images: 0, nibbles: 0, patched: 0, packed: 0, smaller: 0, ceilings: 0 };
   for (let n = 0; seen.images < cases && n < 20 * cases; n++) {
     const random = new Random(seed + n);
