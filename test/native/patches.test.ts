@@ -225,7 +225,7 @@ t.test('codes two in a byte compute what they do with a byte each, in less memor
     const random = new Random(seed + n);
     const network = await calibratedNetwork(randomNetwork(seed + n, 6), seed + n, 1);
     const build = imageBuilder(network, random);
-    const patches = random.next() < 0.3 ? drawPatches(network, random) : null;
+    const patches = random.next() < 0.6 ? drawPatches(network, random) : null;
     const packer = random.next() < 0.6 ? packForCortexM : null;
     const [input] = network.samples as [Float32Array];
     let [plain, dense]: (ReturnType<typeof build> | null)[] = [null, null];
@@ -261,7 +261,7 @@ t.test('codes two in a byte compute what they do with a byte each, in less memor
   }
   t.comment(JSON.stringify(seen));
   t.equal(seen.images, cases);
-  t.ok(seen.patched > 0 && seen.packed > cases / 4 && seen.smaller > cases / 8 && seen.ceilings > cases / 4);
+  t.ok(seen.patched > 0 && seen.packed > cases / 4 && seen.smaller > cases / 8 && seen.ceilings > cases / 12);
 });
 
 t.test('what cannot be packed is refused before it crosses', (t) => {
