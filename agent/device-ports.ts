@@ -1,12 +1,12 @@
 /** The ports of the daemon: what its loop needs from the world beside those of the pipeline. Types only. */
-import type { DesiredState, DeviceEvent, DeviceResult, ReportedState } from '../configs/contracts/device.js';
+import type { Birth, DesiredState, DeviceEvent, DeviceResult, ReportedState } from '../configs/contracts/device.js';
 import type { Budget } from '../configs/contracts/plan.js';
 import type { BlobRef, Release } from '../configs/contracts/release.js';
 import type { DeviceTable, ModelTable } from '../configs/contracts/tables.js';
 import type { GatePolicy, GateReading } from './core/gates/decide.js';
 import type { DeviceStep } from './core/reconcile.js';
 import type { StepProgress } from './pipeline.js';
-import type { Feed } from './ports.js';
+import type { Feed, TargetIdentity } from './ports.js';
 import type { QuantizeDocument } from './report.js';
 
 /** Messages that must arrive, kept on disk until the broker has acknowledged them. */
@@ -40,6 +40,8 @@ export interface FleetLink {
   start(listener: FleetListener): void;
   /** The device's newest word on itself, retained by the broker; while offline only the last one is kept. */
   report(document: ReportedState): void;
+  /** Says anew what the device is. */
+  introduce(birth: Birth): void;
   /** Puts a message into the outbox; it is sent at least once, in order. */
   send(kind: 'event', document: DeviceEvent): void;
   send(kind: 'result', document: DeviceResult): void;
@@ -97,7 +99,7 @@ export type SampleType = 'jpg' | 'png' | 'npy';
 /** What a model answers. */
 export interface InferAnswer {
   readonly outputs: ReadonlyMap<string, Feed>;
-  /** Of the model alone, without decoding and the ways between processes. */
+  /** Of the model alone, without decoding and the ways between processes; NaN where the target counts no time. */
   readonly latencyMs: number;
 }
 
@@ -110,15 +112,44 @@ export interface ModelRunner {
    * fails with `target/failed` when an output is not finite.
    */
   probe(samplesFolder: string | null, index: number): Promise<{ latencyMs: number }>;
-  /** Settled when the process has ended, whoever ended it. */
+  /** Settled when the process has ended, whoever ended it, or what runs the model cannot be reached any more. */
   readonly ended: Promise<void>;
   close(): Promise<void>;
 }
 
 /** Starts runners. */
 export interface RunnerHost {
-  /** Fails with `target/failed` when the artifact cannot be loaded. */
-  open(folder: string, signal: AbortSignal): Promise<ModelRunner>;
+  /**
+   * Fails with `target/failed` when the artifact cannot be loaded.
+   *
+   * @param progress told the share of the artifact that was brought, where that takes long
+   */
+  open(folder: string, signal: AbortSignal, progress?: (share: number) => void): Promise<ModelRunner>;
+  /** Of a target that keeps its model itself and starts with it, without this machine. */
+  readonly slots?: TargetSlots;
+}
+
+/** What such a target keeps. Methods fail with `mcu/...`; folders are of artifacts that a runner was opened for. */
+export interface TargetSlots {
+  look(): Promise<SlotsView>;
+  /** Makes an artifact active there, on trial: a reset before `confirm` makes the one before active again. */
+  activate(folder: string): Promise<void>;
+  /** Ends a trial well. */
+  confirm(folder: string): Promise<void>;
+  /** Ends a trial, if there is one: the one before is active again. */
+  revert(): Promise<void>;
+  /** Calls back when nothing is known of the target any more: it cannot be reached, was reset, or was used by others. */
+  onLost(listener: (why: string) => void): void;
+}
+
+/** A target that keeps its model, as it says itself. */
+export interface SlotsView {
+  readonly identity: TargetIdentity;
+  /** sha256 of the active artifact; null: none. */
+  readonly active: string | null;
+  readonly isOnTrial: boolean;
+  /** Why it started last. */
+  readonly lastStart: 'power' | 'requested' | 'fault' | 'watchdog';
 }
 
 /** Frames that applications hand over, for calibration and verification; they never leave the device. */

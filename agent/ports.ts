@@ -48,6 +48,25 @@ export interface TargetIdentity {
   readonly features: readonly string[];
   /** What energy is read from; null where rows have none. */
   readonly energyMeter: string | null;
+  /** Only of a microcontroller. */
+  readonly board?: BoardFacts;
+}
+
+/** A microcontroller as its firmware describes it. */
+export interface BoardFacts {
+  readonly name: string;
+  readonly core: string;
+  /** 0: there is none, as of a process. */
+  readonly clockHz: number;
+  /** Of the chip, as `flashBytes` is. */
+  readonly ramBytes: number;
+  readonly flashBytes: number;
+  /** RAM for a model: records, activations, scratch memory, floats of inputs and outputs. */
+  readonly workspaceBytes: number;
+  /** Room for one image in flash. */
+  readonly slotBytes: number;
+  /** Begin of the sha256 of what the firmware was built from. */
+  readonly firmware: string;
 }
 
 /** Reads the energy that the machine, or the part of it with sensors, uses: everything that runs on it, idle power included. */

@@ -30,6 +30,7 @@ import { contentKey } from './digest.js';
 import { pipelineVersion } from './pipeline.js';
 import { runInWorker } from './run-worker.js';
 import { openGates } from './wire-gates.js';
+import { type WiredMcus, wireMcus } from './wire-mcus.js';
 
 /** What the daemon needs beside its settings. */
 export interface DaemonSurroundings {
@@ -69,14 +70,17 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
       cause,
     });
   });
-  const targets = [await hostTarget(settings)];
+  const host = await hostTarget(settings);
   const warn = (text: string) => log.warn({}, text);
   const values = SqliteKeyValues.openOrBegin(join(stateFolder, 'device.db'), warn);
   const memory = new Memory(values);
   const session = memory.beginSession(Date.now() / 1000);
+  const clock = systemClock();
+  const birth = () => birthOf(settings, device, session, version, targets, clock.now());
+  const mcus = await wireMcus(settings.target.mcus, stateFolder, memory, () => link.introduce(birth()));
+  const targets: readonly DaemonTarget[] = [host, ...mcus.targets];
   const caps = { mostBytes: settings.limits.outboxBytes, mostDays: settings.limits.outboxDays };
   const outbox = new SqliteOutbox(join(stateFolder, 'outbox.db'), caps, warn);
-  const clock = systemClock();
   const link = new MqttFleetLink({
     url: settings.mqtt.url,
     username: settings.mqtt.username,
@@ -85,7 +89,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
     tenant: settings.mqtt.tenant,
     keepaliveSeconds: settings.mqtt.keepaliveSeconds,
     willDelaySeconds: settings.mqtt.willDelaySeconds,
-    birth: birthOf(settings, device, session, version, targets, clock.now()),
+    birth: birth(),
     observedGeneration: () => memory.observedGeneration,
     outbox,
     warn,
@@ -115,8 +119,13 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
       link,
       models,
       artifacts: new FolderArtifactStore(stateFolder),
-      runners: new RunnerProcesses(settings.target.threads),
-      maker: workerMaker(settings, stateFolder, { url: settings.console.url, token: consoleToken, seed }, warn),
+      maker: workerMaker(
+        settings,
+        stateFolder,
+        { url: settings.console.url, token: consoleToken, seed },
+        mcus.runners,
+        warn,
+      ),
       samples: new SampleFolder(join(stateFolder, 'samples'), folder === '' ? null : folder, {
         frames: mostFrames,
         bytes: mostBytes,
@@ -152,6 +161,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
       } finally {
         clearInterval(watchdog);
         await socket.close();
+        await Promise.all([...mcus.runners.values()].map((runners) => runners.close()));
         outbox.close();
         values.close();
         log.info({}, 'the daemon has stopped');
@@ -178,7 +188,7 @@ async function hostTarget(settings: AgentSettings): Promise<DaemonTarget> {
   const meter = await openEnergyMeter();
   const { kind, threads } = settings.target;
   const identity = kind === 'native' ? await identifyNative(threads) : await identifyOrt(threads, meter?.name ?? null);
-  return { id: 'host', kind, identity };
+  return { id: 'host', kind, identity, runners: new RunnerProcesses(threads), isSettled: true };
 }
 
 function birthOf(
@@ -197,7 +207,8 @@ function birthOf(
     device,
     session,
     agentVersion: version,
-    hardwareClass: contentKey(targets[0]!.identity).slice(0, 16),
+    hardwareClass: contentKey(targets[0]!.identity!).slice(0, 16),
+    // Of a microcontroller that was never reached nothing is known; it is told when it was.
     targets: Object.fromEntries(targets.map(({ id, kind, identity }) => [id, { kind, identity: { ...identity } }])),
     labels: settings.device.group === '' ? labels : { ...labels, group: settings.device.group },
     time,
@@ -231,13 +242,14 @@ function workerMaker(
   settings: AgentSettings,
   stateFolder: string,
   donors: DonorOptions,
+  mcus: WiredMcus['runners'],
   warn: (text: string) => void,
 ): Maker {
   const { kind, threads } = settings.target;
   const { workerMemoryMb, workerNice } = settings.limits;
   const where = { threads, state: stateFolder, donors };
   return {
-    async make({ model, release, budget, samples, out }: MakeRequest, signal, progress) {
+    async make({ target, model, release, budget, samples, out }: MakeRequest, signal, progress) {
       const card = join(out, 'card.json');
       const write = (path: string, value: unknown) =>
         writeFile(path, JSON.stringify(value)).catch((cause: unknown) => {
@@ -248,7 +260,6 @@ function workerMaker(
         model,
         modelSha256: release.model.sha256,
         out,
-        target: kind,
         budget,
         estimator: 'logits',
         threads,
@@ -260,7 +271,11 @@ function workerMaker(
         ...(samples === null ? {} : { data: samples.folder }),
       };
       const limits = { nice: workerNice, memoryMb: workerMemoryMb };
-      const run = () => runInWorker('quantize', options, where, signal, progress, limits);
+      const board = mcus.get(target);
+      const runOn = (name: string) =>
+        runInWorker('quantize', { ...options, target: name }, where, signal, progress, limits);
+      // Operators are timed on the board: its line is the worker's for so long.
+      const run = () => (board === undefined ? runOn(kind) : board.lend((path) => runOn(`mcu:${path}`)));
       const document = await run().catch(async (error: unknown) => {
         if (!(error instanceof EdgeError) || error.code !== 'store/corrupt') throw error;
         // Nobody may be there to move it away, and it only saves time.

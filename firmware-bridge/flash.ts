@@ -14,6 +14,15 @@ export interface UploadOptions {
   readonly progress?: (doneBytes: number, totalBytes: number) => void;
 }
 
+/** A slot that nothing depends on: neither the active one, nor what a trial goes back to. Fails with `mcu/refused` where there is none. */
+export async function spareSlot(mcu: Mcu): Promise<number> {
+  const { activeSlot, previousSlot, isOnTrial } = await mcu.activation();
+  const spare = [0, 1].find((slot) => slot !== activeSlot && !(isOnTrial && slot === previousSlot));
+  if (spare !== undefined) return spare;
+  const hint = 'Confirm or revert the activation that is on trial first.';
+  throw new EdgeError('mcu/refused', 'no slot is free', { subject: mcu.connection.name, hint });
+}
+
 /**
  * Brings an image into a slot and seals it. An upload that was cut off, on either side, goes on at the first byte that is missing; one that
  * was finished is finished at once. Fails with `mcu/refused` where the slot is in use or too small, or the engine refuses the image.

@@ -110,14 +110,14 @@ const zones: Readonly<Record<string, Zone>> = {
     forbidden: settings,
   },
   runner: {
-    holds: /^agent\/runner\.ts$/,
+    holds: /^agent\/(mcu-)?runner\.ts$/,
     values: ['adapters', 'core', 'contracts'],
     types: ['ports', 'devicePorts'],
     packages: ['node:*'],
     forbidden: settings,
   },
   wireDaemon: {
-    holds: /^agent\/wire-(daemon|gates)\.ts$/,
+    holds: /^agent\/wire-(daemon|gates|mcus)\.ts$/,
     values: ['wireDaemon', 'adapters', 'daemon', 'core', 'contracts', 'digest', 'steps', 'runWorker'],
     types: ['ports', 'devicePorts'],
     packages: ['node:*'],
@@ -263,6 +263,18 @@ const helpers: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     'firmware-bridge/flash.ts': 'what it times has to be brought there',
     'native/index.ts': 'weights are packed here by the C that executes them there',
     'agent/adapters/measuring-lock.ts': 'one lock for every target that times anything',
+    'agent/adapters/mcu-identity.ts': 'the identity of a board is put together in one place',
+  },
+  'agent/adapters/mcu-identity.ts': { 'firmware-bridge/mcu.ts': 'what a board says of itself, as types' },
+  'agent/adapters/mcu-board.ts': {
+    'firmware-bridge/mcu.ts': 'a microcontroller is what it keeps the line to',
+    'firmware-bridge/flash.ts': 'what runs there has to be brought there',
+    'firmware-bridge/link/firmware-process.ts': 'a board that is a process lives longer than a line to it',
+    'agent/adapters/mcu-identity.ts': 'the identity of a board is put together in one place',
+  },
+  'agent/adapters/mcu-runners.ts': { 'agent/mcu-runner.ts': 'what goes over the channel to its process, as types' },
+  'agent/adapters/artifact-runner.ts': {
+    'agent/adapters/samples.ts': 'probes run on samples, and frames are decoded as they are',
   },
   'agent/adapters/host-runtime.ts': {
     'native/index.ts': 'the engine is one of the two that run artifacts',

@@ -67,6 +67,7 @@ const overheadBytes = 1024;
 export class MqttFleetLink implements FleetLink {
   readonly #options: FleetLinkOptions;
   readonly #topics: DeviceTopics;
+  #birth: Birth;
   #listener: FleetListener = { desired: () => {}, connected: () => {} };
   #client: MqttClient | null = null;
   #isConnected = false;
@@ -83,7 +84,17 @@ export class MqttFleetLink implements FleetLink {
 
   constructor(options: FleetLinkOptions) {
     this.#options = options;
+    this.#birth = options.birth;
     this.#topics = topicsOf(options.namespace, options.tenant, options.birth.device);
+  }
+
+  introduce(birth: Birth): void {
+    this.#birth = birth;
+    const client = this.#client;
+    if (client === null || !this.#isConnected) return;
+    this.#publish(client, this.#topics.birth, JSON.stringify(birth), { retain: true }).catch((error: Error) => {
+      if (this.#isConnected) this.#options.warn(`the birth was not delivered: ${error.message}`);
+    });
   }
 
   start(listener: FleetListener): void {
@@ -154,10 +165,10 @@ export class MqttFleetLink implements FleetLink {
 
   #connect(): void {
     if (this.#isClosed) return;
-    const { url, username, password, keepaliveSeconds, willDelaySeconds, birth } = this.#options;
+    const { url, username, password, keepaliveSeconds, willDelaySeconds } = this.#options;
     const options: IClientOptions = {
       protocolVersion: 5,
-      clientId: birth.device,
+      clientId: this.#birth.device,
       clean: false,
       keepalive: keepaliveSeconds,
       connectTimeout: connectMs,
@@ -191,7 +202,8 @@ export class MqttFleetLink implements FleetLink {
 
   /** What is said after every connect, in this order. */
   async #greet(client: MqttClient): Promise<void> {
-    const { birth, observedGeneration } = this.#options;
+    const { observedGeneration } = this.#options;
+    const birth = this.#birth;
     await client.subscribeAsync(this.#topics.desired, { qos: 1 });
     await this.#publish(client, this.#topics.birth, JSON.stringify(birth), { retain: true });
     await this.#publish(client, this.#topics.online, this.#online(true), { retain: true });
@@ -327,7 +339,7 @@ export class MqttFleetLink implements FleetLink {
   }
 
   #online(online: boolean): string {
-    return JSON.stringify({ schema: 'quantd/online/1', online, session: this.#options.birth.session });
+    return JSON.stringify({ schema: 'quantd/online/1', online, session: this.#birth.session });
   }
 }
 

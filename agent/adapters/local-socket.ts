@@ -41,6 +41,8 @@ const sampleTypes: Readonly<Record<string, SampleType>> = {
 const statusOf: Partial<Record<ErrorCode, number>> = {
   'infer/invalid': 422,
   'infer/unavailable': 503,
+  'mcu/unreachable': 503,
+  'mcu/timeout': 503,
   'samples/unreadable': 422,
   'samples/mismatch': 422,
   'target/unknown': 404,
@@ -173,7 +175,7 @@ export class LocalSocket {
       response.writeHead(200, {
         'content-type': 'application/octet-stream',
         'quantd-artifact': key,
-        'quantd-latency-ms': latencyMs.toFixed(4),
+        ...(Number.isNaN(latencyMs) ? {} : { 'quantd-latency-ms': latencyMs.toFixed(4) }),
         'quantd-outputs': JSON.stringify(described),
       });
       response.end(

@@ -1,11 +1,10 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { cpus, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { EdgeError } from '../../configs/contracts/errors.js';
 import { imageExtension } from '../../configs/contracts/image.js';
 import { preloadedSlot } from '../../configs/contracts/mcu.js';
 import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
-import { upload } from '../../firmware-bridge/flash.js';
+import { spareSlot, upload } from '../../firmware-bridge/flash.js';
 import { Mcu, type McuInfo } from '../../firmware-bridge/mcu.js';
 import { packForCortexM } from '../../native/index.js';
 import { buildImage } from '../core/image/build.js';
@@ -18,10 +17,8 @@ import type { PreparedModel } from '../core/prepare.js';
 import { xorshift32 } from '../core/random.js';
 import { median, minimum, spread } from '../core/statistics.js';
 import type { Comparison, Feeds, Progress, Target, TargetIdentity, Timing } from '../ports.js';
+import { identityOfMcu } from './mcu-identity.js';
 import { withMeasuringLock } from './measuring-lock.js';
-
-/** Version of the code that times operators on a microcontroller; see `machine.ts`. */
-const methodVersion = 2;
 
 /** Runs of what is timed, after one that is not. An emulator's instructions are the same every time. */
 const repeatsOf = { instructions: 1, cycles: 7, nanoseconds: 9 } as const;
@@ -58,21 +55,7 @@ export class McuTarget implements Target {
   }
 
   async identity(): Promise<TargetIdentity> {
-    const { board, core, clockHz, firmware, counterSource } = this.#info;
-    // As a process it is as fast as the machine.
-    const processor = core === 'host' ? `${board} on ${cpus()[0]?.model.trim() || 'unknown'}` : `${board}, ${core}`;
-    return {
-      kind: this.kind,
-      processor,
-      architecture: core,
-      cores: 1,
-      threads: 1,
-      governor: 'unknown',
-      powerMode: clockHz === 0 ? 'unknown' : `${clockHz / 1e6} MHz`,
-      runtime: `firmware ${firmware}, method ${methodVersion}`,
-      features: [counterSource],
-      energyMeter: null,
-    };
+    return identityOfMcu(this.#info, this.#slotBytes);
   }
 
   /** Our engine is exact for all weights. */
@@ -140,12 +123,8 @@ export class McuTarget implements Target {
     if (image.length > this.#slotBytes && !this.#where.startsWith('/')) return this.#withPreloaded(image, work);
     const mcu = await Mcu.open(this.#where);
     try {
-      const { activeSlot, previousSlot, isOnTrial } = await mcu.activation();
-      const spare = [0, 1].find((slot) => slot !== activeSlot && !(isOnTrial && slot === previousSlot));
-      if (spare === undefined) {
-        const hint = 'Confirm or revert the activation that is on trial first.';
-        throw new EdgeError('mcu/refused', 'no slot is free to measure in', { subject: this.#where, hint });
-      }
+      const spare = await spareSlot(mcu);
+      const { activeSlot } = await mcu.activation();
       await upload(mcu, spare, image, { signal, progress: (done, total) => progress(done / total) });
       await mcu.load(spare);
       const result = await work(mcu);

@@ -3,6 +3,8 @@ import { allowed as everything, type GateDecision } from './gates/decide.js';
 
 /** What a target has, as far as deciding needs it. */
 export interface Have {
+  /** What the target keeps itself is what is `active` here; true for targets that keep nothing. */
+  readonly isSettled: boolean;
   /** The float model of the goal is on disk, verified. */
   readonly hasModel: boolean;
   /** Whether the goal's artifact was made: finished, found to be impossible under the budget, or neither yet. */
@@ -18,7 +20,7 @@ export interface Have {
 }
 
 /** The steps of a device; everything between a model's bytes and a verified artifact is inside `quantize`. */
-export type DeviceStep = 'fetch' | 'quantize' | 'publish' | 'activate' | 'confirm' | 'revert';
+export type DeviceStep = 'settle' | 'fetch' | 'quantize' | 'publish' | 'activate' | 'confirm' | 'revert';
 
 /** What is asked of the maintenance gates. */
 type Allowed = Pick<GateDecision, 'mayWork' | 'mayActivate'>;
@@ -26,7 +28,7 @@ type Allowed = Pick<GateDecision, 'mayWork' | 'mayActivate'>;
 /**
  * The next step, or null when there is nothing to do, or nothing that may be done.
  *
- * What is active comes first: a failed artifact is taken back, an unconfirmed one confirmed or failed, before anything new is
+ * A target that keeps its model itself is looked at before anything else. What is active comes first: a failed artifact is taken back, an unconfirmed one confirmed or failed, before anything new is
  * begun. A goal that failed is left alone: only another goal can help. What was measured is published last, so that no full
  * outbox keeps a model from being used.
  *
@@ -52,6 +54,7 @@ export function heldStep(goalKey: string | null, have: Have, allowed: Allowed): 
 }
 
 function ungatedStep(goalKey: string | null, have: Have): DeviceStep | null {
+  if (!have.isSettled) return 'settle';
   if (have.active !== null && have.failed.has(have.active.key)) return 'revert';
   if (have.active !== null && !have.active.isConfirmed) return 'confirm';
   if (goalKey === null) return null;

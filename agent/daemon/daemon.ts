@@ -18,8 +18,10 @@ import { GateKeeper, type GateView } from './gates.js';
 import { type Statement, statement } from './report.js';
 import { type Moment, Reporter } from './reporter.js';
 import { type ServedAnswer, Serving } from './serving.js';
+import { SlotTarget } from './slots.js';
+import { startServing } from './start-serving.js';
 import { type DaemonTarget, goalKeyOf, stateOf } from './state.js';
-import { type ConfirmOptions, executors, failureOf, type StepContext, type StepPorts, serveActive } from './steps.js';
+import { type ConfirmOptions, executors, failureOf, type StepContext, type StepPorts } from './steps.js';
 
 /** What the daemon is told at its start. */
 export interface DaemonOptions {
@@ -50,7 +52,11 @@ const patient: ReadonlySet<string> = new Set<ErrorCode>([
   'measure/busy',
   'download/failed',
   'download/mismatch',
+  'mcu/unreachable',
+  'mcu/trial-ended',
 ]);
+/** A board that is plugged in again is noticed after so long at most. */
+const boardAgainMs = 5000;
 /** Errors for which deleting something may be all that is needed; a worker's database does not tell a full disk apart. */
 const ofDisk: ReadonlySet<string> = new Set<ErrorCode>(['disk/full', 'store/unwritable']);
 /** Any other retryable error counts as final after so many tries. */
@@ -106,7 +112,7 @@ export class Daemon {
     this.#options = options;
     this.#ports = ports;
     this.#reporter = new Reporter(options, ports);
-    this.#serving = new Map(options.targets.map(({ id }) => [id, new Serving(ports.runners, ports.log)]));
+    this.#serving = new Map(options.targets.map(({ id, runners }) => [id, new Serving(runners, ports.log)]));
     this.#gates = new GateKeeper(options.gateOpenSeconds, ports, () => this.#gatesChanged());
   }
 
@@ -207,38 +213,20 @@ export class Daemon {
     return this.#servingOf(target).key !== null;
   }
 
-  async #serveAtStart({ id }: DaemonTarget): Promise<void> {
-    try {
-      const key = await this.#ports.artifacts.linked(id, 'active');
-      if (key !== null) await serveActive(key, this.#serving.get(id)!, this.#ports, this.#stop.signal);
-    } catch (error) {
-      this.#ports.log.warn({ target: id, error: String(error) }, 'the active model could not be loaded');
-      this.#reloading.push(this.#serveLater(id));
-    }
+  async #serveAtStart(target: DaemonTarget): Promise<void> {
+    // What a target keeps itself is the first thing that is looked at.
+    if (target instanceof SlotTarget) return target.runners.slots.onLost((why) => this.#lost(target, why));
+    const pauseMs = (attempt: number) => this.#pauseMs(attempt);
+    const options = { pauseMs, served: () => this.#tellActive(target.id) };
+    const serving = this.#serving.get(target.id)!;
+    const started = await startServing(target, serving, this.#ports, options, this.#stop.signal);
+    if (started !== null) this.#reloading.push(started.later);
   }
 
-  /** Tries to load what is active until it succeeds, or something else serves: nothing else would, as there is nothing to do. */
-  async #serveLater(id: string): Promise<void> {
-    const { artifacts, runners, clock, log } = this.#ports;
-    const { signal } = this.#stop;
-    const serving = this.#serving.get(id)!;
-    for (let attempt = 1; ; attempt++) {
-      await clock.sleep(this.#pauseMs(attempt), signal);
-      if (signal.aborted || serving.key !== null) return;
-      try {
-        const key = await artifacts.linked(id, 'active');
-        const folder = key === null ? null : await artifacts.find(key);
-        if (key === null || folder === null) return;
-        const runner = await runners.open(folder, signal);
-        // The loop may have gone on meanwhile.
-        const isStillActive = (await artifacts.linked(id, 'active').catch(() => null)) === key;
-        if (serving.key !== null || !isStillActive || signal.aborted) return await runner.close();
-        serving.switchTo(key, folder, runner);
-        this.#tellActive(id);
-      } catch (error) {
-        log.warn({ target: id, attempt, error: String(error) }, 'the active model could not be loaded');
-      }
-    }
+  #lost(target: SlotTarget, why: string): void {
+    this.#ports.log.info({ target: target.id }, `nothing is known of the target any more: ${why}`);
+    target.unsettle();
+    this.#wake.abort();
   }
 
   /** The first step that may be done now, target by target. */
@@ -283,7 +271,8 @@ export class Daemon {
     log.info({ target: target.id, step, generation, release: wanted?.release.id }, 'step begins');
     try {
       await executors[step](this.#contextOf(task), this.#ports, abort.signal);
-      this.#troubles.delete(target.id);
+      // That a board is there says nothing of the step that had failed.
+      if (step !== 'settle' || this.#troubles.get(target.id)?.step === 'settle') this.#troubles.delete(target.id);
       this.#notBefore.delete(target.id);
       log.info({ target: target.id, step, generation }, 'step done');
       if (step === 'confirm' || step === 'revert' || step === 'publish') await this.#collect();
@@ -314,7 +303,7 @@ export class Daemon {
   }
 
   #isStillWanted({ target, goal, step }: Task): boolean {
-    if (step === 'confirm' || step === 'revert') return true;
+    if (step === 'settle' || step === 'confirm' || step === 'revert') return true;
     try {
       return this.#ports.memory.goal(target.id)?.generation === goal?.generation;
     } catch {
@@ -323,6 +312,8 @@ export class Daemon {
   }
 
   async #fail(task: Task, error: unknown): Promise<void> {
+    // Where it stopped halfway is found out by looking.
+    if (task.target instanceof SlotTarget) task.target.unsettle();
     try {
       this.#handleFailure(task, error);
     } catch (cause) {
@@ -336,8 +327,8 @@ export class Daemon {
   #handleFailure(task: Task, error: unknown): void {
     const { memory, log, clock } = this.#ports;
     const { target, step } = task;
-    const isAboutActive = step === 'confirm' || step === 'revert';
-    const key = isAboutActive ? task.activeKey! : task.goalKey!;
+    const isAboutActive = step === 'settle' || step === 'confirm' || step === 'revert';
+    const key = (isAboutActive ? task.activeKey : task.goalKey) ?? '';
     const previous = this.#troubles.get(target.id);
     const attempts = previous?.step === step && previous.key === key ? previous.attempts + 1 : 1;
     const generation = task.goal?.generation ?? memory.observedGeneration;
@@ -348,10 +339,10 @@ export class Daemon {
     const isRetryable = !(error instanceof EdgeError) || error.retryable;
     const isFinal = !isRetryable || (!patient.has(failure.code) && attempts >= mostAttempts);
     this.#troubles.set(target.id, failure);
-    // Taking back must succeed in the end: it is tried for ever, but not with what cannot be loaded.
+    // Taking back must succeed in the end: it is tried for ever, but not with what cannot be loaded. Looking, too.
     const isHopeless = step === 'revert' && isFinal && task.previousKey !== null;
-    if (!isHopeless && (!isFinal || step === 'revert' || step === 'publish')) {
-      this.#delay(target.id, attempts);
+    if (!isHopeless && (!isFinal || step === 'settle' || step === 'revert' || step === 'publish')) {
+      this.#delay(target.id, attempts, failure.code === 'mcu/unreachable' ? boardAgainMs : undefined);
       return;
     }
     try {
@@ -368,8 +359,8 @@ export class Daemon {
   }
 
   /** Full jitter, so that many devices do not come back at once. */
-  #delay(target: string, attempts: number): void {
-    this.#notBefore.set(target, this.#ports.clock.monotonicMs() + this.#pauseMs(attempts));
+  #delay(target: string, attempts: number, atMostMs = Number.POSITIVE_INFINITY): void {
+    this.#notBefore.set(target, this.#ports.clock.monotonicMs() + Math.min(atMostMs, this.#pauseMs(attempts)));
   }
 
   #pauseMs(attempts: number): number {
@@ -386,6 +377,8 @@ export class Daemon {
       goalKey,
       activeKey,
       serving: this.#serving.get(target.id)!,
+      runners: target.runners,
+      keeper: target instanceof SlotTarget ? target : null,
       confirm: this.#options.confirm,
       progress: (step) => {
         this.#steps.set(target.id, { ...step, text: step.text.slice(0, 200) });
@@ -423,7 +416,7 @@ export class Daemon {
         const goal = memory.goal(target.id);
         const own = [await artifacts.linked(target.id, 'active'), await artifacts.linked(target.id, 'previous')];
         if (goal !== null) {
-          own.push(goalKeyOf(goal, target.identity, this.#options.algorithm));
+          if (target.identity !== null) own.push(goalKeyOf(goal, target.identity, this.#options.algorithm));
           shas.add(goal.wanted.release.model.sha256);
           if (goal.samples !== null) folders.add(goal.samples.folder);
         }
@@ -460,9 +453,11 @@ export class Daemon {
         return;
       }
       const { changed, refusals } = await this.#goalsOf(document);
-      const forgotten = changed.map((goal) => {
+      const forgotten = changed.flatMap((goal) => {
         const { identity } = this.#options.targets.find(({ id }) => id === goal.target)!;
-        return { target: goal.target, key: goalKeyOf(goal, identity, this.#options.algorithm) };
+        // Of a target that nobody has seen, nothing has failed.
+        if (identity === null) return [];
+        return [{ target: goal.target, key: goalKeyOf(goal, identity, this.#options.algorithm) }];
       });
       memory.accept(document, changed, forgotten, refusals[0] ?? null);
       this.#refusal = refusals[0] ?? null;

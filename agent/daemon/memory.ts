@@ -1,6 +1,7 @@
 /** What the daemon remembers across restarts, as typed values over the key-value store. */
 import type { Condition, DesiredState } from '../../configs/contracts/device.js';
 import type { Failure, Goal, KeyValues } from '../device-ports.js';
+import type { TargetIdentity } from '../ports.js';
 import type { Statement } from './report.js';
 
 /** Everything here is durable when a method returns. Failures to write are the store's EdgeErrors. */
@@ -124,6 +125,15 @@ export class Memory {
 
   setActivation(target: string, key: string, release: string, since: string): void {
     this.#values.write(new Map([[`activated.${target}.${key}`, { release, since }]]));
+  }
+
+  /** Of a target that may be away: as it was when it was last reached. */
+  identity(target: string): TargetIdentity | null {
+    return this.#values.read(`identity.${target}`) as TargetIdentity | null;
+  }
+
+  setIdentity(target: string, identity: TargetIdentity): void {
+    this.#values.write(new Map([[`identity.${target}`, identity]]));
   }
 
   get conditions(): readonly Condition[] {

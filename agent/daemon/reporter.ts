@@ -141,7 +141,9 @@ export class Reporter {
         say('BudgetInfeasible', true, 'infeasible', `no plan for ${release.id} holds the budget; see the frontier`);
       }
       const isActive = have.active?.key === goalKey;
-      say('Active', isActive, isActive ? 'active' : have.active === null ? 'none' : 'other', release.id);
+      // What a target keeps itself is known for as long as it can be reached.
+      if (!have.isSettled) say('Active', null, 'unreached', release.id);
+      else say('Active', isActive, isActive ? 'active' : have.active === null ? 'none' : 'other', release.id);
       say('Confirmed', isActive && have.active!.isConfirmed, isActive ? 'probes' : 'waiting', release.id);
       const held = heldStep(goalKey, have, allowed);
       if (held !== null) {

@@ -1,5 +1,5 @@
 import type { Have } from '../core/reconcile.js';
-import type { ArtifactStore, Goal, ModelCache } from '../device-ports.js';
+import type { ArtifactStore, Goal, ModelCache, RunnerHost } from '../device-ports.js';
 import { contentKey } from '../digest.js';
 import type { TargetIdentity } from '../ports.js';
 import type { Memory } from './memory.js';
@@ -8,12 +8,17 @@ import type { Memory } from './memory.js';
 export interface DaemonTarget {
   readonly id: string;
   readonly kind: string;
-  readonly identity: TargetIdentity;
+  /** null: it was never reached. */
+  readonly identity: TargetIdentity | null;
+  readonly runners: RunnerHost;
+  /** See `SlotTarget`; true for targets of this machine. */
+  readonly isSettled: boolean;
 }
 
 /** What is wanted of a target, and what is there. */
 export interface TargetState {
   readonly goal: Goal | null;
+  /** null where nothing is wanted, or nobody knows yet who the target is. */
   readonly goalKey: string | null;
   readonly have: Have;
 }
@@ -34,12 +39,12 @@ export function goalKeyOf(goal: Goal, identity: TargetIdentity, algorithm: strin
 
 /** The one look at the world that decisions and reports rest on. */
 export async function stateOf(
-  { id, identity }: DaemonTarget,
+  { id, identity, isSettled }: DaemonTarget,
   algorithm: string,
   { memory, artifacts, models }: StatePorts,
 ): Promise<TargetState> {
   const goal = memory.goal(id);
-  const goalKey = goal === null ? null : goalKeyOf(goal, identity, algorithm);
+  const goalKey = goal === null || identity === null ? null : goalKeyOf(goal, identity, algorithm);
   const activeKey = await artifacts.linked(id, 'active');
   const document = goalKey === null ? null : await artifacts.report(goalKey);
   const model = goal === null ? null : await models.find(goal.wanted.release.model.sha256);
@@ -47,6 +52,7 @@ export async function stateOf(
     goal,
     goalKey,
     have: {
+      isSettled,
       hasModel: model !== null,
       made: document === null ? 'no' : document.feasible ? 'feasible' : 'infeasible',
       isPublished: goalKey !== null && memory.isPublished(id, goalKey),

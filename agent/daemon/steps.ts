@@ -19,6 +19,7 @@ import type { StepSeconds } from '../pipeline.js';
 import type { QuantizeDocument } from '../report.js';
 import type { Memory } from './memory.js';
 import { hasEnded, type Serving } from './serving.js';
+import { type SlotTarget, settle } from './slots.js';
 
 /** What the steps use. */
 export interface StepPorts {
@@ -26,7 +27,6 @@ export interface StepPorts {
   readonly link: FleetLink;
   readonly models: ModelCache;
   readonly artifacts: ArtifactStore;
-  readonly runners: RunnerHost;
   readonly maker: Maker;
   readonly clock: DaemonClock;
   readonly log: Log;
@@ -52,6 +52,9 @@ export interface StepContext {
   readonly goalKey: string | null;
   readonly activeKey: string | null;
   readonly serving: Serving;
+  readonly runners: RunnerHost;
+  /** The target, where it keeps its model itself. */
+  readonly keeper: SlotTarget | null;
   readonly confirm: ConfirmOptions;
   readonly progress: (step: StepReport) => void;
   readonly event: (type: DeviceEvent['type'], message: string) => void;
@@ -81,6 +84,8 @@ const quantizeParts: readonly (readonly [keyof StepSeconds, number])[] = [
 
 /** The executors, by step. They fail with EdgeErrors; what to do about those is the loop's business. */
 export const executors: Readonly<Record<DeviceStep, Executor>> = {
+  settle,
+
   async fetch({ goal, progress, event }, { models }, signal) {
     const { release } = goal!.wanted;
     await models.fetch(release.model, signal, (share) => progress({ name: 'fetch', share, text: release.id }));
@@ -115,10 +120,12 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
     memory.setPublished(target, goalKey!, id);
   },
 
-  async activate({ goal, goalKey, activeKey, target, serving, acceptedMs, event, mayActivate }, ports, signal) {
-    const { artifacts, runners, memory, clock, log } = ports;
+  async activate(context, ports, signal) {
+    const { goal, goalKey, activeKey, target, serving, runners, acceptedMs, event, progress, mayActivate } = context;
+    const { artifacts, memory, clock, log } = ports;
     const folder = (await artifacts.find(goalKey!))!;
-    const runner = await runners.open(folder, signal);
+    const text = goal!.wanted.release.id;
+    const runner = await runners.open(folder, signal, (share) => progress({ name: 'upload', share, text }));
     try {
       // Loading takes a while: somebody may have taken off meanwhile. Then it waits, as if it had not been begun.
       if (!(await mayActivate())) {
@@ -128,6 +135,8 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
       if (activeKey !== null && memory.isConfirmed(target, activeKey))
         await artifacts.link(target, 'previous', activeKey);
       memory.setActivation(target, goalKey!, goal!.wanted.release.id, clock.now());
+      // Before the link: where that says so, the trial has begun.
+      await runners.slots?.activate(folder);
       await artifacts.link(target, 'active', goalKey!);
     } catch (error) {
       await runner.close();
@@ -139,8 +148,8 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
     event('activated', goal!.wanted.release.id);
   },
 
-  async confirm(context, { artifacts, memory, clock, ...ports }, signal) {
-    const { goal, goalKey, activeKey, target, serving, confirm, progress, event } = context;
+  async confirm(context, { artifacts, memory, clock, log }, signal) {
+    const { goal, goalKey, activeKey, target, serving, runners, confirm, progress, event } = context;
     const interruptions = memory.bakes(target, activeKey!);
     if (interruptions > confirm.mostInterruptions) {
       throw unfit(activeKey!, `${interruptions} times it was cut off while proving itself`);
@@ -154,14 +163,14 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
     const elapsed = () => (clock.monotonicMs() - started) / 1000;
     do {
       const { runner, key } = serving;
-      if (runner === null || key !== activeKey) await serveActive(activeKey!, serving, { artifacts, ...ports }, signal);
+      if (runner === null || key !== activeKey) await serveActive(activeKey!, serving, { artifacts, runners }, signal);
       const proving = serving.runner;
       try {
         times.push((await probe(serving, activeKey!, samples, times.length)).latencyMs);
       } catch (error) {
         // That samples are gone is not the model's fault.
         if (samples === null || !(error instanceof EdgeError) || !error.code.startsWith('samples/')) throw error;
-        ports.log.warn({ target, code: error.code }, `probing with noise: ${error.message}`);
+        log.warn({ target, code: error.code }, `probing with noise: ${error.message}`);
         samples = null;
         times.push((await probe(serving, activeKey!, samples, times.length)).latencyMs);
       }
@@ -174,28 +183,38 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
       signal.throwIfAborted();
       // Requests of applications start a dead runner again; here it counts all the same.
       if (serving.runner !== proving || (proving !== null && (await hasEnded(proving)))) {
+        // A board that is gone or was reset says itself, when it is there again, whether that was the model.
+        if (runners.slots !== undefined)
+          throw new EdgeError('mcu/unreachable', 'the board was lost during the trial', { subject: target });
         throw unfit(activeKey!, 'its process ended');
       }
     } while (elapsed() < confirm.bakeSeconds);
     const ceiling = document.budget.latencyMs;
+    // Where no time is counted, no budget can ask for one.
     const measured = median(times);
     if (ceiling !== undefined && measured > ceiling * confirm.latencySlack) {
       throw unfit(activeKey!, `it takes ${measured.toFixed(2)} ms where the budget allows ${ceiling} ms`);
     }
-    memory.confirm(target, activeKey!, clock.now(), times.length < fewProbes ? null : quantile(times, 0.95));
-    event('confirmed', `${times.length} probes, median ${measured.toFixed(2)} ms`);
+    await runners.slots?.confirm((await artifacts.find(activeKey!))!);
+    const hasTimes = !Number.isNaN(measured);
+    const p95Ms = times.length < fewProbes || !hasTimes ? null : quantile(times, 0.95);
+    memory.confirm(target, activeKey!, clock.now(), p95Ms);
+    event('confirmed', `${times.length} probes${hasTimes ? `, median ${measured.toFixed(2)} ms` : ''}`);
   },
 
-  async revert({ activeKey, target, serving, event }, { artifacts, runners, memory }, signal) {
+  async revert({ activeKey, target, serving, runners, event }, { artifacts, memory }, signal) {
     const failed = new Set(memory.failures(target).map(({ key }) => key));
     const previous = await artifacts.linked(target, 'previous');
     const folder = previous === null || failed.has(previous) ? null : await artifacts.find(previous);
+    await runners.slots?.revert();
     if (previous === null || folder === null) {
       await artifacts.link(target, 'active', null);
       await serving.stop();
     } else {
       const runner = await runners.open(folder, signal);
       try {
+        await runners.slots?.activate(folder);
+        await runners.slots?.confirm(folder);
         await artifacts.link(target, 'active', previous);
       } catch (error) {
         await runner.close();
@@ -212,7 +231,7 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
 export async function serveActive(
   activeKey: string,
   serving: Serving,
-  { artifacts, runners }: Pick<StepPorts, 'artifacts' | 'runners'>,
+  { artifacts, runners }: Pick<StepPorts, 'artifacts'> & { readonly runners: RunnerHost },
   signal: AbortSignal,
 ): Promise<void> {
   const folder = await artifacts.find(activeKey);
@@ -224,10 +243,15 @@ async function probe(serving: Serving, key: string, samples: string | null, inde
   try {
     return await serving.runner!.probe(samples, index);
   } catch (cause) {
-    if (cause instanceof EdgeError && cause.code.startsWith('samples/')) throw cause;
+    if (cause instanceof EdgeError && (cause.code.startsWith('samples/') || isOfLine(cause))) throw cause;
     // The runner is not started again here: that it failed under a probe is what was to be found out.
     throw unfit(key, cause instanceof Error ? cause.message : String(cause));
   }
+}
+
+/** That a board cannot be reached says nothing of the model on it. */
+function isOfLine({ code, retryable }: EdgeError): boolean {
+  return code.startsWith('mcu/') && retryable;
 }
 
 /** The document as it can travel: of very large models, without the list of operators. */

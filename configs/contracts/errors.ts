@@ -106,6 +106,14 @@ export const errorTable = {
     retryable: false,
     hint: 'Build the firmware of this version with `npm run firmware` and flash it.',
   },
+  'mcu/trial-ended': {
+    retryable: true,
+    hint: 'It is brought up again by itself; see to the power of the board if this repeats.',
+  },
+  'mcu/wrong-result': {
+    retryable: false,
+    hint: 'The firmware must be the one that `npm run firmware` builds of this version; if it is, the board is faulty.',
+  },
   'mcu/no-firmware': { retryable: false, hint: 'Run `npm run firmware` first.' },
   'job/aborted': { retryable: true, hint: 'The job was interrupted; start it again, finished steps are kept.' },
 } as const satisfies Record<string, { retryable: boolean; hint: string }>;

@@ -105,6 +105,8 @@ interface Pending {
 export class Connection {
   readonly #port: Port;
   readonly #options: Required<ConnectionOptions>;
+  /** Resolves with the reason when nothing can be asked any more, whoever closed it. */
+  readonly ended: Promise<EdgeError>;
   readonly #reader = new FrameReader();
   readonly #heartbeat: NodeJS.Timeout;
   #sequence: number;
@@ -115,6 +117,7 @@ export class Connection {
   #isWriting = false;
   #unsent: Uint8Array | null = null;
   #lost: EdgeError | null = null;
+  #tellEnded: (reason: EdgeError) => void = () => {};
   /** Of the port, once the connection is lost. */
   #released: Promise<void> = Promise.resolve();
   #dropped = 0;
@@ -136,6 +139,9 @@ export class Connection {
     const random = options.random ?? (() => Math.floor(Math.random() * 2 ** 32));
     this.#options = { ...defaults, random, ...options };
     this.#sequence = random();
+    this.ended = new Promise((resolve) => {
+      this.#tellEnded = resolve;
+    });
     port.listen((chunk) => this.#take(chunk));
     port.closed.then((reason) => this.#lose(`the port was closed: ${reason}`));
     this.#heartbeat = setInterval(() => this.#beat(), this.#options.heartbeatMs);
@@ -314,5 +320,6 @@ export class Connection {
     // A pseudo-terminal may be open twice, and whoever holds on to it takes bytes from the next one.
     this.#released = this.#port.close();
     this.#released.catch(() => {});
+    this.#tellEnded(this.#lost);
   }
 }

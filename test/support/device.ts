@@ -152,7 +152,7 @@ export class Life {
       {
         device,
         session,
-        targets: [{ id: 'host', kind: 'ort', identity }],
+        targets: [{ id: 'host', kind: 'ort', identity, runners: this.#runners(), isSettled: true }],
         algorithm: '1',
         confirm: { bakeSeconds, probeEveryMs: 250, latencySlack: 2, mostInterruptions: 1_000_000 },
         backoff: { firstMs: 1000, mostMs: 60_000 },
@@ -163,7 +163,6 @@ export class Life {
         link: this.#link(),
         models: this.#models(),
         artifacts: this.#artifacts(),
-        runners: this.#runners(),
         maker: this.#maker(),
         samples: this.#samples(),
         gates,
@@ -254,6 +253,7 @@ export class Life {
         listener.connected(true);
         if (this.#retained !== null) listener.desired(this.#retained);
       },
+      introduce: () => {},
       report: (document) => {
         if (!this.#isDead) this.reported = document;
       },

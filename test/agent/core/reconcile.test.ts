@@ -18,6 +18,7 @@ function* worlds(): Generator<World> {
                 for (const failed of [[], ['A'], ['B'], ['A', 'B']])
                   yield {
                     goal,
+                    isSettled: true,
                     hasModel,
                     made,
                     isPublished,
@@ -30,6 +31,8 @@ function* worlds(): Generator<World> {
 /** What a step does to the world when it succeeds. `outcome`: whether the budget can be held, and whether a bake succeeds. */
 function perform(world: World, step: DeviceStep, outcome: { isFeasible: boolean; isFit: boolean }): World {
   switch (step) {
+    case 'settle':
+      return { ...world, isSettled: true };
     case 'fetch':
       return { ...world, hasModel: true };
     case 'quantize':

@@ -1,0 +1,181 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { EdgeError } from '../../configs/contracts/errors.js';
+import type { InferRequest, ModelRunner, RunnerHost, SlotsView, TargetSlots } from '../device-ports.js';
+import type { McuMethod, McuRunnerMessage, McuRunnerRequest, McuService } from '../mcu-runner.js';
+
+interface Waiting {
+  readonly resolve: (value: never) => void;
+  readonly reject: (error: EdgeError) => void;
+  readonly progress: (share: number) => void;
+}
+
+/**
+ * Runs artifacts on one microcontroller, whose line a process of its own keeps: what a serial driver does to its process never happens to the
+ * daemon. The process is started when it is needed, and again after it has ended.
+ */
+export class McuRunners implements RunnerHost, TargetSlots {
+  readonly #where: string;
+  readonly #storage: string | null;
+  #child: ChildProcess | null = null;
+  #isLent = false;
+  #next = 0;
+  readonly #waiting = new Map<number, Waiting>();
+  #listener: (why: string) => void = () => {};
+  /** Resolves when nothing is known of the board any more. */
+  #lost = deferred();
+
+  /** @param where and `storage`: see `McuBoard` */
+  constructor(where: string, storage: string | null) {
+    this.#where = where;
+    this.#storage = storage;
+  }
+
+  get slots(): TargetSlots {
+    return this;
+  }
+
+  async open(folder: string, signal: AbortSignal, progress: (share: number) => void = () => {}): Promise<ModelRunner> {
+    signal.throwIfAborted();
+    const lost = this.#lost;
+    await this.#call('bring', [folder], signal, progress);
+    return {
+      infer: async (request: InferRequest) => {
+        const { outputs, latencyMs } = await this.#call('infer', [folder, request]);
+        return { outputs: new Map(outputs), latencyMs };
+      },
+      probe: async (samplesFolder, index) => ({ latencyMs: await this.#call('probe', [folder, samplesFolder, index]) }),
+      ended: lost.promise,
+      close: async () => {},
+    };
+  }
+
+  look(): Promise<SlotsView> {
+    return this.#call('look', []);
+  }
+
+  activate(folder: string): Promise<void> {
+    return this.#call('activate', [folder]);
+  }
+
+  confirm(folder: string): Promise<void> {
+    return this.#call('confirm', [folder]);
+  }
+
+  revert(): Promise<void> {
+    return this.#call('revert', []);
+  }
+
+  onLost(listener: (why: string) => void): void {
+    this.#listener = listener;
+  }
+
+  /** Hands the line to somebody else for as long as `work` takes; nothing is known of the board then. */
+  async lend<T>(work: (path: string) => Promise<T>): Promise<T> {
+    const path = await this.#call('lend', []);
+    this.#isLent = true;
+    try {
+      return await work(path);
+    } finally {
+      this.#isLent = false;
+      this.#lose('others have used the line');
+    }
+  }
+
+  /** Ends the process, and with it a board that is one. */
+  async close(): Promise<void> {
+    const child = this.#child;
+    if (child === null) return;
+    const ended = new Promise((resolve) => child.once('exit', resolve));
+    if (child.connected) child.disconnect();
+    await ended;
+  }
+
+  #lose(why: string): void {
+    this.#lost.resolve();
+    this.#lost = deferred();
+    this.#listener(why);
+  }
+
+  #call<Method extends McuMethod>(
+    method: Method,
+    args: Parameters<McuService[Method]>,
+    signal?: AbortSignal,
+    progress: (share: number) => void = () => {},
+  ): ReturnType<McuService[Method]> {
+    if (this.#isLent) {
+      const message = 'a model is being measured on the microcontroller';
+      const hint = 'Ask again in a moment.';
+      return Promise.reject(new EdgeError('infer/unavailable', message, { subject: this.#where, hint })) as ReturnType<
+        McuService[Method]
+      >;
+    }
+    return this.#send(this.#process(), method, args, signal, progress) as ReturnType<McuService[Method]>;
+  }
+
+  #send(
+    child: ChildProcess,
+    method: McuMethod,
+    args: readonly unknown[],
+    signal?: AbortSignal,
+    progress: (share: number) => void = () => {},
+  ): Promise<unknown> {
+    const id = this.#next++;
+    const abort = () => child.send({ abort: id } satisfies McuRunnerRequest, () => {});
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject, progress });
+      signal?.addEventListener('abort', abort, { once: true });
+      // A channel that has closed already is told by `exit`, too; the callback keeps the error from being thrown.
+      child.send({ id, method, args } satisfies McuRunnerRequest, (error) => {
+        if (error !== null) this.#take(id)?.reject(this.#failure(error.message));
+      });
+    }).finally(() => signal?.removeEventListener('abort', abort));
+  }
+
+  #process(): ChildProcess {
+    if (this.#child !== null) return this.#child;
+    const child = fork(fileURLToPath(new URL('../mcu-runner.js', import.meta.url)), {
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+      // Typed arrays go through as they are.
+      serialization: 'advanced',
+    });
+    this.#child = child;
+    child.on('message', (message: McuRunnerMessage) => this.#receive(message));
+    const end = (why: string) => {
+      if (this.#child !== child) return;
+      this.#child = null;
+      for (const { reject } of this.#waiting.values()) reject(this.#failure(why));
+      this.#waiting.clear();
+      this.#lose(why);
+    };
+    child.on('error', (error) => end(error.message));
+    child.on('exit', (code, killedBy) => end(`its process ended (${killedBy ?? `status ${code}`})`));
+    this.#send(child, 'open', [this.#where, this.#storage]).catch(() => {});
+    return child;
+  }
+
+  #receive(message: McuRunnerMessage): void {
+    if ('lost' in message) this.#lose(message.lost);
+    else if ('share' in message) this.#waiting.get(message.id)?.progress(message.share);
+    else if ('error' in message) this.#take(message.id)?.reject(EdgeError.fromDocument(message.error));
+    else this.#take(message.id)?.resolve(message.value as never);
+  }
+
+  #take(id: number): Waiting | undefined {
+    const waiting = this.#waiting.get(id);
+    this.#waiting.delete(id);
+    return waiting;
+  }
+
+  #failure(why: string): EdgeError {
+    return new EdgeError('mcu/unreachable', `the line to the microcontroller: ${why}`, { subject: this.#where });
+  }
+}
+
+function deferred(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = () => {};
+  const promise = new Promise<void>((done) => {
+    resolve = done;
+  });
+  return { promise, resolve };
+}
