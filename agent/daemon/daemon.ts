@@ -271,8 +271,7 @@ export class Daemon {
     log.info({ target: target.id, step, generation, release: wanted?.release.id }, 'step begins');
     try {
       await executors[step](this.#contextOf(task), this.#ports, abort.signal);
-      // That a board is there says nothing of the step that had failed.
-      if (step !== 'settle' || this.#troubles.get(target.id)?.step === 'settle') this.#troubles.delete(target.id);
+      if (isOver(this.#troubles.get(target.id), step)) this.#troubles.delete(target.id);
       this.#notBefore.delete(target.id);
       log.info({ target: target.id, step, generation }, 'step done');
       if (step === 'confirm' || step === 'revert' || step === 'publish') await this.#collect();
@@ -572,6 +571,12 @@ export class Daemon {
       this.#ports.log.warn({ error: String(error) }, 'the report could not be put together');
     }
   }
+}
+
+/** Whether a step that succeeds says that what had failed is over: that a board is there says nothing of what failed on it. */
+function isOver(trouble: Failure | undefined, done: DeviceStep): boolean {
+  if (trouble?.code === 'mcu/trial-ended') return done === 'confirm';
+  return done !== 'settle' || trouble?.step === 'settle';
 }
 
 const nowhere = { target: '', key: '', generation: 0, step: 'fetch', attempts: 0, at: '' } as const;

@@ -5,6 +5,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Daemon } from '../../agent/daemon/daemon.js';
 import { Memory } from '../../agent/daemon/memory.js';
+import { SlotTarget } from '../../agent/daemon/slots.js';
 import type {
   ArtifactStore,
   FleetLink,
@@ -26,10 +27,11 @@ import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Budget } from '../../configs/contracts/plan.js';
 import type { Release } from '../../configs/contracts/release.js';
 import type { DeviceTable } from '../../configs/contracts/tables.js';
+import type { FakeChip } from './fake-chip.js';
 
 export const device = 'bench-1';
 
-const identity: TargetIdentity = {
+export const identity: TargetIdentity = {
   kind: 'ort',
   processor: 'none',
   architecture: 'x64',
@@ -72,6 +74,7 @@ function documentOf(model: Release, budget: Budget): QuantizeDocument {
     ram: { peakBytes: 1 },
     quality: { samples: 0, floatTop1: unknown, int8Top1: unknown, top1: unknown, agreement: unknown, kl: unknown },
     latency: { unit: 'ms', float: 1, int8: 1, predicted: 1, measured: 1 },
+    target: { kind: 'ort', identity, counter: 'nanoseconds' },
     artifact: { path: '', sha256: isFeasible ? sha256 : null, format: 'none' },
   } as unknown as QuantizeDocument;
 }
@@ -136,8 +139,16 @@ export class Life {
   /**
    * @param failsAt asked at every call; true cuts the power there
    * @param bakeSeconds how long a new model has to prove itself
+   * @param chip what target `host` is; null: this device
    */
-  constructor(disk: Disk, history: History, failsAt: () => boolean, bakeSeconds = 1, gates: readonly Gate[] = []) {
+  constructor(
+    disk: Disk,
+    history: History,
+    failsAt: () => boolean,
+    bakeSeconds = 1,
+    gates: readonly Gate[] = [],
+    chip: FakeChip | null = null,
+  ) {
     this.disk = disk;
     this.history = history;
     this.#failsAt = failsAt;
@@ -148,11 +159,22 @@ export class Life {
     } catch {
       // The power failed at the very start.
     }
+    const runners = this.#runners();
+    const digestOf = (folder: string) => disk.artifacts.get(folder)!.artifact.sha256!;
+    const target =
+      chip === null
+        ? { id: 'host', kind: 'ort', identity, runners, isSettled: true }
+        : new SlotTarget(
+            'host',
+            chip.runners(runners, digestOf, () => this.#turn()),
+            memory,
+            () => {},
+          );
     this.daemon = new Daemon(
       {
         device,
         session,
-        targets: [{ id: 'host', kind: 'ort', identity, runners: this.#runners(), isSettled: true }],
+        targets: [target],
         algorithm: '1',
         confirm: { bakeSeconds, probeEveryMs: 250, latencySlack: 2, mostInterruptions: 1_000_000 },
         backoff: { firstMs: 1000, mostMs: 60_000 },

@@ -1,23 +1,35 @@
 /** The real daemon, the real console, and the real firmware: a release reaches the chip, and whatever is pulled or reset meanwhile is told and mended. */
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, readSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { parse } from 'smol-toml';
 import t from 'tap';
+import { encode } from '../../../agent/core/onnx/codec.js';
 import type { Condition, DesiredState, ReportedState } from '../../../configs/contracts/device.js';
+import { pieceBytes } from '../../../configs/contracts/mcu.js';
+import { spareSlot, upload } from '../../../firmware-bridge/flash.js';
 import { type FirmwareProcess, startFirmware } from '../../../firmware-bridge/link/firmware-process.js';
 import { Mcu } from '../../../firmware-bridge/mcu.js';
 import type { DeviceDocument } from '../../../fleet-console/commands/devices.js';
-import { inputSize, smallCard, smallModel } from '../../support/artifacts.js';
+import { inputDims, inputSize, smallCard, smallModel } from '../../support/artifacts.js';
 import { until } from '../../support/broker.js';
 import { makeRelease, startConsole } from '../../support/console.js';
 import { DaemonProcess, stateFolder } from '../../support/daemon-process.js';
 import { skipsHost, skipsQemu } from '../../support/firmware.js';
+import { imageOf, networkOfEverything } from '../../support/images.js';
+import { NetworkBuilder } from '../../support/networks.js';
 import { announceSeed, Random } from '../../support/seed.js';
 
 const seed = announceSeed();
 const patience = 60_000;
+
+const boardFile = fileURLToPath(new URL('../../../../configs/boards/host.toml', import.meta.url));
+const { storage: hostStorage } = parse(readFileSync(boardFile, 'utf8')) as {
+  storage: { sectorBytes: number; slotBytes: number };
+};
 
 type Console = Awaited<ReturnType<typeof startConsole>>;
 
@@ -25,6 +37,12 @@ const release = (console: Console, version: number) =>
   makeRelease(console, `small@${version}`, smallModel(version), smallCard());
 const assign = (console: Console, version: number) =>
   console.client.send('POST', '/v1/assignments', { selector: 'all', target: 'chip', release: `small@${version}` });
+/** A console under whose budget accuracy decides, not the noise of timings. */
+async function startFleet(folder: string): Promise<Console> {
+  const console = await startConsole(folder);
+  await console.client.send('PUT', '/v1/budgets', { selector: 'all', budget: { sizeBytes: 4_000_000 } });
+  return console;
+}
 const stateOf = (console: Console) => console.client.get<DeviceDocument>('/v1/devices/d1').catch(() => null);
 const chipOf = async (console: Console) => (await stateOf(console))?.reported?.targets.chip ?? null;
 
@@ -97,11 +115,80 @@ class PluggedChip {
   }
 }
 
+/** More than a hundred pieces of an upload. */
+function largeModel(modelSeed: number): Uint8Array {
+  const builder = new NetworkBuilder(new Random(modelSeed), inputDims);
+  const hidden = builder.same('Relu', builder.conv('x', { out: 128 }));
+  return encode(builder.build([builder.gemm(builder.pooled(builder.conv(hidden, { out: 288 })), 4)]));
+}
+
+/** The newest image among the artifacts of a device that the chip does not have yet. */
+function imageFor(state: string, had: ReadonlySet<string>): { image: Buffer; sha256: string } {
+  for (const key of readdirSync(join(state, 'artifacts'))) {
+    const folder = join(state, 'artifacts', key);
+    const name = readdirSync(folder).find((file) => file.endsWith('.qimg'));
+    if (name === undefined || key.endsWith('.draft')) continue;
+    const image = readFileSync(join(folder, name));
+    const sha256 = createHash('sha256').update(image).digest('hex');
+    if (!had.has(sha256)) return { image, sha256 };
+  }
+  throw new Error('there is no new image');
+}
+
+/** The flash memory of a chip that is a process, read behind the back of everybody. */
+class FlashReader {
+  readonly #file: number;
+  readonly #image: Buffer;
+
+  constructor(storage: string, image: Buffer) {
+    this.#file = openSync(storage, 'r');
+    this.#image = image;
+  }
+
+  get pieces(): number {
+    return Math.ceil(this.#image.length / pieceBytes);
+  }
+
+  /** Whether a slot holds a piece of the image. */
+  #holds(piece: number): boolean {
+    const wanted = this.#image.subarray(piece * pieceBytes, (piece + 1) * pieceBytes);
+    const found = Buffer.alloc(wanted.length);
+    const { sectorBytes, slotBytes } = hostStorage;
+    return [0, 1].some((slot) => {
+      readSync(this.#file, found, 0, found.length, 2 * sectorBytes + slot * slotBytes + piece * pieceBytes);
+      return found.equals(wanted);
+    });
+  }
+
+  /** How many pieces there are from the beginning on. */
+  stored(): number {
+    let stored = 0;
+    while (stored < this.pieces && this.#holds(stored)) stored++;
+    return stored;
+  }
+
+  close(): void {
+    closeSync(this.#file);
+  }
+}
+
+/** Asks the chip something while no daemon holds its line. */
+async function onChip<T>({ path }: PluggedChip, work: (mcu: Mcu) => Promise<T>): Promise<T> {
+  const mcu = await Mcu.open(path, { handshakeMs: 20_000 });
+  try {
+    return await work(mcu);
+  } finally {
+    await mcu.close();
+  }
+}
+
+const framesReceived = (chip: PluggedChip) => onChip(chip, async (mcu) => (await mcu.statistics()).framesReceived);
+
 t.test(
   'a release reaches a chip that the daemon starts, and stays there over a restart',
   { skip: skipsHost },
   async (t) => {
-    const console = await startConsole(t.testdir());
+    const console = await startFleet(t.testdir());
     const state = stateFolder();
     let daemon = new DaemonProcess(state, console, settingsOf('host'));
     await release(console, 1);
@@ -150,3 +237,160 @@ t.test(
     await console.close();
   },
 );
+
+t.test(
+  'a chip that is away is a condition; it goes on when it is back, and says so of trials that a reset has ended',
+  { skip: skipsHost },
+  async (t) => {
+    const console = await startFleet(t.testdir());
+    const state = stateFolder();
+    const chip = new PluggedChip(state);
+    t.teardown(() => chip.unplug());
+    const settings = { ...settingsOf(chip.path), QUANTD__CONFIRM__BAKE_SECONDS: '2' };
+    const daemon = new DaemonProcess(state, console, settings);
+    for (const version of [1, 2]) await release(console, version);
+    await until(async () => (await stateOf(console)) !== null, 'it is known', patience);
+    await assign(console, 1);
+    const isAway = async () => (await condition(console, 'Degraded'))?.reason === 'mcu/unreachable';
+    await until(isAway, 'that it is away is a condition', patience);
+    const away = (await condition(console, 'Degraded'))!;
+    t.match(away.failure, { step: 'settle', isFinal: false, hint: /cable/ });
+    t.equal(await inferOnChip(state), 503);
+
+    await chip.plugIn();
+    await until(() => isDone(console), 'plugged in, it goes on', patience);
+    t.equal(await condition(console, 'Degraded'), undefined, 'and the condition is gone');
+    const first = (await chipOf(console))!.active!;
+
+    const begun = (step: string) =>
+      daemon.journal.filter((line) => line.msg === 'step begins' && line.step === step).length;
+    const isConfirming = begun('confirm');
+    await assign(console, 2);
+    await until(async () => begun('confirm') > isConfirming, 'the second is on trial', patience);
+    await chip.unplug();
+    t.equal(
+      await activeOnChip('host', chip.storage),
+      first.artifactSha256,
+      'a power cut in a trial ends it, on the chip itself',
+    );
+    await until(isAway, 'it is away again', patience);
+    await chip.plugIn();
+    const isTold = async () => (await condition(console, 'Degraded'))?.reason === 'mcu/trial-ended';
+    await until(isTold, 'the end of the trial is told', patience);
+    t.match(
+      (await condition(console, 'Degraded'))!.message,
+      /reset \(power\) while small@2 was on trial; small@1 is active again/,
+    );
+    const { active: told } = (await chipOf(console))!;
+    t.ok(
+      told!.artifactSha256 === first.artifactSha256 || !told!.isConfirmed,
+      'the first is active, or the next trial has begun',
+    );
+    await until(() => isDone(console), 'it is tried again, and proves itself', patience);
+    const second = (await chipOf(console))!.active!;
+    t.equal(second.release, 'small@2');
+
+    // Somebody erases it, or puts another chip of the same kind there.
+    await chip.unplug();
+    rmSync(chip.storage);
+    await chip.plugIn();
+    await until(
+      () =>
+        daemon.journal.some(({ msg, step }) => msg === 'step done' && step === 'settle') &&
+        inferOnChip(state).then((status) => status === 200),
+      'what had proved itself is brought again',
+      patience,
+    );
+    await daemon.stop();
+    await chip.unplug();
+    t.equal(await activeOnChip('host', chip.storage), second.artifactSha256);
+    t.equal(daemon.stderr, '');
+    await console.close();
+  },
+);
+
+t.test(
+  'kill -9 of the daemon in the middle of an upload, over and over: it goes on, and nothing is made twice',
+  { skip: skipsHost },
+  async (t) => {
+    const random = new Random(seed);
+    const kills = Number(process.env.QUANTD_KILLS ?? 4);
+    const console = await startFleet(t.testdir());
+    const state = stateFolder();
+    const chip = new PluggedChip(state);
+    t.teardown(() => chip.unplug());
+    await chip.plugIn();
+    const lock = join(state, 'lock');
+    const gate = { QUANTD__GATES__LOCK__FILE: lock, QUANTD__GATES__OPEN_SECONDS: '0' };
+    const settings = { ...settingsOf(chip.path), ...gate };
+    const images = new Set<string>();
+    const other = (await imageOf(networkOfEverything(seed), { weightBits: 8, activationBits: 8 }, seed)).bytes;
+    let daemon = new DaemonProcess(state, console, settings);
+    const made = () => daemon.journal.filter(({ msg, step }) => msg === 'step done' && step === 'quantize').length;
+    for (const version of [1, 2]) await makeRelease(console, `large@${version}`, largeModel(version), smallCard());
+    await until(async () => (await stateOf(console)) !== null, 'it is known', patience);
+    for (const version of [1, 2]) {
+      writeFileSync(lock, 'not yet');
+      const wanted = { selector: 'all', target: 'chip', release: `large@${version}` };
+      await console.client.send('POST', '/v1/assignments', wanted);
+      await until(async () => made() > 0, 'it is made', patience);
+      const { image, sha256 } = imageFor(state, images);
+      await daemon.kill();
+      // What was measured last lies there already: something else takes its place, so that all of it has to be brought.
+      await onChip(chip, async (mcu) => upload(mcu, await spareSlot(mcu), other));
+      rmSync(lock);
+      daemon = new DaemonProcess(state, console, settings);
+      const flash = new FlashReader(chip.storage, image);
+      const { pieces } = flash;
+      let framesAtFirst = 0;
+      let stored = 0;
+      let cutOff = 0;
+      for (let kill = 0; kill < kills && stored < pieces; kill++) {
+        const piece = stored + 1 + random.below(20);
+        const deadline = performance.now() + patience;
+        while (flash.stored() <= Math.min(piece, pieces - 1) && performance.now() < deadline) await nextTurn();
+        await daemon.kill();
+        // Nobody holds the line now.
+        const frames = await framesReceived(chip);
+        stored = flash.stored();
+        if (kill === 0) framesAtFirst = frames + stored;
+        if (stored < pieces) cutOff++;
+        daemon = new DaemonProcess(state, console, settings);
+      }
+      t.ok(cutOff > 0, `of ${pieces} pieces an upload was cut off ${cutOff} times`);
+      await until(() => isDone(console), 'it is active', patience);
+      t.equal(made(), 0, 'an artifact that is finished is not made again');
+      await daemon.kill();
+      const frames = (await framesReceived(chip)) - framesAtFirst;
+      t.ok(
+        frames < pieces + kills * 100,
+        `${frames} frames for ${pieces} pieces: an upload goes on where it was cut off`,
+      );
+      images.add(sha256);
+      flash.close();
+      daemon = new DaemonProcess(state, console, settings);
+      await until(async () => (await chipOf(console))?.active?.artifactSha256 === sha256, 'it is reported', patience);
+    }
+    await daemon.stop();
+    await chip.unplug();
+    t.equal(await activeOnChip('host', chip.storage), [...images].at(-1));
+    await console.close();
+  },
+);
+
+t.test('an emulated board counts instructions, and is the same target', { skip: skipsQemu }, async (t) => {
+  const console = await startFleet(t.testdir());
+  const state = stateFolder();
+  const daemon = new DaemonProcess(state, console, settingsOf('qemu-mps2-an386'));
+  await release(console, 1);
+  await until(async () => (await stateOf(console)) !== null, 'it is known', patience);
+  await assign(console, 1);
+  await until(() => isDone(console), 'the release is active on the board', patience);
+  const active = (await chipOf(console))!.active!;
+  t.equal(active.measurements.latency.unit, 'instructions');
+  t.ok(active.measurements.latency.measured! > 1000);
+  t.equal(await inferOnChip(state), 200);
+  await daemon.stop();
+  t.equal(daemon.stderr, '');
+  await console.close();
+});
