@@ -12,14 +12,11 @@
 import type { Budget, Precision } from '../configs/contracts/plan.js';
 import { type Correction, ceilingsOf, requireJudgeable } from './core/budget.js';
 import { contradicts } from './core/donor.js';
-import { floatTail } from './core/image/build.js';
 import { fastestKernel } from './core/image/precisions.js';
-import type { LatencyTable } from './core/latency.js';
+import type { Fit } from './core/image/room.js';
 import { FloatModelNeeded } from './core/master.js';
 import type { Operator } from './core/onnx/model.js';
 import type { Ceilings } from './core/plan/allocate.js';
-import { buildProblem } from './core/plan/build-problem.js';
-import { buildEngineProblem } from './core/plan/engine-problem.js';
 import { type LatencyExperience, noExperience } from './core/plan/expected-latency.js';
 import { frontier } from './core/plan/frontier.js';
 import { type Plan, planOf, restrict } from './core/plan/plan.js';
@@ -44,12 +41,13 @@ import type {
   Target,
   TargetIdentity,
 } from './ports.js';
-import { type ArtifactForm, apply, floatModel } from './steps/apply.js';
+import { type ArtifactForm, floatModel } from './steps/apply.js';
 import { assess, defaultSampleCounts } from './steps/assess.js';
 import { type CalibrationDocument, calibrate } from './steps/calibrate.js';
 import type { QualityReport } from './steps/plan-quality.js';
 import { type PlanOutcome, PlanSearch } from './steps/plan-search.js';
 import type { MeasuredPlan } from './steps/plan-timings.js';
+import { planningProblem } from './steps/planning-problem.js';
 import { afterContradiction, distinctPrecisions, type Profile, profile, profileKeys } from './steps/profile.js';
 import { judgedFromBits, type Refinement, refine } from './steps/refine.js';
 import type { SampleReader } from './steps/samples.js';
@@ -67,7 +65,7 @@ import { nearestWeights, type WidthWeights } from './steps/width-weights.js';
 const versions = { calibrate: 4, tune: 5, refine: 3, nearest: 1, assess: 8, experience: 2, frontier: 1 } as const;
 
 /** Of everything that decides what an artifact looks like, planning and writing included; for keys of finished artifacts. */
-export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.nearest}.${versions.assess}.${syntheticVersion}.4`;
+export const pipelineVersion = `${versions.calibrate}.${versions.tune}.${versions.refine}.${versions.nearest}.${versions.assess}.${syntheticVersion}.5`;
 
 const frontierPoints = 8;
 /** Time to solve for the frontier: a small model shall not wait long for points that are hard to prove. */
@@ -164,6 +162,10 @@ export interface Assessed extends Profile {
   readonly floatArtifactBytes: number;
   /** What plans are written as. */
   readonly form: ArtifactForm;
+  /** How the model fits a target that has little room; null: there is enough. */
+  readonly fit: Fit | null;
+  /** The budget, with the target's own ceilings. */
+  readonly limits: Budget;
   /** See `deployedOptions`. */
   readonly saturates: boolean;
 }
@@ -205,8 +207,13 @@ export class Pipeline {
     const recipe = { ...plain, rounded };
     const sensitivity = await this.#timed('assess', () => this.#assess(calibration, tuning, recipe, saturates));
     const kernelOf = (operator: Operator, precision: Precision) => fastestKernel(table, operator, precision);
-    const form: ArtifactForm = { variant, saturates, kernelOf, packer: this.#ports.target.packer ?? null };
-    const problem = this.#problem(table, new SensitivityTable(sensitivity), recipe, form);
+    const { packer = null, room } = this.#ports.target;
+    const { problem, form, fit } = planningProblem({
+      ...{ prepared, budget: this.#job.budget, room, table, recipe },
+      allowed: (operator) => this.#precisionsOf(operator),
+      sensitivity: new SensitivityTable(sensitivity),
+      form: { variant, saturates, kernelOf, packer },
+    });
     const candidates = restrict(problem, this.#job.precisions?.map(formatPrecision) ?? null);
     return {
       ...profiled,
@@ -219,22 +226,9 @@ export class Pipeline {
       floatArtifactBytes: floatModel(prepared).length,
       saturates,
       form,
+      fit,
+      limits: fit?.limits ?? this.#job.budget,
     };
-  }
-
-  #problem(
-    table: LatencyTable,
-    sensitivity: SensitivityTable,
-    recipe: QuantizationRecipe,
-    form: ArtifactForm,
-  ): Problem {
-    const { prepared } = this.#job;
-    const allowed = (operator: Operator) => this.#precisionsOf(operator);
-    const artifactBytes = (precisions: ReadonlyMap<string, Precision>) =>
-      apply(prepared, precisions, recipe, form).length;
-    return form.variant === 'native'
-      ? buildEngineProblem(prepared, allowed, floatTail(prepared), table, sensitivity, artifactBytes)
-      : buildProblem(prepared, allowed, table, sensitivity, artifactBytes);
   }
 
   /** Latency rows of every distinct operator at every precision it may get; taken from donors or measured where the store has none. */
@@ -246,9 +240,9 @@ export class Pipeline {
   }
 
   /** The Pareto set under the budget's ceilings other than latency. */
-  async frontier({ candidates }: Assessed): Promise<Plan[]> {
+  async frontier({ candidates, limits }: Assessed): Promise<Plan[]> {
     return this.#timed('plan', async () => {
-      const { latency: _, ...ceilings } = ceilingsOf(this.#job.budget, 0, [], 1);
+      const { latency: _, ...ceilings } = ceilingsOf(limits, 0, [], 1);
       this.#progress('plan')(0, 'solving for the frontier');
       const solve = (kept: Ceilings) => {
         const options = {

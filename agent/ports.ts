@@ -3,6 +3,7 @@ import type { WeightPacker } from '../configs/contracts/packing.js';
 import type { Counter, LatencyRow, Precision } from '../configs/contracts/plan.js';
 import type { RoundedLayer, RoundingLayer } from '../configs/contracts/rounding.js';
 import type { DonorTable } from '../configs/contracts/tables.js';
+import type { Room } from './core/image/room.js';
 import type { Operator } from './core/onnx/model.js';
 import type { LinearSolver } from './core/plan/linear-program.js';
 import type { PreparedModel } from './core/prepare.js';
@@ -107,6 +108,8 @@ export interface Target {
   identity(): Promise<TargetIdentity>;
   /** Whether its 8-bit kernels sum pairs of products in 16 bits, where weights must be small for that to be exact, or fast. */
   saturates(): Promise<boolean>;
+  /** Ceilings of every plan, whatever the budget; absent: there is room enough. */
+  readonly room?: Room;
   /** Packs weights of images for this target; absent: it packs them itself, or runs no images. */
   readonly packer?: WeightPacker;
   /** Precisions at which this target can run an operator. */

@@ -72,7 +72,7 @@ export function planDocument(
   job: Job,
   plan: Plan,
   solver: QuantizeResult['solver'],
-  { variant, kernelOf: fastest }: ArtifactForm,
+  { variant, kernelOf: fastest, patches = null }: ArtifactForm,
   counter: Counter,
 ) {
   const kernelOf = variant === 'native' ? fastest : undefined;
@@ -100,7 +100,10 @@ export function planDocument(
     };
   });
   return {
-    digest: contentKey(operators.map(({ name, precision }) => [name, precision])),
+    digest: contentKey([
+      ...operators.map(({ name, precision }) => [name, precision]),
+      ...(patches === null ? [] : [patches]),
+    ]),
     operators,
     averageWeightBits: round(averages.weights, 4),
     averageActivationBits: round(averages.activations, 4),
@@ -144,7 +147,9 @@ export function quantizeDocument(
     profiling: { ...result.profiling, seconds: round(result.profiling.seconds, 4) },
     provenance: provenanceOf(job, result),
     size: { floatBytes: result.floatArtifactBytes, artifactBytes: chosen?.bytes.length ?? null },
-    ram: { peakBytes: chosen?.plan.costs.ramBytes ?? null },
+    ram: { peakBytes: chosen?.plan.costs.ramBytes ?? null, ...roomDocument(result) },
+    /** Of a microcontroller whose RAM, or the budget's, activations do not fit layer by layer. */
+    patches: patchesDocument(result),
     /** How weights below 8 bits were rounded: for this plan, each width by itself, or each weight to nearest. */
     rounding: result.form.variant !== 'native' ? 'nearest' : chosen?.isRefined ? 'plan' : 'width',
     saturation: saturationDocument(job, result.saturates),
@@ -205,6 +210,31 @@ export function quantizeDocument(
       sha256: chosen === null ? null : sha256(chosen.bytes),
       format: paths.format,
     },
+  };
+}
+
+/** What a microcontroller's RAM allows; null elsewhere. */
+function roomDocument({ fit }: Assessed) {
+  return {
+    /** Of activations: the lower of the board's and the budget's. */
+    ceilingBytes: fit?.limits.ramBytes ?? null,
+    /** What a model takes beside them: records, scratch memory, floats of outputs. */
+    besideBytes: fit?.besideBytes ?? null,
+  };
+}
+
+/** How the first operators run patch by patch; null where all run layer by layer. */
+function patchesDocument({ fit }: Assessed) {
+  if (fit === null || fit.patches === null) return null;
+  const { patches, redundancy, arenaBytes, layeredArenaBytes } = fit;
+  return {
+    /** Operators of the model that do. */
+    split: patches.split,
+    grid: { rows: patches.grid.rows, columns: patches.grid.columns },
+    /** Share of multiply-accumulates that they add to those of the stage; `nominal` as if no patch were at a border. */
+    redundancy: { nominal: round(redundancy.nominal, 4), clipped: round(redundancy.clipped, 4) },
+    ramBytes: arenaBytes,
+    ramBytesWithout: layeredArenaBytes,
   };
 }
 

@@ -6,10 +6,11 @@ import { preloadedSlot } from '../../configs/contracts/mcu.js';
 import type { LatencyRow, Precision } from '../../configs/contracts/plan.js';
 import { spareSlot, upload } from '../../firmware-bridge/flash.js';
 import { Mcu, type McuInfo } from '../../firmware-bridge/mcu.js';
-import { packForCortexM } from '../../native/index.js';
-import { buildImage } from '../core/image/build.js';
+import { EngineModel, packForCortexM } from '../../native/index.js';
+import { buildImage, type ImagePatches } from '../core/image/build.js';
 import { isImage, readDescription } from '../core/image/description.js';
 import { enginePrecisions, kernelLabel } from '../core/image/precisions.js';
+import { fitToRoom, noRoom, type Room } from '../core/image/room.js';
 import { runOverheadKey } from '../core/latency.js';
 import type { Operator } from '../core/onnx/model.js';
 import { formatPrecision } from '../core/precision.js';
@@ -19,6 +20,10 @@ import { median, minimum, spread } from '../core/statistics.js';
 import type { Comparison, Feeds, Progress, Target, TargetIdentity, Timing } from '../ports.js';
 import { identityOfMcu } from './mcu-identity.js';
 import { withMeasuringLock } from './measuring-lock.js';
+
+/** Of everything in the firmware's workspace (`KN_ALIGNMENT`), and what kernels may read behind the arena (`KN_SLACK`). */
+const alignment = 64;
+const arenaSlackBytes = 64;
 
 /** Runs of what is timed, after one that is not. An emulator's instructions are the same every time. */
 const repeatsOf = { instructions: 1, cycles: 7, nanoseconds: 9 } as const;
@@ -30,6 +35,7 @@ const repeatsOf = { instructions: 1, cycles: 7, nanoseconds: 9 } as const;
 export class McuTarget implements Target {
   readonly kind = 'mcu';
   readonly packer = packForCortexM;
+  readonly room: Room;
   readonly #where: string;
   readonly #info: McuInfo;
   readonly #slotBytes: number;
@@ -38,13 +44,17 @@ export class McuTarget implements Target {
   static async open(where: string): Promise<McuTarget> {
     const mcu = await Mcu.open(where);
     try {
-      return new McuTarget(where, await mcu.info(), (await mcu.slotState(0)).capacityBytes);
+      const [slot, preloaded] = [await mcu.slotState(0), await mcu.slotState(preloadedSlot)];
+      return new McuTarget(where, await mcu.info(), slot.capacityBytes, preloaded.capacityBytes);
     } finally {
       await mcu.close();
     }
   }
 
-  private constructor(where: string, info: McuInfo, slotBytes: number) {
+  private constructor(where: string, info: McuInfo, slotBytes: number, preloadedBytes: number) {
+    // What is started here can come with an image that no slot would hold.
+    const flashBytes = where.startsWith('/') ? slotBytes : Math.max(slotBytes, preloadedBytes);
+    this.room = { ramBytes: info.workspaceBytes, flashBytes, besideArena };
     this.#where = where;
     this.#info = info;
     this.#slotBytes = slotBytes;
@@ -67,7 +77,10 @@ export class McuTarget implements Target {
     return enginePrecisions(prepared, operator);
   }
 
-  /** Fails with `mcu/refused` where an image of the model at some precision fits neither slot nor RAM. */
+  /**
+   * Where activations do not fit its RAM layer by layer, operators are timed patch by patch, and rows are what they would take once. Fails
+   * with `mcu/no-room` where an image of the model at some precision fits in no way.
+   */
   async measure(
     prepared: PreparedModel,
     operators: readonly Operator[],
@@ -163,13 +176,19 @@ export class McuTarget implements Target {
     const able = prepared.operators.filter((operator) =>
       enginePrecisions(prepared, operator).some((candidate) => formatPrecision(candidate) === label),
     );
-    const { bytes } = buildImage(prepared, new Map(able.map(({ name }) => [name, precision])), {
-      // Times do not depend on ranges.
-      rangeOf: () => ({ minimum: -4, maximum: 4 }),
-      pairSafe: false,
-      biasCorrection: () => null,
-      packer: this.packer,
-    });
+    const precisions = new Map(able.map(({ name }) => [name, precision]));
+    const build = (patches: ImagePatches | null) =>
+      buildImage(prepared, precisions, {
+        // Times do not depend on ranges.
+        rangeOf: () => ({ minimum: -4, maximum: 4 }),
+        pairSafe: false,
+        biasCorrection: () => null,
+        packer: this.packer,
+        patches,
+      });
+    const { patches, shares } = fitToRoom(prepared, this.room, {}, build, ({ macs }) => macs);
+    const { bytes } = build(patches);
+    if (bytes.length > this.room.flashBytes) throw noRoom('flash', bytes.length, this.room.flashBytes);
     const { operators: sources } = readDescription(bytes);
     const random = xorshift32(1);
     const input = Float32Array.from({ length: count(prepared.inputDims) }, () => random() * 2 - 1);
@@ -190,8 +209,10 @@ export class McuTarget implements Target {
     const rows: LatencyRow[] = [];
     for (const operator of new Map(able.map((one) => [one.key, one])).values()) {
       const positions = [...times.keys()].filter((at) => sources[at] === operator.name);
-      const samples = Array.from({ length: repeatsOf[this.counter] }, (_, repeat) =>
-        positions.reduce((sum, at) => sum + times.get(at)![repeat]!, 0),
+      const samples = Array.from(
+        { length: repeatsOf[this.counter] },
+        (_, repeat) =>
+          positions.reduce((sum, at) => sum + times.get(at)![repeat]!, 0) / (shares.get(operator.name) ?? 1),
       );
       rows.push(row(operator.key, label, samples));
       const kernel = positions.map((at) => kernels.get(at)!).find((name) => name !== '');
@@ -221,6 +242,22 @@ export class McuTarget implements Target {
       samples.push((await mcu.measure({ first, count, warmUps, runs: 1 })).minimum);
     }
     return samples;
+  }
+}
+
+/**
+ * By the engine as it is on this machine, whose records are larger than on a processor of 32 bits; the kernels, and with them scratch memory,
+ * are those of Cortex-M.
+ */
+function besideArena(image: Uint8Array): number {
+  const engine = new EngineModel(image, { threads: 1, features: ['dsp'] });
+  try {
+    const { preparedBytes, scratchBytes } = engine.memory;
+    const floats = readDescription(image).outputs.map(({ dims }) => 4 * count(dims));
+    const bytes = [preparedBytes, scratchBytes, arenaSlackBytes, ...floats];
+    return bytes.reduce((sum, part) => sum + Math.ceil(part / alignment) * alignment, 0);
+  } finally {
+    engine.close();
   }
 }
 

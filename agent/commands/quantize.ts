@@ -88,6 +88,12 @@ export function printQuantize(document: QuantizeDocument): void {
       ],
     ),
   );
+  if (document.patches !== null) {
+    const { split, grid, redundancy, ramBytes, ramBytesWithout } = document.patches;
+    print(
+      `\nthe first ${split} operators run in ${grid.rows} x ${grid.columns} patches: ${formatBytes(ramBytes)} of RAM instead of ${formatBytes(ramBytesWithout)}, ${formatPercent(redundancy.clipped)} more multiply-accumulates there`,
+    );
+  }
   const counter = latency.throttled ? ' (the machine slowed down while measuring)' : '';
   print(
     `\npredicted ${format(latency.predicted)}, measured ${format(latency.measured)}${counter}; ${quality.samples} ${quality.source} samples`,

@@ -1,6 +1,6 @@
 import type { WeightPacker } from '../../configs/contracts/packing.js';
 import type { Precision } from '../../configs/contracts/plan.js';
-import { buildImage } from '../core/image/build.js';
+import { type BuiltImage, buildImage, type ImagePatches } from '../core/image/build.js';
 import { encode } from '../core/onnx/codec.js';
 import type { Operator } from '../core/onnx/model.js';
 import type { PreparedModel } from '../core/prepare.js';
@@ -18,6 +18,8 @@ export interface ArtifactForm {
   readonly kernelOf?: (operator: Operator, precision: Precision) => string | null;
   /** For images: see `Target.packer`. */
   readonly packer?: WeightPacker | null;
+  /** For images: the operators that run patch by patch; null or absent: none. */
+  readonly patches?: ImagePatches | null;
 }
 
 /** The artifact of a plan: the model at the given precisions (by operator name), as ONNX bytes or as an image. */
@@ -25,16 +27,25 @@ export function apply(
   prepared: PreparedModel,
   precisions: ReadonlyMap<string, Precision>,
   recipe: QuantizationRecipe,
-  { variant, saturates, kernelOf, packer = null }: ArtifactForm,
+  form: ArtifactForm,
 ): Uint8Array {
+  const { variant, saturates } = form;
+  if (variant === 'native') return applyImage(prepared, precisions, recipe, form).bytes;
   const { ranges, biasCorrections } = recipe;
-  if (variant !== 'native') {
-    const settings = { variant, saturates, biasCorrections, shapes: prepared.shapes };
-    return encode(emitQdq(prepared.model, prepared.operators, precisions, ranges, settings));
-  }
+  const settings = { variant, saturates, biasCorrections, shapes: prepared.shapes };
+  return encode(emitQdq(prepared.model, prepared.operators, precisions, ranges, settings));
+}
+
+/** The same as an image, with what is known of it. */
+export function applyImage(
+  prepared: PreparedModel,
+  precisions: ReadonlyMap<string, Precision>,
+  recipe: QuantizationRecipe,
+  { saturates, kernelOf, packer = null, patches = null }: ArtifactForm,
+): BuiltImage {
   const byName = new Map(prepared.operators.map((operator) => [operator.name, operator]));
   return buildImage(prepared, precisions, {
-    rangeOf: (tensor, bits) => recipe.rangesByBits[bits]?.[tensor] ?? ranges.get(tensor),
+    rangeOf: (tensor, bits) => recipe.rangesByBits[bits]?.[tensor] ?? recipe.ranges.get(tensor),
     pairSafe: saturates,
     biasCorrection: (operator, bits) =>
       recipe.channelMeans === null ? null : biasCorrection(prepared, operator, bits, recipe.channelMeans, saturates),
@@ -43,8 +54,9 @@ export function apply(
       const precision = precisions.get(name);
       return precision === undefined ? null : (kernelOf?.(byName.get(name)!, precision) ?? null);
     },
+    patches,
     packer,
-  }).bytes;
+  });
 }
 
 /** The float model as it will be run for reference: prepared, nothing quantized. */

@@ -186,7 +186,7 @@ export class PlanSearch {
     let shortfalls: readonly Shortfall[] = [];
     for (let round = 0; round < rounds; round++) {
       const { problem, corrections, prior } = this.#timings.learnt(assessed.candidates);
-      const ceilings = ceilingsOf(job.budget, this.#timings.int8Prediction(), corrections, prior);
+      const ceilings = ceilingsOf(assessed.limits, this.#timings.int8Prediction(), corrections, prior);
       this.#progress('plan')(round / rounds, `solving, round ${round + 1}`);
       const allocation = await this.#timed('plan', () =>
         allocate(problem, 'sensitivity', ceilings, ports.solver, {}, signal),
@@ -236,8 +236,9 @@ export class PlanSearch {
 
   /** The fastest plan under the ceiling on sensitivity, if there is one, by measurement against both uniform ends. */
   async #fastest(): Promise<{ chosen: MeasuredPlan | null; shortfalls: readonly Shortfall[] }> {
-    const { job, assessed, ports, signal } = this.#context;
-    const ceilings = { sensitivity: job.budget.sensitivity };
+    const { assessed, ports, signal } = this.#context;
+    // Beside what was asked for, what the target has no more of.
+    const { latency: _, ...ceilings } = ceilingsOf(assessed.limits, 0, [], 1);
     const { problem } = this.#timings.learnt(assessed.candidates);
     const allocation = await this.#timed('plan', () =>
       allocate(problem, 'latency', ceilings, ports.solver, {}, signal),
@@ -325,7 +326,7 @@ export class PlanSearch {
   }
 
   #holdsBesidesLatency(candidate: MeasuredPlan): boolean {
-    const { budget } = this.#context.job;
+    const { limits: budget } = this.#context.assessed;
     const stored = Math.min(
       budget.sizeBytes ?? Number.POSITIVE_INFINITY,
       budget.flashBytes ?? Number.POSITIVE_INFINITY,

@@ -114,6 +114,10 @@ export const errorTable = {
     retryable: false,
     hint: 'The firmware must be the one that `npm run firmware` builds of this version; if it is, the board is faulty.',
   },
+  'mcu/no-room': {
+    retryable: false,
+    hint: 'Use a smaller model, or a board with more memory; no budget can help.',
+  },
   'mcu/no-firmware': { retryable: false, hint: 'Run `npm run firmware` first.' },
   'job/aborted': { retryable: true, hint: 'The job was interrupted; start it again, finished steps are kept.' },
 } as const satisfies Record<string, { retryable: boolean; hint: string }>;

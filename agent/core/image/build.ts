@@ -57,6 +57,8 @@ export interface ImagePatches {
 export interface BuiltImage {
   readonly bytes: Uint8Array;
   readonly arenaBytes: number;
+  /** Bytes of the image that are constants of an operator of the model, packed as they are; equal ones of several are counted for each. */
+  readonly constantBytes: ReadonlyMap<string, number>;
   /** Grid of a tensor of the model that the image has as codes; null for all others. */
   readonly gridOf: (tensor: string) => Affine | null;
 }

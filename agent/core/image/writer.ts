@@ -30,6 +30,8 @@ export interface ImageForm {
   readonly arenaCeilingBytes: number | null;
 }
 
+const constantAlignment = 16;
+
 /** Collects an image. Operators are executed in the order in which they are added. */
 export class ImageWriter {
   readonly #tensors: TensorEntry[] = [];
@@ -94,7 +96,7 @@ export class ImageWriter {
     if (known !== undefined) return known.offset;
     const constants = { offset: this.#dataBytes, bytes };
     this.#data.push(constants);
-    this.#dataBytes = roundUp(constants.offset + bytes.length, 16);
+    this.#dataBytes = roundUp(constants.offset + bytes.length, constantAlignment);
     this.#known.set(key, [...alike, constants]);
     return constants.offset;
   }
@@ -103,7 +105,7 @@ export class ImageWriter {
   finish(
     description: Omit<ImageDescription, 'operators'>,
     { stage: cut, packer, arenaCeilingBytes }: ImageForm = { stage: null, packer: null, arenaCeilingBytes: null },
-  ): { bytes: Uint8Array; arenaBytes: number } {
+  ): { bytes: Uint8Array; arenaBytes: number; constantBytes: ReadonlyMap<string, number> } {
     let draft: Draft = { tensors: this.#tensors, operators: this.#operators, stage: null };
     if (cut !== null) draft = cutPatches(draft, cut);
     if (arenaCeilingBytes !== null) draft = joinNibbles(draft, arenaCeilingBytes);
@@ -176,7 +178,7 @@ export class ImageWriter {
     headerFields.forEach((field, word) => {
       view.setUint32(4 * word, header[field], true);
     });
-    return { bytes, arenaBytes };
+    return { bytes, arenaBytes, constantBytes: constantsOf(operators) };
   }
 
   #encode({ kind, inputs, output, values }: OperatorEntry, slots: readonly number[]): Uint32Array {
@@ -195,6 +197,7 @@ export class ImageWriter {
   }
 }
 
+<<<<<<< HEAD
 /** Where the record of each tensor is among all: its own place, but outputs, whichever is computed first, are in the order of their numbers. */
 function recordSlots(tensors: readonly TensorEntry[]): number[] {
   const slots = [...tensors.keys()];
@@ -202,6 +205,18 @@ function recordSlots(tensors: readonly TensorEntry[]): number[] {
   const numbered = [...outputs].sort((a, b) => tensors[a]!.position - tensors[b]!.position);
   for (const [number, id] of numbered.entries()) slots[id] = outputs[number]!;
   return slots;
+=======
+/** Bytes of constants as they are stored, by the operator of the model that they belong to. */
+function constantsOf(operators: readonly OperatorEntry[]): ReadonlyMap<string, number> {
+  const bytes = new Map<string, number>();
+  for (const { source, values } of operators) {
+    for (const value of Object.values(values)) {
+      if (typeof value !== 'object' || !('bytes' in value)) continue;
+      bytes.set(source, (bytes.get(source) ?? 0) + roundUp(value.bytes.length, constantAlignment));
+    }
+  }
+  return bytes;
+>>>>>>> 15f17d8 (A board's RAM and slot are ceilings of every plan, sizes are those of packed weights, and patches are chosen where layers do not fit)
 }
 
 function checkField(kind: OperatorKindName, field: string, value: FieldValue | undefined): void {

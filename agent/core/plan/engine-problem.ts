@@ -19,6 +19,7 @@ const worthwhile = 0.99;
  *   smaller than a more accurate one, except `W8A8`
  * @param tail operators that run on floats, with no choice
  * @param artifactBytes size of the image with the given precisions
+ * @param storedBytes what an operator's weights take in the image at a precision; absent: as they are before kernels pack them
  */
 export function buildEngineProblem(
   prepared: PreparedModel,
@@ -27,12 +28,16 @@ export function buildEngineProblem(
   table: LatencyTable,
   sensitivity: SensitivityTable,
   artifactBytes: (precisions: ReadonlyMap<string, Precision>) => number,
+  storedBytes: (operator: Operator, precision: Precision) => number = (operator, { weightBits }) =>
+    storedWeightBytes(prepared, operator, weightBits),
 ): Problem {
   const { operators } = prepared;
   const groups = readingGroups(operators);
   const uniform = new Map(operators.map(({ name }) => [name, { weightBits: 8, activationBits: 8 } as Precision]));
-  const weightBytes = (operator: Operator, bits: number) => storedWeightBytes(prepared, operator, bits);
-  const fixedBytes = operators.reduce((rest, operator) => rest - weightBytes(operator, 8), artifactBytes(uniform));
+  const fixedBytes = operators.reduce(
+    (rest, operator) => rest - storedBytes(operator, uniform.get(operator.name)!),
+    artifactBytes(uniform),
+  );
   /** Error of the tensor that an operator reads, counted at the first of those that read it. */
   const readError = (index: number, bits: number): number => {
     const group = groups.groupOf(index);
@@ -44,7 +49,10 @@ export function buildEngineProblem(
     const rows = allowed(operator).filter(
       (precision) => table.get(operator.key, formatPrecision(precision)) !== undefined,
     );
-    if (tail.has(operator) || rows.length === 0) return [freeChoice(table.median(operator.key, 'W8A8', 0))];
+    if (tail.has(operator) || rows.length === 0) {
+      const bytes = storedBytes(operator, uniform.get(operator.name)!);
+      return [freeChoice(table.median(operator.key, 'W8A8', 0), bytes)];
+    }
     return rows.map((precision) => {
       const { weightBits, activationBits } = precision;
       const written = keepsRange(operator)
@@ -59,7 +67,7 @@ export function buildEngineProblem(
         costs: {
           sensitivity: weight + readError(index, activationBits) + written,
           latency: table.median(operator.key, formatPrecision(precision)),
-          bytes: weightBytes(operator, weightBits),
+          bytes: storedBytes(operator, precision),
           energy: null,
           bitOps: operator.macs * weightBits * activationBits,
         },
@@ -82,8 +90,8 @@ export function buildEngineProblem(
   };
 }
 
-function freeChoice(latency: number): Choice {
-  const costs = { sensitivity: 0, latency, bytes: 0, energy: null, bitOps: 0 };
+function freeChoice(latency: number, bytes: number): Choice {
+  const costs = { sensitivity: 0, latency, bytes, energy: null, bitOps: 0 };
   return { precision: 'W8A8', format: 'u8', costs };
 }
 

@@ -115,24 +115,19 @@ class PluggedChip {
   }
 }
 
-/** More than a hundred pieces of an upload. */
+/** Some hundred pieces of an upload, and little to compute. */
 function largeModel(modelSeed: number): Uint8Array {
   const builder = new NetworkBuilder(new Random(modelSeed), inputDims);
-  const hidden = builder.same('Relu', builder.conv('x', { out: 128 }));
-  return encode(builder.build([builder.gemm(builder.pooled(builder.conv(hidden, { out: 288 })), 4)]));
+  const hidden = builder.gemm(builder.pooled(builder.conv('x', { out: 32 })), 6144);
+  return encode(builder.build([builder.gemm(hidden, 4)]));
 }
 
-/** The newest image among the artifacts of a device that the chip does not have yet. */
-function imageFor(state: string, had: ReadonlySet<string>): { image: Buffer; sha256: string } {
-  for (const key of readdirSync(join(state, 'artifacts'))) {
-    const folder = join(state, 'artifacts', key);
-    const name = readdirSync(folder).find((file) => file.endsWith('.qimg'));
-    if (name === undefined || key.endsWith('.draft')) continue;
-    const image = readFileSync(join(folder, name));
-    const sha256 = createHash('sha256').update(image).digest('hex');
-    if (!had.has(sha256)) return { image, sha256 };
-  }
-  throw new Error('there is no new image');
+/** The one image among the artifacts of a device. */
+function imageIn(state: string): { image: Buffer; sha256: string } {
+  const [key] = readdirSync(join(state, 'artifacts'));
+  const folder = join(state, 'artifacts', key!);
+  const image = readFileSync(join(folder, readdirSync(folder).find((file) => file.endsWith('.qimg'))!));
+  return { image, sha256: createHash('sha256').update(image).digest('hex') };
 }
 
 /** The flash memory of a chip that is a process, read behind the back of everybody. */
@@ -293,14 +288,11 @@ t.test(
     // Somebody erases it, or puts another chip of the same kind there.
     await chip.unplug();
     rmSync(chip.storage);
+    const settlings = () => daemon.journal.filter(({ msg, step }) => msg === 'step done' && step === 'settle').length;
+    const before = settlings();
     await chip.plugIn();
-    await until(
-      () =>
-        daemon.journal.some(({ msg, step }) => msg === 'step done' && step === 'settle') &&
-        inferOnChip(state).then((status) => status === 200),
-      'what had proved itself is brought again',
-      patience,
-    );
+    await until(async () => settlings() > before, 'what had proved itself is brought again', patience);
+    t.equal(await inferOnChip(state), 200);
     await daemon.stop();
     await chip.unplug();
     t.equal(await activeOnChip('host', chip.storage), second.artifactSha256);
@@ -323,57 +315,50 @@ t.test(
     const lock = join(state, 'lock');
     const gate = { QUANTD__GATES__LOCK__FILE: lock, QUANTD__GATES__OPEN_SECONDS: '0' };
     const settings = { ...settingsOf(chip.path), ...gate };
-    const images = new Set<string>();
     const other = (await imageOf(networkOfEverything(seed), { weightBits: 8, activationBits: 8 }, seed)).bytes;
     let daemon = new DaemonProcess(state, console, settings);
     const made = () => daemon.journal.filter(({ msg, step }) => msg === 'step done' && step === 'quantize').length;
-    for (const version of [1, 2]) await makeRelease(console, `large@${version}`, largeModel(version), smallCard());
+    await makeRelease(console, 'large@1', largeModel(1), smallCard());
     await until(async () => (await stateOf(console)) !== null, 'it is known', patience);
-    for (const version of [1, 2]) {
-      writeFileSync(lock, 'not yet');
-      const wanted = { selector: 'all', target: 'chip', release: `large@${version}` };
-      await console.client.send('POST', '/v1/assignments', wanted);
-      await until(async () => made() > 0, 'it is made', patience);
-      const { image, sha256 } = imageFor(state, images);
+    writeFileSync(lock, 'not yet');
+    await console.client.send('POST', '/v1/assignments', { selector: 'all', target: 'chip', release: 'large@1' });
+    await until(async () => made() > 0, 'it is made', patience);
+    await daemon.kill();
+    const { image, sha256 } = imageIn(state);
+    // What was measured last lies there already: something else takes its place, so that all of it has to be brought.
+    await onChip(chip, async (mcu) => upload(mcu, await spareSlot(mcu), other));
+    rmSync(lock);
+    daemon = new DaemonProcess(state, console, settings);
+    const flash = new FlashReader(chip.storage, image);
+    const { pieces } = flash;
+    let framesAtFirst = 0;
+    let stored = 0;
+    let cutOff = 0;
+    for (let kill = 0; kill < kills && stored < pieces; kill++) {
+      const piece = stored + 1 + random.below(20);
+      const deadline = performance.now() + patience;
+      while (flash.stored() <= Math.min(piece, pieces - 1) && performance.now() < deadline) await nextTurn();
       await daemon.kill();
-      // What was measured last lies there already: something else takes its place, so that all of it has to be brought.
-      await onChip(chip, async (mcu) => upload(mcu, await spareSlot(mcu), other));
-      rmSync(lock);
+      // Nobody holds the line now.
+      const frames = await framesReceived(chip);
+      stored = flash.stored();
+      if (kill === 0) framesAtFirst = frames + stored;
+      if (stored < pieces) cutOff++;
       daemon = new DaemonProcess(state, console, settings);
-      const flash = new FlashReader(chip.storage, image);
-      const { pieces } = flash;
-      let framesAtFirst = 0;
-      let stored = 0;
-      let cutOff = 0;
-      for (let kill = 0; kill < kills && stored < pieces; kill++) {
-        const piece = stored + 1 + random.below(20);
-        const deadline = performance.now() + patience;
-        while (flash.stored() <= Math.min(piece, pieces - 1) && performance.now() < deadline) await nextTurn();
-        await daemon.kill();
-        // Nobody holds the line now.
-        const frames = await framesReceived(chip);
-        stored = flash.stored();
-        if (kill === 0) framesAtFirst = frames + stored;
-        if (stored < pieces) cutOff++;
-        daemon = new DaemonProcess(state, console, settings);
-      }
-      t.ok(cutOff > 0, `of ${pieces} pieces an upload was cut off ${cutOff} times`);
-      await until(() => isDone(console), 'it is active', patience);
-      t.equal(made(), 0, 'an artifact that is finished is not made again');
-      await daemon.kill();
-      const frames = (await framesReceived(chip)) - framesAtFirst;
-      t.ok(
-        frames < pieces + kills * 100,
-        `${frames} frames for ${pieces} pieces: an upload goes on where it was cut off`,
-      );
-      images.add(sha256);
-      flash.close();
-      daemon = new DaemonProcess(state, console, settings);
-      await until(async () => (await chipOf(console))?.active?.artifactSha256 === sha256, 'it is reported', patience);
     }
-    await daemon.stop();
+    t.ok(cutOff > 0, `of ${pieces} pieces an upload was cut off ${cutOff} times`);
+    await until(() => isDone(console), 'it is active', patience);
+    t.equal(made(), 0, 'an artifact that is finished is not made again');
+    t.equal((await chipOf(console))!.active!.artifactSha256, sha256);
+    await daemon.kill();
+    const frames = (await framesReceived(chip)) - framesAtFirst;
+    t.ok(
+      frames < pieces + kills * 100,
+      `${frames} frames for ${pieces} pieces: an upload goes on where it was cut off`,
+    );
+    flash.close();
     await chip.unplug();
-    t.equal(await activeOnChip('host', chip.storage), [...images].at(-1));
+    t.equal(await activeOnChip('host', chip.storage), sha256);
     await console.close();
   },
 );
