@@ -13,10 +13,11 @@ import { rangesOver } from './networks.js';
 import type { Random } from './seed.js';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
-const data = resolve(root, process.env.QUANTD_DATA ?? '../shared/data');
+/** Folder of trained models and their sample sets. */
+export const dataFolder = resolve(root, process.env.QUANTD_DATA ?? '../shared/data');
 
 /** Why tests with trained models are skipped; false where they need not be. */
-export const skipsModels = !existsSync(join(data, 'models')) && `no models in ${data}`;
+export const skipsModels = !existsSync(join(dataFolder, 'models')) && `no models in ${dataFolder}`;
 
 /** A trained model, and how its activations lie on a few samples of its set. */
 export interface RealModel {
@@ -28,10 +29,10 @@ export interface RealModel {
 
 /** Opens a model of the data folder with its first samples. */
 export async function openRealModel(name: string, sampleCount = 3): Promise<RealModel> {
-  const path = join(data, 'models', `${name}.onnx`);
+  const path = join(dataFolder, 'models', `${name}.onnx`);
   const card = JSON.parse(readFileSync(path.replace(/\.onnx$/, '.json'), 'utf8')) as ModelCard;
   const prepared = prepare((await readModel(path)).model, card);
-  const set = await openSampleSet(join(data, 'sets', card.set!), prepared.card, prepared.inputDims);
+  const set = await openSampleSet(join(dataFolder, 'sets', card.set!), prepared.card, prepared.inputDims);
   const samples: Float32Array[] = [];
   for (let index = 0; index < sampleCount; index++) samples.push(await set.calibration!.read(index));
   return { name, prepared, samples, ranges: await rangesOver(prepared, samples) };

@@ -58,34 +58,36 @@ export function fitToRoom(
   latencyOf: (operator: Operator) => number,
 ): Fit {
   const layered = build(null);
-  const besideBytes = room.besideArena(layered.bytes);
-  const ownBytes = room.ramBytes - besideBytes;
-  const ceiling = Math.min(budget.ramBytes ?? Number.POSITIVE_INFINITY, ownBytes);
-  const limits = {
-    ...budget,
-    ramBytes: ceiling,
-    flashBytes: Math.min(budget.flashBytes ?? Number.POSITIVE_INFINITY, room.flashBytes),
+  const fitOf = (built: BuiltImage, cut: RankedCut | null): Fit => {
+    const besideBytes = room.besideArena(built.bytes);
+    const limits = {
+      ...budget,
+      ramBytes: Math.min(budget.ramBytes ?? Number.POSITIVE_INFINITY, room.ramBytes - besideBytes),
+      flashBytes: Math.min(budget.flashBytes ?? Number.POSITIVE_INFINITY, room.flashBytes),
+    };
+    return {
+      patches: cut === null ? null : patchesOf(cut.plan),
+      arenaBytes: built.arenaBytes,
+      layeredArenaBytes: layered.arenaBytes,
+      redundancy: cut === null ? { nominal: 0, clipped: 0 } : redundancy(cut.plan.macs),
+      shares: cut?.shares ?? new Map(),
+      besideBytes,
+      limits,
+    };
   };
-  const base = { layeredArenaBytes: layered.arenaBytes, besideBytes, limits };
-  const plain = { ...base, patches: null, arenaBytes: layered.arenaBytes, redundancy: none, shares: new Map() };
-  if (layered.arenaBytes <= ceiling) return plain;
-  for (const { plan, shares } of rankCuts(prepared, ceiling + uncountedBytes(prepared), memory, latencyOf)) {
-    const patches = patchesOf(plan);
-    const built = buildIfPossible(build, patches);
-    if (
-      built === null ||
-      built.arenaBytes > ceiling ||
-      built.arenaBytes + room.besideArena(built.bytes) > room.ramBytes
-    )
-      continue;
-    return { ...base, patches, arenaBytes: built.arenaBytes, redundancy: redundancy(plan.macs), shares };
+  const isWithin = ({ arenaBytes, limits }: Fit) => arenaBytes <= limits.ramBytes!;
+  const plain = fitOf(layered, null);
+  if (isWithin(plain)) return plain;
+  for (const cut of rankCuts(prepared, plain.limits.ramBytes! + uncountedBytes(prepared), memory, latencyOf)) {
+    const built = buildIfPossible(build, patchesOf(cut.plan));
+    const fit = built === null ? null : fitOf(built, cut);
+    if (fit !== null && isWithin(fit)) return fit;
   }
-  const cut = leastCut(prepared, build, layered.arenaBytes);
-  const arenaBytes = cut?.arenaBytes ?? layered.arenaBytes;
-  if (arenaBytes > ownBytes) throw noRoom('RAM', arenaBytes + besideBytes, room.ramBytes);
-  if (cut === null) return plain;
-  const { plan, shares } = cut;
-  return { ...base, patches: patchesOf(plan), arenaBytes, redundancy: redundancy(plan.macs), shares };
+  const least = leastCut(prepared, build, layered.arenaBytes);
+  const fit = least === null ? plain : fitOf(least.built, least.cut);
+  const neededBytes = fit.arenaBytes + fit.besideBytes;
+  if (neededBytes > room.ramBytes) throw noRoom('RAM', neededBytes, room.ramBytes);
+  return fit;
 }
 
 /** As many cuts are built in search of the least arena: those of the fewest live bytes. */
@@ -94,12 +96,12 @@ const leastCandidates = 48;
 /** The cut of the least arena, if it is below that of layers. */
 function leastCut(prepared: PreparedModel, build: BuildCut, layeredBytes: number) {
   const slack = uncountedBytes(prepared);
-  const cuts = rankCuts(prepared, layeredBytes + slack, memory, () => 0);
-  let best: (RankedCut & { readonly arenaBytes: number }) | null = null;
-  for (const cut of cuts.slice(0, leastCandidates)) {
-    if (cut.plan.ram.peakBytes >= (best?.arenaBytes ?? layeredBytes) + slack) break;
-    const arenaBytes = buildIfPossible(build, patchesOf(cut.plan))?.arenaBytes ?? layeredBytes;
-    if (arenaBytes < (best?.arenaBytes ?? layeredBytes)) best = { ...cut, arenaBytes };
+  let best: { readonly cut: RankedCut; readonly built: BuiltImage } | null = null;
+  const leastBytes = () => best?.built.arenaBytes ?? layeredBytes;
+  for (const cut of rankCuts(prepared, layeredBytes + slack, memory, () => 0).slice(0, leastCandidates)) {
+    if (cut.plan.ram.peakBytes >= leastBytes() + slack) break;
+    const built = buildIfPossible(build, patchesOf(cut.plan));
+    if (built !== null && built.arenaBytes < leastBytes()) best = { cut, built };
   }
   return best;
 }
@@ -116,8 +118,6 @@ function uncountedBytes({ model, shapes, operators }: PreparedModel): number {
 }
 
 const viewOps: ReadonlySet<string> = new Set(['Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Identity', 'Dropout']);
-const none = { nominal: 0, clipped: 0 };
-
 function patchesOf({ split, grid }: PatchPlan): ImagePatches {
   return { split, grid, isInputStreamed: memory.isInputStreamed };
 }
