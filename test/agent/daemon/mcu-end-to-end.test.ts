@@ -1,9 +1,11 @@
 /** The real daemon, the real console, and the real firmware: a release reaches the chip, and whatever is pulled or reset meanwhile is told and mended. */
+import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import { closeSync, openSync, readdirSync, readFileSync, readSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'smol-toml';
 import t from 'tap';
@@ -11,7 +13,7 @@ import { encode } from '../../../agent/core/onnx/codec.js';
 import type { Condition, DesiredState, ReportedState } from '../../../configs/contracts/device.js';
 import { pieceBytes } from '../../../configs/contracts/mcu.js';
 import { spareSlot, upload } from '../../../firmware-bridge/flash.js';
-import { type FirmwareProcess, startFirmware } from '../../../firmware-bridge/link/firmware-process.js';
+import { firmwareFolder } from '../../../firmware-bridge/link/builds.js';
 import { Mcu } from '../../../firmware-bridge/mcu.js';
 import type { DeviceDocument } from '../../../fleet-console/commands/devices.js';
 import { inputDims, inputSize, smallCard, smallModel } from '../../support/artifacts.js';
@@ -94,24 +96,40 @@ const settingsOf = (where: string) => ({ QUANTD__TARGET__MCUS: `chip=mcu:${where
 class PluggedChip {
   readonly path: string;
   readonly storage: string;
-  #firmware: FirmwareProcess | null = null;
+  #firmware: ChildProcess | null = null;
 
   constructor(folder: string) {
     this.path = join(folder, 'by-id-chip');
     this.storage = join(folder, 'chip.flash');
   }
 
-  async plugIn(options: { readonly cutPowerAfterBytes?: number } = {}): Promise<void> {
-    this.#firmware = await startFirmware('host', { storage: this.storage, ...options });
+  async plugIn(): Promise<void> {
+    const firmware = spawn(`${firmwareFolder}host`, ['--storage', this.storage], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    this.#firmware = firmware;
+    const [announcement] = (await once(firmware.stdout!.setEncoding('utf8'), 'data')) as [string];
     rmSync(this.path, { force: true });
-    symlinkSync(this.#firmware.path, this.path);
+    symlinkSync(/^pty (\S+)$/m.exec(announcement)![1]!, this.path);
   }
 
   /** Its power goes with it. */
   async unplug(): Promise<void> {
-    await this.#firmware?.stop();
+    const firmware = this.#firmware;
     this.#firmware = null;
     rmSync(this.path, { force: true });
+    if (firmware === null) return;
+    firmware.kill('SIGKILL');
+    await once(firmware, 'exit');
+  }
+
+  /** Nothing happens on it until `goOn`. */
+  freeze(): void {
+    this.#firmware!.kill('SIGSTOP');
+  }
+
+  goOn(): void {
+    this.#firmware!.kill('SIGCONT');
   }
 }
 
@@ -335,10 +353,20 @@ t.test(
     let stored = 0;
     let cutOff = 0;
     for (let kill = 0; kill < kills && stored < pieces; kill++) {
-      const piece = stored + 1 + random.below(20);
+      const share = (kill + 0.5 + random.below(1000) / 2000) / (kills + 1);
+      const piece = Math.max(stored, Math.floor(share * pieces));
       const deadline = performance.now() + patience;
-      while (flash.stored() <= Math.min(piece, pieces - 1) && performance.now() < deadline) await nextTurn();
+      const isBegun = () => daemon.journal.some(({ msg, step }) => msg === 'step begins' && step === 'activate');
+      while (!isBegun() && performance.now() < deadline) await nextTurn();
+      // Looked at while it stands still, an upload cannot run away from a test on a busy machine.
+      chip.freeze();
+      while (flash.stored() <= Math.min(piece, pieces - 1) && performance.now() < deadline) {
+        chip.goOn();
+        await sleep(2);
+        chip.freeze();
+      }
       await daemon.kill();
+      chip.goOn();
       // Nobody holds the line now.
       const frames = await framesReceived(chip);
       stored = flash.stored();
