@@ -77,7 +77,7 @@ export async function openDaemon(settings: AgentSettings, surroundings: DaemonSu
   const session = memory.beginSession(Date.now() / 1000);
   const clock = systemClock();
   const birth = () => birthOf(settings, device, session, version, targets, clock.now());
-  const mcus = await wireMcus(settings.target.mcus, stateFolder, memory, () => link.introduce(birth()));
+  const mcus = await wireMcus(settings.target.microcontrollers, stateFolder, memory, () => link.introduce(birth()));
   const targets: readonly DaemonTarget[] = [host, ...mcus.targets];
   const caps = { mostBytes: settings.limits.outboxBytes, mostDays: settings.limits.outboxDays };
   const outbox = new SqliteOutbox(join(stateFolder, 'outbox.db'), caps, warn);

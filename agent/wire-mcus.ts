@@ -31,7 +31,10 @@ export async function wireMcus(
     const name = text.slice(id.length + 1);
     if (runners.has(id) || !isMcuTargetName(name)) {
       const message = `${text} names no other microcontroller`;
-      throw new EdgeError('settings/invalid', message, { subject: 'target.mcus', hint: 'Form: name=mcu:/dev/...' });
+      throw new EdgeError('settings/invalid', message, {
+        subject: 'target.microcontrollers',
+        hint: 'Form: name=mcu:/dev/...',
+      });
     }
     const place = placeOf(name);
     runners.set(id, new McuRunners(place, place === 'host' ? await storageOf(stateFolder, id) : null));

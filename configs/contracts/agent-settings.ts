@@ -135,10 +135,13 @@ export const AgentSettings = Type.Object(
       /** Threads of the deployed model; timings are taken with as many. */
       threads: Type.Integer({ minimum: 1, maximum: 256, default: 1 }),
       /** Microcontrollers behind this machine, each a target of its own: `name=mcu:/dev/serial/by-id/...`, also `mcu:host`, `mcu:qemu-BOARD`. */
-      mcus: Type.Array(Type.String({ pattern: '^(?!host=)[a-z0-9][a-z0-9_-]{0,63}=mcu:(/.+|host|qemu-[a-z0-9-]+)$' }), {
-        maxItems: 16,
-        default: [],
-      }),
+      microcontrollers: Type.Array(
+        Type.String({ pattern: '^(?!host=)[a-z0-9][a-z0-9_-]{0,63}=mcu:(/.+|host|qemu-[a-z0-9-]+)$' }),
+        {
+          maxItems: 16,
+          default: [],
+        },
+      ),
     }),
     console: section({
       /** Address of the console's HTTP API, for downloads. */

@@ -5,14 +5,14 @@ import { once } from 'node:events';
 import { closeSync, openSync, readdirSync, readFileSync, readSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'smol-toml';
 import t from 'tap';
 import { encode } from '../../../agent/core/onnx/codec.js';
 import type { Condition, DesiredState, ReportedState } from '../../../configs/contracts/device.js';
 import { pieceBytes } from '../../../configs/contracts/mcu.js';
-import { spareSlot, upload } from '../../../firmware-bridge/flash.js';
+import { spareSlot } from '../../../firmware-bridge/flash.js';
 import { firmwareFolder } from '../../../firmware-bridge/link/builds.js';
 import { Mcu } from '../../../firmware-bridge/mcu.js';
 import type { DeviceDocument } from '../../../fleet-console/commands/devices.js';
@@ -21,7 +21,6 @@ import { until } from '../../support/broker.js';
 import { makeRelease, startConsole } from '../../support/console.js';
 import { DaemonProcess, stateFolder } from '../../support/daemon-process.js';
 import { skipsHost, skipsQemu } from '../../support/firmware.js';
-import { imageOf, networkOfEverything } from '../../support/images.js';
 import { NetworkBuilder } from '../../support/networks.js';
 import { announceSeed, Random } from '../../support/seed.js';
 
@@ -90,7 +89,7 @@ function inferOnChip(state: string): Promise<number> {
   });
 }
 
-const settingsOf = (where: string) => ({ QUANTD__TARGET__MCUS: `chip=mcu:${where}` });
+const settingsOf = (where: string) => ({ QUANTD__TARGET__MICROCONTROLLERS: `chip=mcu:${where}` });
 
 /** A chip with a name that stays, as `/dev/serial/by-id` has it, which can be unplugged and plugged in again. */
 class PluggedChip {
@@ -333,7 +332,6 @@ t.test(
     const lock = join(state, 'lock');
     const gate = { QUANTD__GATES__LOCK__FILE: lock, QUANTD__GATES__OPEN_SECONDS: '0' };
     const settings = { ...settingsOf(chip.path), ...gate };
-    const other = (await imageOf(networkOfEverything(seed), { weightBits: 8, activationBits: 8 }, seed)).bytes;
     let daemon = new DaemonProcess(state, console, settings);
     const made = () => daemon.journal.filter(({ msg, step }) => msg === 'step done' && step === 'quantize').length;
     await makeRelease(console, 'large@1', largeModel(1), smallCard());
@@ -343,9 +341,13 @@ t.test(
     await until(async () => made() > 0, 'it is made', patience);
     await daemon.kill();
     const { image, sha256 } = imageIn(state);
-    // What was measured last lies there already: something else takes its place, so that all of it has to be brought.
-    await onChip(chip, async (mcu) => upload(mcu, await spareSlot(mcu), other));
-    rmSync(lock);
+    // What was measured last lies there already: it goes, so that all of it has to be brought.
+    await onChip(chip, async (mcu) => {
+      const slot = await spareSlot(mcu);
+      await mcu.connection.request('slotOpen', { slot });
+      for (let offset = 0; offset < image.length; offset += hostStorage.sectorBytes)
+        await mcu.connection.request('slotErase', { slot, offset });
+    });
     daemon = new DaemonProcess(state, console, settings);
     const flash = new FlashReader(chip.storage, image);
     const { pieces } = flash;
@@ -356,10 +358,13 @@ t.test(
       const share = (kill + 0.5 + random.below(1000) / 2000) / (kills + 1);
       const piece = Math.max(stored, Math.floor(share * pieces));
       const deadline = performance.now() + patience;
-      const isBegun = () => daemon.journal.some(({ msg, step }) => msg === 'step begins' && step === 'activate');
-      while (!isBegun() && performance.now() < deadline) await nextTurn();
-      // Looked at while it stands still, an upload cannot run away from a test on a busy machine.
+      const has = (message: string, name: string) =>
+        daemon.journal.some(({ msg, step }) => msg === message && step === name);
+      await until(async () => has('step done', 'settle'), 'the chip is reached', patience);
+      // Looked at while it stands still, an upload cannot run away from a test, whatever the machine does.
       chip.freeze();
+      rmSync(lock);
+      await until(async () => has('step begins', 'activate'), 'the upload begins', patience);
       while (flash.stored() <= Math.min(piece, pieces - 1) && performance.now() < deadline) {
         chip.goOn();
         await sleep(2);
@@ -372,8 +377,10 @@ t.test(
       stored = flash.stored();
       if (kill === 0) framesAtFirst = frames + stored;
       if (stored < pieces) cutOff++;
+      writeFileSync(lock, 'not yet');
       daemon = new DaemonProcess(state, console, settings);
     }
+    rmSync(lock);
     t.ok(cutOff > 0, `of ${pieces} pieces an upload was cut off ${cutOff} times`);
     await until(() => isDone(console), 'it is active', patience);
     t.equal(made(), 0, 'an artifact that is finished is not made again');
