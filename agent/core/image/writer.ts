@@ -197,7 +197,6 @@ export class ImageWriter {
   }
 }
 
-<<<<<<< HEAD
 /** Where the record of each tensor is among all: its own place, but outputs, whichever is computed first, are in the order of their numbers. */
 function recordSlots(tensors: readonly TensorEntry[]): number[] {
   const slots = [...tensors.keys()];
@@ -205,7 +204,8 @@ function recordSlots(tensors: readonly TensorEntry[]): number[] {
   const numbered = [...outputs].sort((a, b) => tensors[a]!.position - tensors[b]!.position);
   for (const [number, id] of numbered.entries()) slots[id] = outputs[number]!;
   return slots;
-=======
+}
+
 /** Bytes of constants as they are stored, by the operator of the model that they belong to. */
 function constantsOf(operators: readonly OperatorEntry[]): ReadonlyMap<string, number> {
   const bytes = new Map<string, number>();
@@ -216,7 +216,6 @@ function constantsOf(operators: readonly OperatorEntry[]): ReadonlyMap<string, n
     }
   }
   return bytes;
->>>>>>> 15f17d8 (A board's RAM and slot are ceilings of every plan, sizes are those of packed weights, and patches are chosen where layers do not fit)
 }
 
 function checkField(kind: OperatorKindName, field: string, value: FieldValue | undefined): void {
