@@ -263,24 +263,13 @@ export class PlanSearch {
    * last two points differ, most sensitive first (the order of arXiv 2306.04879).
    */
   async #fastestGoodEnough(failed: MeasuredPlan): Promise<MeasuredPlan | null> {
-    const { assessed, frontier } = this.#context;
     const ceiling = this.#timings.ceiling() ?? Number.POSITIVE_INFINITY;
-    const points = frontier.filter(
+    const points = this.#context.frontier.filter(
       (plan) => plan.costs.sensitivity < failed.plan.costs.sensitivity && plan.costs.latency <= ceiling,
     );
     const first = await this.#firstGoodEnough(points);
-    if (first === null) return null;
-    const worse = first === 0 ? sameIn(assessed.candidates, failed.plan) : points[first - 1]!;
-    const better = points[first]!;
-    const gain = (from: Plan) => (index: number) =>
-      choiceAt(from, index).costs.sensitivity - choiceAt(better, index).costs.sensitivity;
-    const steps = worse === null ? [] : between(worse, better, gain(worse));
-    const refined = steps
-      .map((assignment) => planOf(assessed.candidates, assignment))
-      .filter((plan) => plan.costs.latency <= ceiling);
-    const firstRefined = await this.#firstGoodEnough(refined);
-    const wanted = firstRefined === null ? [points[first]!] : [refined[firstRefined]!, points[first]!];
-    await this.#measure(wanted);
+    // Where no point is good enough, uniform int8 may be: it is timed and judged in any case, and need not be a point.
+    if (first !== null) await this.#measure(await this.#fastestNear(points, first, failed));
     const good = this.#eligible().filter(({ plan }) => {
       const quality = this.#qualities.known(this.#artifactKey(plan));
       return quality !== null && this.#isGoodEnoughQuality(quality);
@@ -290,6 +279,22 @@ export class PlanSearch {
       (candidate) => candidate.latency,
       (candidate) => candidate.plan.costs.sensitivity,
     );
+  }
+
+  /** The first point that is good enough, and a plan between it and the one before that still is. */
+  async #fastestNear(points: readonly Plan[], first: number, failed: MeasuredPlan): Promise<readonly Plan[]> {
+    const { candidates } = this.#context.assessed;
+    const ceiling = this.#timings.ceiling() ?? Number.POSITIVE_INFINITY;
+    const worse = first === 0 ? sameIn(candidates, failed.plan) : points[first - 1]!;
+    const better = points[first]!;
+    const gain = (from: Plan) => (index: number) =>
+      choiceAt(from, index).costs.sensitivity - choiceAt(better, index).costs.sensitivity;
+    const steps = worse === null ? [] : between(worse, better, gain(worse));
+    const refined = steps
+      .map((assignment) => planOf(candidates, assignment))
+      .filter((plan) => plan.costs.latency <= ceiling);
+    const firstRefined = await this.#firstGoodEnough(refined);
+    return firstRefined === null ? [better] : [refined[firstRefined]!, better];
   }
 
   /** Index of the first plan, in an order of rising accuracy, that reaches the floor; null when the last does not. */

@@ -349,6 +349,20 @@ t.test('a floor on quality: reached as measured, by the fastest plan that was fo
   }
 });
 
+t.test('a floor that uniform int8 reaches can be held, whatever the frontier reaches', async (t) => {
+  const precisions: Precision[] = [
+    { weightBits: 8, activationBits: 8 },
+    { weightBits: 4, activationBits: 32 },
+  ];
+  for (let round = 0; round < 5; round++) {
+    const test = samplesOf(await undecided(12));
+    const { agreement } = (await quantize({}, { precisions, test })).quality!.int8;
+    const { feasible, quality } = await quantize({ agreement }, { precisions, test });
+    t.equal(feasible, true);
+    t.ok(quality!.plan.agreement >= agreement, `${quality!.plan.agreement} of ${agreement}`);
+  }
+});
+
 t.test('a floor that the plans under a ceiling miss is infeasible, with the best that they reach', async (t) => {
   const test = samplesOf(await undecided(30));
   const sizeBytes = Math.round(least(every.map(({ size }) => size)) * 1.05);
