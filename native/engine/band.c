@@ -33,7 +33,8 @@ static size_t input_room(const uint8_t *image, const en_record *record, const kn
 }
 
 static size_t output_room(const uint8_t *image, const en_record *record, const kn_convolution *c) {
-  return en_is_nibbles(en_tensor(image, record->output)) ? room(IM_BAND_ROWS * row_out(c)) : 0;
+  const int32_t rows = c->out_height < IM_BAND_ROWS ? c->out_height : IM_BAND_ROWS;
+  return en_is_nibbles(en_tensor(image, record->output)) ? room((size_t)rows * row_out(c)) : 0;
 }
 
 size_t en_band_bytes(const uint8_t *image, const en_record *record, const kn_convolution *c) {

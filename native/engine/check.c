@@ -146,10 +146,14 @@ static const char *check_packed(const uint8_t *image, const en_stage *stage, con
 }
 
 /* Bands of whole rows, each of which begins on a byte and reads something of the input. */
+enum { MOST_BANDS = 4096 };
+
 static const char *check_bands(const kn_convolution *c, const uint32_t *input, const uint32_t *output) {
   REQUIRE(c->batch == 1, "nibbles are of one image");
   REQUIRE(!en_is_nibbles(input) || (int64_t)c->in_width * c->in_channels % EN_NIBBLES == 0, "a row of nibbles does not fill bytes");
   REQUIRE(!en_is_nibbles(output) || (int64_t)c->out_width * c->out_channels % EN_NIBBLES == 0, "a row of nibbles does not fill bytes");
+  /* What is looked at band by band is bounded, whatever sizes an image names. */
+  REQUIRE(en_band_count(c) <= MOST_BANDS, "there are too many bands of rows");
   for (int32_t band = 0; band < en_band_count(c); band++) {
     kn_convolution part = *c;
     const en_band b = en_cut_band(band, &part);
