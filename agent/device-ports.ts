@@ -32,6 +32,8 @@ export interface FleetListener {
   /** A `desired` document as it came, not yet checked. Called again with the same after every connect. */
   desired(payload: Uint8Array): void;
   connected(isConnected: boolean): void;
+  /** Nothing waits any more, and the last report said that something did. */
+  emptied(): void;
 }
 
 /** The way to the console. Everything is allowed while offline; nothing here throws for being offline. */

@@ -68,13 +68,15 @@ export class MqttFleetLink implements FleetLink {
   readonly #options: FleetLinkOptions;
   readonly #topics: DeviceTopics;
   #birth: Birth;
-  #listener: FleetListener = { desired: () => {}, connected: () => {} };
+  #listener: FleetListener = { desired: () => {}, connected: () => {}, emptied: () => {} };
   #client: MqttClient | null = null;
   #isConnected = false;
   #isClosed = false;
   #attempts = 0;
   #timer: NodeJS.Timeout | undefined;
   #lastReport: string | null = null;
+  /** Messages that wait, by the last report. */
+  #reportedWaiting = 0;
   #isDraining = false;
   /** Something was sent while the outbox was being emptied: it is looked at again. */
   #isDrainWanted = false;
@@ -109,7 +111,10 @@ export class MqttFleetLink implements FleetLink {
       return;
     }
     this.#lastReport = text;
+    this.#reportedWaiting = document.outbox.messages;
     if (this.#isConnected) this.#publishReport();
+    // What waited when the report was put together may be gone by now.
+    if (this.#reportedWaiting > 0) this.#drainSoon();
   }
 
   send(kind: OutboxKind, document: DeviceEvent | DeviceResult | DeviceTable): void {
@@ -272,6 +277,9 @@ export class MqttFleetLink implements FleetLink {
       .then(
         () => {
           this.#drainFailures = 0;
+          if (this.#reportedWaiting === 0 || this.outbox().messages > 0) return;
+          this.#reportedWaiting = 0;
+          this.#listener.emptied();
         },
         (error: unknown) => {
           if (!this.#isConnected) return;

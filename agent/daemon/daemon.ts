@@ -127,6 +127,7 @@ export class Daemon {
         this.#ports.log.info({ isConnected }, isConnected ? 'connected to the console' : 'offline');
         if (isConnected) this.#reportSoon();
       },
+      emptied: () => this.#reportSoon(),
     });
     this.#reportSoon();
     this.#gates.start(signal);

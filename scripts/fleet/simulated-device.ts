@@ -129,6 +129,7 @@ export class SimulatedDevice {
     this.#link.start({
       desired: (payload) => this.#take(JSON.parse(Buffer.from(payload).toString('utf8')) as DesiredState),
       connected: () => {},
+      emptied: () => this.#report(),
     });
   }
 

@@ -57,12 +57,16 @@ function linkTo(
     warn: (text) => warnings.push(text),
     backoff: { firstMs: 20, mostMs: 200 },
   });
+  const told = { emptied: 0 };
   const start = () =>
     link.start({
       desired: (payload) => heard.push(Buffer.from(payload).toString('utf8')),
       connected: (is) => states.push(is),
+      emptied: () => {
+        told.emptied++;
+      },
     });
-  return { link, outbox, warnings, heard, states, start };
+  return { link, outbox, warnings, heard, states, told, start };
 }
 
 const report = (sequence: number): ReportedState => ({
@@ -246,6 +250,24 @@ t.test('messages that are sent at any moment of emptying the outbox are not forg
   await until(() => more < 0 && outbox.state().messages === 0, 'all is sent', 5000);
   t.equal(outbox.state().messages, 0);
   await link.close();
+  await broker.stop();
+});
+
+t.test('a report that something waits is followed by word that nothing does any more', async (t) => {
+  const broker = await aedesBroker();
+  const console = await Listener.open(broker, topics.event);
+  const { link, outbox, told, start } = linkTo(broker);
+  link.send('event', event(1));
+  link.report({ ...report(1), outbox: link.outbox() });
+  start();
+  await until(() => told.emptied === 1, 'it is told');
+  t.equal(outbox.state().messages, 0);
+  link.report({ ...report(2), outbox: link.outbox() });
+  link.send('event', event(2));
+  await until(() => console.messages.length === 2 && outbox.state().messages === 0, 'the second is sent');
+  t.equal(told.emptied, 1, 'nothing that was reported has changed');
+  await link.close();
+  await console.close();
   await broker.stop();
 });
 
