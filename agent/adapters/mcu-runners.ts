@@ -21,6 +21,8 @@ export class McuRunners implements RunnerHost, TargetSlots {
   #isLent = false;
   #next = 0;
   readonly #waiting = new Map<number, Waiting>();
+  /** One for each that waits. */
+  readonly #underWay = new Set<Promise<unknown>>();
   #listener: (why: string) => void = () => {};
   /** Resolves when nothing is known of the board any more. */
   #lost = deferred();
@@ -70,12 +72,17 @@ export class McuRunners implements RunnerHost, TargetSlots {
     this.#listener = listener;
   }
 
-  /** Hands the line to somebody else for as long as `work` takes; nothing is known of the board then. */
+  /**
+   * Hands the line to somebody else for as long as `work` takes; nothing is known of the board then. What was asked before is answered
+   * first; what is asked meanwhile fails with `infer/unavailable`.
+   */
   async lend<T>(work: (path: string) => Promise<T>): Promise<T> {
-    const path = await this.#call('lend', []);
+    // First of all: one request behind this would open the line again, and keep it.
     this.#isLent = true;
     try {
-      return await work(path);
+      await Promise.allSettled(this.#underWay);
+      const path = await this.#send(this.#process(), 'lend', []);
+      return await work(path as string);
     } finally {
       this.#isLent = false;
       this.#lose('others have used the line');
@@ -122,14 +129,19 @@ export class McuRunners implements RunnerHost, TargetSlots {
   ): Promise<unknown> {
     const id = this.#next++;
     const abort = () => child.send({ abort: id } satisfies McuRunnerRequest, () => {});
-    return new Promise((resolve, reject) => {
+    const answered = new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject, progress });
       signal?.addEventListener('abort', abort, { once: true });
       // A channel that has closed already is told by `exit`, too; the callback keeps the error from being thrown.
       child.send({ id, method, args } satisfies McuRunnerRequest, (error) => {
         if (error !== null) this.#take(id)?.reject(this.#failure(error.message));
       });
-    }).finally(() => signal?.removeEventListener('abort', abort));
+    }).finally(() => {
+      signal?.removeEventListener('abort', abort);
+      this.#underWay.delete(answered);
+    });
+    this.#underWay.add(answered);
+    return answered;
   }
 
   #process(): ChildProcess {
