@@ -75,7 +75,7 @@ export class SlotTarget implements DaemonTarget {
  * has ended is told, and the link goes back, too; a proven model that is gone, as with another board of the same kind, is brought again.
  */
 export async function settle(context: StepContext, ports: StepPorts, signal: AbortSignal): Promise<void> {
-  const { target, serving, event, progress } = context;
+  const { target, serving, event } = context;
   const { artifacts, memory } = ports;
   const keeper = context.keeper!;
   const { runners } = keeper;
@@ -90,28 +90,56 @@ export async function settle(context: StepContext, ports: StepPorts, signal: Abo
     await runners.slots.revert();
     view = await runners.slots.look();
   }
-  const isThere = view.active === sha256;
+  const isThere = sha256 !== null && view.active === sha256;
   const isProven = linked !== null && memory.isConfirmed(target, linked);
   if (linked !== null && !isThere && !isProven) return trialEnded(linked, view, context, ports);
-  if (linked !== null && !isThere && canonical(document!.target.identity) !== canonical(view.identity)) {
+  if (document !== null && !isThere && canonical(document.target.identity) !== canonical(view.identity)) {
     await artifacts.link(target, 'active', null);
     await artifacts.link(target, 'previous', null);
     await serving.stop();
     event('reverted', `the board is another one; nothing is active there, and a model is made for it`);
-  } else if (linked !== null) {
+  } else if (linked !== null && !memory.failures(target).some(({ key }) => key === linked)) {
+    // What has failed is not brought again: it is taken back next.
+    await bringBack(linked, isThere, isProven, context, ports, signal);
+  }
+  keeper.settled(losses);
+}
+
+/**
+ * Makes ready here what is linked, and active there where it is not. What is refused for good is told and serves nothing: whatever replaces it
+ * or takes it back must not have to wait for it. Fails as the line does.
+ */
+async function bringBack(
+  linked: string,
+  isThere: boolean,
+  isProven: boolean,
+  { target, serving, runners, event, progress }: StepContext,
+  { artifacts, memory, log }: StepPorts,
+  signal: AbortSignal,
+): Promise<void> {
+  const release = memory.activation(target, linked)?.release ?? linked.slice(0, 12);
+  try {
     const folder = (await artifacts.find(linked))!;
-    const share = (done: number) =>
-      progress({ name: 'upload', share: done, text: memory.activation(target, linked)?.release ?? '' });
+    const share = (done: number) => progress({ name: 'upload', share: done, text: release });
     if (serving.key !== linked || serving.runner === null || (await hasEnded(serving.runner)))
       serving.switchTo(linked, folder, await runners.open(folder, signal, share));
     if (!isThere) {
-      await runners.slots.activate(folder);
+      await runners.slots!.activate(folder);
       event('restored', `the board had lost ${linked.slice(0, 12)}; it is active there again`);
     }
     // It has proved itself before: only the word of that is missing there.
-    if (isProven) await runners.slots.confirm(folder);
+    if (isProven) await runners.slots!.confirm(folder);
+  } catch (error) {
+    if (signal.aborted || !(error instanceof EdgeError) || isOfLine(error)) throw error;
+    log.warn({ target, code: error.code, subject: error.subject }, error.message);
+    await serving.stop();
+    event('failed', `${release} is not served: ${error.code}: ${error.message}`);
   }
-  keeper.settled(losses);
+}
+
+/** That a board cannot be reached, or that the process that keeps its line was started anew and holds no model, says nothing of one. */
+export function isOfLine({ code, retryable }: EdgeError): boolean {
+  return (code.startsWith('mcu/') && retryable) || code === 'infer/unavailable';
 }
 
 /** A reset makes a board go back by itself; here, the link follows. Fails with `mcu/trial-ended`, so that it is told until it is tried again. */

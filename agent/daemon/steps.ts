@@ -19,7 +19,7 @@ import type { StepSeconds } from '../pipeline.js';
 import type { QuantizeDocument } from '../report.js';
 import type { Memory } from './memory.js';
 import { hasEnded, type Serving } from './serving.js';
-import { type SlotTarget, settle } from './slots.js';
+import { isOfLine, type SlotTarget, settle } from './slots.js';
 
 /** What the steps use. */
 export interface StepPorts {
@@ -247,11 +247,6 @@ async function probe(serving: Serving, key: string, samples: string | null, inde
     // The runner is not started again here: that it failed under a probe is what was to be found out.
     throw unfit(key, cause instanceof Error ? cause.message : String(cause));
   }
-}
-
-/** That a board cannot be reached says nothing of the model on it. */
-function isOfLine({ code, retryable }: EdgeError): boolean {
-  return code.startsWith('mcu/') && retryable;
 }
 
 /** The document as it can travel: of very large models, without the list of operators. */

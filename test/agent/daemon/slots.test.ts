@@ -2,6 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import t from 'tap';
 import type { Condition } from '../../../configs/contracts/device.js';
+import { EdgeError } from '../../../configs/contracts/errors.js';
 import { type Behaviour, Disk, desired, History, identity, Life, release } from '../../support/device.js';
 import { FakeChip } from '../../support/fake-chip.js';
 import { announceSeed, Random } from '../../support/seed.js';
@@ -116,6 +117,56 @@ t.test('another kind of chip in its place gets a model of its own', async (t) =>
   second.deliver(desired(1, release('good')));
   t.ok(await until(() => history.makes.size === 2 && isAtRest(second, 1)));
   t.equal(other.activeImage, release('good').model.sha256);
+  await stopped(second);
+  t.same(history.faults, []);
+});
+
+t.test('a model that is refused for good is told and not served, and keeps no other from the chip', async (t) => {
+  const [chip, disk, history] = [new FakeChip(identity), new Disk(), new History()];
+  const first = begin(chip, disk, history);
+  first.deliver(desired(1, release('good')));
+  t.ok(await until(() => isAtRest(first, 1)));
+  await stopped(first);
+  const refused = disk.links.get('active/host')!;
+  for (const code of ['artifact/invalid', 'mcu/refused', 'target/failed'] as const) {
+    const life = begin(chip, disk, history);
+    life.onOpen = (folder) => {
+      if (folder === refused) throw new EdgeError(code, 'not with this version', { subject: folder });
+    };
+    const isTold = () => disk.events.some(({ type, message }) => type === 'failed' && message.includes(code));
+    t.ok(await until(isTold), code);
+    t.match(disk.events.at(-1), { message: `good@1 is not served: ${code}: not with this version` });
+    t.notOk(life.daemon.isServing('host'));
+    await stopped(life);
+  }
+  const last = begin(chip, disk, history);
+  last.onOpen = (folder) => {
+    if (folder === refused) throw new EdgeError('artifact/invalid', 'not with this version', { subject: folder });
+  };
+  last.deliver(desired(2, release('good', '2')));
+  t.ok(await until(() => isAtRest(last, 2)));
+  t.equal(last.reported!.targets.host!.active!.release, 'good@2');
+  t.equal(chip.activeImage, release('good', '2').model.sha256);
+  await stopped(last);
+  t.same(history.faults, []);
+});
+
+t.test('what has failed is taken back after a power cut, and not opened again before', async (t) => {
+  const [chip, disk, history] = [new FakeChip(identity), new Disk(), new History()];
+  const first = begin(chip, disk, history);
+  first.deliver(desired(1, release('good')));
+  t.ok(await until(() => isAtRest(first, 1)));
+  first.deliver(desired(2, release('unfit')));
+  const failed = () => [...disk.values.keys()].find((key) => key.startsWith('failure.host.'))?.split('.')[2];
+  t.ok(await until(() => failed() !== undefined));
+  first.kill();
+  t.equal(disk.links.get('active/host'), failed());
+  const second = begin(chip, disk, history);
+  const opened: string[] = [];
+  second.onOpen = (folder) => opened.push(folder);
+  t.ok(await until(() => isAtRest(second, 2) && second.reported!.targets.host!.active?.release === 'good@1'));
+  t.notOk(opened.includes(failed()!));
+  t.match(chip, { activeImage: release('good').model.sha256, isOnTrial: false });
   await stopped(second);
   t.same(history.faults, []);
 });
