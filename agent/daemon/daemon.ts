@@ -13,6 +13,7 @@ import { EdgeError, type ErrorCode } from '../../configs/contracts/errors.js';
 import { type DeviceStep, heldStep, nextStep } from '../core/reconcile.js';
 import type { Failure, Gate, Goal, InferRequest, SampleKeeper, SampleType } from '../device-ports.js';
 import { canonical } from '../digest.js';
+import { collect } from './collect.js';
 import { parseDesired } from './desired.js';
 import { GateKeeper, type GateView } from './gates.js';
 import { type Statement, statement } from './report.js';
@@ -94,6 +95,8 @@ export class Daemon {
   readonly #troubles = new Map<string, Failure>();
   #refusal: Statement | null = null;
   #running: { task: Task; abort: AbortController } | null = null;
+  /** Whose step was the last that ran. */
+  #lastTarget: string | null = null;
   /** Aborted when there may be something new to do. */
   #wake = new AbortController();
   #accepting: Promise<void> = Promise.resolve();
@@ -230,10 +233,16 @@ export class Daemon {
     this.#wake.abort();
   }
 
-  /** The first step that may be done now, target by target. */
+  /**
+   * A step that may be done now. What decides about something that is active already goes before all that is new, on whatever target; but a step
+   * that has failed waits for its turn like any other: targets follow each other, so that none that is silent keeps the rest waiting.
+   */
   async #nextTask(): Promise<Task | null> {
     let isHeld = false;
-    for (const target of this.#options.targets) {
+    let ordinary: Task | null = null;
+    const { targets } = this.#options;
+    const first = targets.findIndex(({ id }) => id === this.#lastTarget) + 1;
+    for (const target of [...targets.slice(first), ...targets.slice(0, first)]) {
       if ((this.#notBefore.get(target.id) ?? 0) > this.#ports.clock.monotonicMs()) continue;
       try {
         const { goal, goalKey, have } = await stateOf(target, this.#options.algorithm, this.#ports);
@@ -242,14 +251,17 @@ export class Daemon {
         const [activeKey, previousKey] = [have.active?.key ?? null, have.previous];
         isHeld ||= heldStep(goalKey, have, allowed) !== null;
         if (step !== null || isHeld) this.#gates.attend(true);
-        if (step !== null) return { target, step, goal, goalKey, activeKey, previousKey };
+        if (step === null) continue;
+        const task = { target, step, goal, goalKey, activeKey, previousKey };
+        if (isAboutActive(step) && this.#troubles.get(target.id)?.step !== step) return task;
+        ordinary ??= task;
       } catch (error) {
         this.#ports.log.warn({ target: target.id, error: String(error) }, 'the state of a target cannot be read');
         this.#delay(target.id, mostAttempts);
       }
     }
-    this.#gates.attend(isHeld);
-    return null;
+    if (ordinary === null) this.#gates.attend(isHeld);
+    return ordinary;
   }
 
   #idleMs(): number {
@@ -263,6 +275,7 @@ export class Daemon {
     const { target, step } = task;
     // Between the look at the world and now, another document may have come: then it is looked at again.
     if (!this.#isStillWanted(task)) return;
+    this.#lastTarget = target.id;
     const abort = new AbortController();
     this.#running = { task, abort };
     const servedBefore = this.#serving.get(target.id)!.key;
@@ -303,7 +316,7 @@ export class Daemon {
   }
 
   #isStillWanted({ target, goal, step }: Task): boolean {
-    if (step === 'settle' || step === 'confirm' || step === 'revert') return true;
+    if (isAboutActive(step)) return true;
     try {
       return this.#ports.memory.goal(target.id)?.generation === goal?.generation;
     } catch {
@@ -327,15 +340,14 @@ export class Daemon {
   #handleFailure(task: Task, error: unknown): void {
     const { memory, log, clock } = this.#ports;
     const { target, step } = task;
-    const isAboutActive = step === 'settle' || step === 'confirm' || step === 'revert';
-    const key = (isAboutActive ? task.activeKey : task.goalKey) ?? '';
+    const key = (isAboutActive(step) ? task.activeKey : task.goalKey) ?? '';
     const previous = this.#troubles.get(target.id);
     const attempts = previous?.step === step && previous.key === key ? previous.attempts + 1 : 1;
     const generation = task.goal?.generation ?? memory.observedGeneration;
     const failure = failureOf(error, { target: target.id, key, generation, step, attempts, at: clock.now() });
     log.warn({ target: target.id, step, code: failure.code, subject: failure.subject, attempts }, failure.message);
     // What failed for a goal that was replaced meanwhile says nothing about the new one.
-    if (!isAboutActive && memory.goal(target.id)?.generation !== task.goal?.generation) return;
+    if (!isAboutActive(step) && memory.goal(target.id)?.generation !== task.goal?.generation) return;
     const isRetryable = !(error instanceof EdgeError) || error.retryable;
     const isFinal = !isRetryable || (!patient.has(failure.code) && attempts >= mostAttempts);
     this.#troubles.set(target.id, failure);
@@ -390,45 +402,10 @@ export class Daemon {
     };
   }
 
-  /**
-   * Deletes what neither is wanted nor active nor the way back. In turn with documents: one that is being taken over may just have
-   * chosen its samples, and not be remembered yet.
-   */
+  /** In turn with documents: one that is being taken over may just have chosen its samples, and not be remembered yet. */
   async #collect(): Promise<void> {
-    this.#accepting = this.#accepting.then(() => this.#collectNow());
+    this.#accepting = this.#accepting.then(() => collect(this.#options, this.#ports));
     await this.#accepting;
-  }
-
-  async #collectNow(): Promise<void> {
-    const { memory, artifacts, models, samples, log } = this.#ports;
-    const attempt = async (work: () => void | Promise<void>) => {
-      try {
-        await work();
-      } catch (error) {
-        log.warn({ error: String(error) }, 'old files could not be deleted');
-      }
-    };
-    await attempt(async () => {
-      const keys = new Set<string>();
-      const shas = new Set<string>();
-      const folders = new Set<string>();
-      for (const target of this.#options.targets) {
-        const goal = memory.goal(target.id);
-        const own = [await artifacts.linked(target.id, 'active'), await artifacts.linked(target.id, 'previous')];
-        if (goal !== null) {
-          if (target.identity !== null) own.push(goalKeyOf(goal, target.identity, this.#options.algorithm));
-          shas.add(goal.wanted.release.model.sha256);
-          if (goal.samples !== null) folders.add(goal.samples.folder);
-        }
-        const kept = new Set(own.filter((key) => key !== null));
-        // On a full disk this fails, and the files have to go all the same.
-        await attempt(() => memory.forgetArtifacts(target.id, kept));
-        for (const key of kept) keys.add(key);
-      }
-      await attempt(() => artifacts.retain(keys));
-      await attempt(() => models.retain(shas));
-      await attempt(() => samples.retain(folders));
-    });
   }
 
   #moment(): Moment {
@@ -572,6 +549,11 @@ export class Daemon {
       this.#ports.log.warn({ error: String(error) }, 'the report could not be put together');
     }
   }
+}
+
+/** Whether a step is about what a target has active, whatever is wanted of it. */
+function isAboutActive(step: DeviceStep): boolean {
+  return step === 'settle' || step === 'confirm' || step === 'revert';
 }
 
 /** Whether a step that succeeds says that what had failed is over: that a board is there says nothing of what failed on it. */

@@ -140,6 +140,7 @@ export class Life {
    * @param failsAt asked at every call; true cuts the power there
    * @param bakeSeconds how long a new model has to prove itself
    * @param chip what target `host` is; null: this device
+   * @param others targets `chip-0`, ..., which are looked at before and after `host`
    */
   constructor(
     disk: Disk,
@@ -148,6 +149,7 @@ export class Life {
     bakeSeconds = 1,
     gates: readonly Gate[] = [],
     chip: FakeChip | null = null,
+    others: { readonly before?: readonly FakeChip[]; readonly after?: readonly FakeChip[] } = {},
   ) {
     this.disk = disk;
     this.history = history;
@@ -161,20 +163,21 @@ export class Life {
     }
     const runners = this.#runners();
     const digestOf = (folder: string) => disk.artifacts.get(folder)!.artifact.sha256!;
+    const turn = () => this.#turn();
+    const waiting = new AbortController();
+    const sleep = (ms: number) => this.#sleep(ms, waiting.signal);
+    const asTarget = (id: string, own: FakeChip) =>
+      new SlotTarget(id, own.runners(runners, digestOf, turn, sleep), memory, () => {});
     const target =
-      chip === null
-        ? { id: 'host', kind: 'ort', identity, runners, isSettled: true }
-        : new SlotTarget(
-            'host',
-            chip.runners(runners, digestOf, () => this.#turn()),
-            memory,
-            () => {},
-          );
+      chip === null ? { id: 'host', kind: 'ort', identity, runners, isSettled: true } : asTarget('host', chip);
+    const { before = [], after = [] } = others;
+    const chips = [...before, ...after].map((own, index) => asTarget(`chip-${index}`, own));
+    const targets = [...chips.slice(0, before.length), target, ...chips.slice(before.length)];
     this.daemon = new Daemon(
       {
         device,
         session,
-        targets: [target],
+        targets,
         algorithm: '1',
         confirm: { bakeSeconds, probeEveryMs: 250, latencySlack: 2, mostInterruptions: 1_000_000 },
         backoff: { firstMs: 1000, mostMs: 60_000 },
@@ -446,6 +449,12 @@ export class FakeRunner implements ModelRunner {
   async close(): Promise<void> {
     this.die();
   }
+}
+
+/** A desired document for several targets. */
+export function desiredOf(generation: number, wanted: Readonly<Record<string, Release>>): DesiredState {
+  const targets = Object.fromEntries(Object.entries(wanted).map(([id, one]) => [id, { release: one, budget: {} }]));
+  return { ...desired(generation, null), targets };
 }
 
 /** A desired document. */

@@ -14,6 +14,8 @@ export class FakeChip {
   lastStart: SlotsView['lastStart'] = 'power';
   /** Unplugged. */
   isAway = false;
+  /** How long it takes to find that out. */
+  silentMs = 0;
   /** Images that were written. */
   uploads = 0;
   #listener: (why: string) => void = () => {};
@@ -54,10 +56,17 @@ export class FakeChip {
    *
    * @param host opens and probes artifacts
    * @param digestOf digest of the image of an artifact folder
+   * @param sleep lets virtual time pass
    */
-  runners(host: RunnerHost, digestOf: (folder: string) => string, turn: () => Promise<void>): SlotRunners {
+  runners(
+    host: RunnerHost,
+    digestOf: (folder: string) => string,
+    turn: () => Promise<void>,
+    sleep: (ms: number) => Promise<void>,
+  ): SlotRunners {
     const reach = async <T>(work: () => T): Promise<T> => {
       await turn();
+      if (this.isAway && this.silentMs > 0) await sleep(this.silentMs);
       if (this.isAway) throw new EdgeError('mcu/unreachable', 'no firmware answered', { subject: 'chip' });
       const result = work();
       await turn();

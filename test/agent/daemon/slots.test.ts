@@ -3,7 +3,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import t from 'tap';
 import type { Condition } from '../../../configs/contracts/device.js';
 import { EdgeError } from '../../../configs/contracts/errors.js';
-import { type Behaviour, Disk, desired, History, identity, Life, release } from '../../support/device.js';
+import { type Behaviour, Disk, desired, desiredOf, History, identity, Life, release } from '../../support/device.js';
 import { FakeChip } from '../../support/fake-chip.js';
 import { announceSeed, Random } from '../../support/seed.js';
 
@@ -169,6 +169,34 @@ t.test('what has failed is taken back after a power cut, and not opened again be
   t.match(chip, { activeImage: release('good').model.sha256, isOnTrial: false });
   await stopped(second);
   t.same(history.faults, []);
+});
+
+t.test('chips that are silent keep no target behind them waiting', async (t) => {
+  const before = [new FakeChip(identity), new FakeChip(identity), new FakeChip(identity)];
+  // Longer than the pauses between looks at a board that is away.
+  for (const chip of before) Object.assign(chip, { isAway: true, silentMs: 6000 });
+  const life = new Life(new Disk(), new History(), never, 1, [], null, { before });
+  life.deliver(desired(1, release('good')));
+  t.ok(await until(() => isAtRest(life, 1)));
+  await stopped(life);
+});
+
+t.test('what has failed on one target is taken back before another gets something new', async (t) => {
+  const [chip, disk] = [new FakeChip(identity), new Disk()];
+  const life = new Life(disk, new History(), never, 1, [], null, { after: [chip] });
+  const first = { host: release('good'), 'chip-0': release('unfit') };
+  life.onProbe = ({ folder }) => {
+    const isOfChip = disk.artifacts.get(folder)!.model.sha256 === first['chip-0'].model.sha256;
+    if (isOfChip) life.deliver(desiredOf(2, { ...first, host: release('good', '2') }));
+  };
+  life.deliver(desiredOf(1, first));
+  const told = () => disk.events.map(({ type, target }) => `${type} ${target}`);
+  const isDone = () => told().filter((text) => text === 'confirmed host').length === 2;
+  t.ok(await until(isDone));
+  const beforeTheNew = told().slice(0, told().lastIndexOf('fetched host'));
+  t.ok(beforeTheNew.includes('reverted chip-0'), told().join(', '));
+  t.equal(chip.activeImage, null);
+  await stopped(life);
 });
 
 t.test(
