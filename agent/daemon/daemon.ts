@@ -493,12 +493,12 @@ export class Daemon {
     return { changed, refusals };
   }
 
-  /** What is being fetched or made for a goal that has just been replaced is stopped. */
+  /** What is being fetched, made or brought for a goal that has just been replaced is stopped. */
   #abortIfUnwanted(changed: readonly Goal[]): void {
     if (this.#running === null) return;
     const { task, abort } = this.#running;
     const goal = changed.find(({ target }) => target === task.target.id);
-    const isLong = task.step === 'quantize' || task.step === 'fetch';
+    const isLong = task.step === 'quantize' || task.step === 'fetch' || task.step === 'activate';
     if (goal === undefined || !isLong) return;
     const isStillUseful =
       task.step === 'fetch' && task.goal!.wanted.release.model.sha256 === goal.wanted.release.model.sha256;

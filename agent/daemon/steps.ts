@@ -132,6 +132,8 @@ export const executors: Readonly<Record<DeviceStep, Executor>> = {
         log.info({ target, release: goal!.wanted.release.id }, 'a gate has closed before the new model could serve');
         return await runner.close();
       }
+      // From here on it goes through; until here, something else may have come to be wanted.
+      signal.throwIfAborted();
       if (activeKey !== null && memory.isConfirmed(target, activeKey))
         await artifacts.link(target, 'previous', activeKey);
       memory.setActivation(target, goalKey!, goal!.wanted.release.id, clock.now());

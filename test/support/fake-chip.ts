@@ -16,6 +16,9 @@ export class FakeChip {
   isAway = false;
   /** How long it takes to find that out. */
   silentMs = 0;
+  /** Turns that writing an image takes. */
+  uploadTurns = 0;
+  isUploading = false;
   /** Images that were written. */
   uploads = 0;
   #listener: (why: string) => void = () => {};
@@ -79,6 +82,7 @@ export class FakeChip {
     };
     return {
       open: async (folder, signal) => {
+        await this.#upload(digestOf(folder), turn, signal);
         await reach(() => this.#bring(digestOf(folder)));
         const runner = await host.open(folder, signal);
         const lost = new Promise<void>((resolve) => {
@@ -122,6 +126,19 @@ export class FakeChip {
         },
       },
     };
+  }
+
+  async #upload(digest: string, turn: () => Promise<void>, signal: AbortSignal): Promise<void> {
+    if (this.slots.includes(digest)) return;
+    this.isUploading = true;
+    try {
+      for (let left = this.uploadTurns; left > 0; left--) {
+        signal.throwIfAborted();
+        await turn();
+      }
+    } finally {
+      this.isUploading = false;
+    }
   }
 
   #bring(digest: string): void {

@@ -171,6 +171,23 @@ t.test('what has failed is taken back after a power cut, and not opened again be
   t.same(history.faults, []);
 });
 
+t.test('a release that is withdrawn while it is brought to the chip never serves there', async (t) => {
+  const [chip, disk, history] = [new FakeChip(identity), new Disk(), new History()];
+  const life = begin(chip, disk, history);
+  life.deliver(desired(1, release('good')));
+  t.ok(await until(() => isAtRest(life, 1)));
+  chip.uploadTurns = 1000;
+  life.deliver(desired(2, release('good', '2')));
+  t.ok(await until(() => chip.isUploading));
+  life.deliver(desired(3, release('good', '3')));
+  t.ok(await until(() => isAtRest(life, 3)));
+  const activated = disk.events.filter(({ type }) => type === 'activated').map(({ message }) => message);
+  t.same(activated, ['good@1', 'good@3']);
+  t.match(chip, { activeImage: release('good', '3').model.sha256, uploads: 2 });
+  await stopped(life);
+  t.same(history.faults, []);
+});
+
 t.test('chips that are silent keep no target behind them waiting', async (t) => {
   const before = [new FakeChip(identity), new FakeChip(identity), new FakeChip(identity)];
   // Longer than the pauses between looks at a board that is away.
