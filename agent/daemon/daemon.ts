@@ -246,6 +246,7 @@ export class Daemon {
       if ((this.#notBefore.get(target.id) ?? 0) > this.#ports.clock.monotonicMs()) continue;
       try {
         const { goal, goalKey, have } = await stateOf(target, this.#options.algorithm, this.#ports);
+        this.#forgetTrialsOf(target, have.failed);
         const allowed = this.#gates.decision();
         const step = nextStep(goalKey, have, allowed);
         const [activeKey, previousKey] = [have.active?.key ?? null, have.previous];
@@ -262,6 +263,14 @@ export class Daemon {
     }
     if (ordinary === null) this.#gates.attend(isHeld);
     return ordinary;
+  }
+
+  /** What was in the way of a trial is over where the trial is: that it has failed is told for itself. */
+  #forgetTrialsOf({ id }: DaemonTarget, failed: ReadonlySet<string>): void {
+    const trouble = this.#troubles.get(id);
+    if (trouble?.step !== 'confirm' || !failed.has(trouble.key)) return;
+    this.#troubles.delete(id);
+    this.#reportSoon();
   }
 
   #idleMs(): number {

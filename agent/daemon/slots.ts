@@ -142,22 +142,28 @@ export function isOfLine({ code, retryable }: EdgeError): boolean {
   return (code.startsWith('mcu/') && retryable) || code === 'infer/unavailable';
 }
 
-/** A reset makes a board go back by itself; here, the link follows. Fails with `mcu/trial-ended`, so that it is told until it is tried again. */
+/**
+ * A board goes back by itself, by a reset or as it was asked to; here, the link follows. What has failed, or fails by how the board was reset,
+ * is done with; anything else is told by `mcu/trial-ended` until it is tried again.
+ */
 async function trialEnded(
   linked: string,
   { lastStart }: SlotsView,
   { target, goal, serving, event }: StepContext,
   { artifacts, memory, clock }: StepPorts,
-): Promise<never> {
+): Promise<void> {
   const release = memory.activation(target, linked)?.release ?? linked.slice(0, 12);
   const previous = await artifacts.linked(target, 'previous');
   const back =
     previous === null
       ? 'nothing is active'
       : `${memory.activation(target, previous)?.release ?? previous} is active again`;
-  const message = `the board was reset (${lastStart}) while ${release} was on trial; ${back}`;
   const hasFailed = memory.failures(target).some(({ key }) => key === linked);
-  if (!hasFailed && (lastStart === 'fault' || lastStart === 'watchdog')) {
+  const isToBlame = !hasFailed && (lastStart === 'fault' || lastStart === 'watchdog');
+  const message = hasFailed
+    ? `${release} was taken back; ${back}`
+    : `the board was reset (${lastStart}) while ${release} was on trial; ${back}`;
+  if (isToBlame) {
     const generation = goal?.generation ?? memory.observedGeneration;
     const hint = 'Change the release or the budget to try anew.';
     const where = { target, key: linked, generation, step: 'confirm', attempts: 1, at: clock.now() } as const;
@@ -167,5 +173,5 @@ async function trialEnded(
   await artifacts.link(target, 'active', previous);
   await artifacts.link(target, 'previous', null);
   event('reverted', message);
-  throw new EdgeError('mcu/trial-ended', message, { subject: release });
+  if (!hasFailed && !isToBlame) throw new EdgeError('mcu/trial-ended', message, { subject: release });
 }

@@ -85,7 +85,10 @@ for (const why of ['power', 'watchdog', 'fault'] as const) {
     // Power may fail under any model; what makes the processor stumble is not tried again.
     t.equal(active.release, why === 'power' ? 'good@2' : 'good@1');
     t.match(chip, { activeImage: active.artifactSha256, isOnTrial: false });
-    if (why !== 'power') t.match(conditionOf(life, 'RolledBack'), { reason: 'confirm/failed', message: told });
+    if (why !== 'power') {
+      t.match(conditionOf(life, 'RolledBack'), { reason: 'confirm/failed', message: told });
+      t.ok(await until(() => conditionOf(life, 'Degraded') === undefined), 'nothing is left to be mended');
+    }
     await stopped(life);
     t.same(history.faults, []);
   });
@@ -104,6 +107,24 @@ t.test('a chip that is away is a condition; one that has lost its model gets it 
   chip.erase();
   t.ok(await until(() => chip.activeImage === release('good').model.sha256 && !chip.isOnTrial));
   await stopped(life);
+});
+
+t.test('a model that the chip had taken back when the power failed is not said to have been reset', async (t) => {
+  const [chip, disk, history] = [new FakeChip(identity), new Disk(), new History()];
+  const first = begin(chip, disk, history);
+  first.deliver(desired(1, release('good')));
+  t.ok(await until(() => isAtRest(first, 1)));
+  first.deliver(desired(2, release('unfit')));
+  t.ok(await until(() => chip.isOnTrial));
+  t.ok(await until(() => !chip.isOnTrial));
+  first.kill();
+  t.not(disk.links.get('active/host'), undefined);
+  const second = begin(chip, disk, history);
+  t.ok(await until(() => isAtRest(second, 2) && second.reported!.targets.host!.active?.release === 'good@1'));
+  t.match(disk.events.at(-1), { type: 'reverted', message: 'unfit@1 was taken back; good@1 is active again' });
+  t.equal(conditionOf(second, 'Degraded'), undefined);
+  await stopped(second);
+  t.same(history.faults, []);
 });
 
 t.test('another kind of chip in its place gets a model of its own', async (t) => {
