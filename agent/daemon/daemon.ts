@@ -243,7 +243,9 @@ export class Daemon {
     const { targets } = this.#options;
     const first = targets.findIndex(({ id }) => id === this.#lastTarget) + 1;
     for (const target of [...targets.slice(first), ...targets.slice(0, first)]) {
-      if ((this.#notBefore.get(target.id) ?? 0) > this.#ports.clock.monotonicMs()) continue;
+      const isPaused = (this.#notBefore.get(target.id) ?? 0) > this.#ports.clock.monotonicMs();
+      // What waits to be fetched again, say, is no reason not to look at a board that has come back.
+      if (isPaused && (target.isSettled || this.#troubles.get(target.id)?.step === 'settle')) continue;
       try {
         const { goal, goalKey, have } = await stateOf(target, this.#options.algorithm, this.#ports);
         this.#forgetTrialsOf(target, have.failed);
@@ -294,8 +296,9 @@ export class Daemon {
     log.info({ target: target.id, step, generation, release: wanted?.release.id }, 'step begins');
     try {
       await executors[step](this.#contextOf(task), this.#ports, abort.signal);
-      if (isOver(this.#troubles.get(target.id), step)) this.#troubles.delete(target.id);
-      this.#notBefore.delete(target.id);
+      const trouble = this.#troubles.get(target.id);
+      if (isOver(trouble, step)) this.#troubles.delete(target.id);
+      if (step !== 'settle' || trouble?.step === 'settle') this.#notBefore.delete(target.id);
       log.info({ target: target.id, step, generation }, 'step done');
       if (step === 'confirm' || step === 'revert' || step === 'publish') await this.#collect();
     } catch (error) {
@@ -334,8 +337,9 @@ export class Daemon {
   }
 
   async #fail(task: Task, error: unknown): Promise<void> {
-    // Where it stopped halfway is found out by looking.
-    if (task.target instanceof SlotTarget) task.target.unsettle();
+    // Where it stopped halfway is found out by looking; who is lent the line says so for itself.
+    if (task.target instanceof SlotTarget && (isAboutActive(task.step) || task.step === 'activate'))
+      task.target.unsettle();
     try {
       this.#handleFailure(task, error);
     } catch (cause) {

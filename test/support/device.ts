@@ -112,7 +112,8 @@ export class Life {
   fullAtWrite = 0;
   /** Turns that a look at a link takes. */
   linkTurns = 0;
-  /** Called when a runner is opened, and when it is probed; may throw. */
+  /** Called when a model is fetched, when a runner is opened, and when it is probed; may throw. */
+  onFetch: () => void = () => {};
   onOpen: (folder: string) => void = () => {};
   onProbe: (runner: FakeRunner, samplesFolder: string | null) => void = () => {};
   /** Runners that were opened and not closed. */
@@ -211,6 +212,11 @@ export class Life {
     this.#listener?.desired(bytes);
   }
 
+  /** Virtual milliseconds since the start. */
+  get nowMs(): number {
+    return this.#nowMs;
+  }
+
   /** Whether the power has failed. */
   get isDead(): boolean {
     return this.#isDead;
@@ -300,6 +306,7 @@ export class Life {
       fetch: async (ref, signal) => {
         await this.#turn();
         signal.throwIfAborted();
+        this.onFetch();
         this.#write();
         models.add(ref.sha256);
         await this.#turn();

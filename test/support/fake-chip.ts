@@ -19,6 +19,8 @@ export class FakeChip {
   /** Turns that writing an image takes. */
   uploadTurns = 0;
   isUploading = false;
+  /** How often it was asked what it holds. */
+  looks = 0;
   /** Images that were written. */
   uploads = 0;
   #listener: (why: string) => void = () => {};
@@ -104,12 +106,15 @@ export class FakeChip {
       },
       slots: {
         look: () =>
-          reach(() => ({
-            identity: this.identity,
-            active: this.activeImage,
-            isOnTrial: this.isOnTrial,
-            lastStart: this.lastStart,
-          })),
+          reach(() => {
+            this.looks++;
+            return {
+              identity: this.identity,
+              active: this.activeImage,
+              isOnTrial: this.isOnTrial,
+              lastStart: this.lastStart,
+            };
+          }),
         activate: (folder) => reach(() => this.#activate(holder(folder))),
         confirm: (folder) =>
           reach(() => {

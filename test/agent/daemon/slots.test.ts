@@ -209,6 +209,29 @@ t.test('a release that is withdrawn while it is brought to the chip never serves
   t.same(history.faults, []);
 });
 
+t.test(
+  'what fails elsewhere says nothing of the chip, and a chip that comes back is looked at in any pause',
+  async (t) => {
+    const chip = new FakeChip(identity);
+    const life = begin(chip);
+    life.deliver(desired(1, release('good')));
+    t.ok(await until(() => isAtRest(life, 1)));
+    const looks = chip.looks;
+    const looksAt: number[] = [];
+    life.onFetch = () => {
+      // In the pause that follows the fifth, the line is lost once.
+      if (looksAt.push(chip.looks - looks) === 5) void nextTurn().then(() => chip.lose());
+      throw new EdgeError('download/failed', 'the console is away', { subject: 'good@2' });
+    };
+    life.deliver(desired(2, release('good', '2')));
+    t.ok(await until(() => looksAt.length === 6));
+    t.same(looksAt, [0, 0, 0, 0, 0, 1]);
+    t.ok(await until(() => conditionOf(life, 'Degraded')?.failure?.attempts === 6), 'and the pauses grow on');
+    t.equal(conditionOf(life, 'Active')!.status, 'false');
+    await stopped(life);
+  },
+);
+
 t.test('chips that are silent keep no target behind them waiting', async (t) => {
   const before = [new FakeChip(identity), new FakeChip(identity), new FakeChip(identity)];
   // Longer than the pauses between looks at a board that is away.
