@@ -54,9 +54,12 @@ const patient: ReadonlySet<string> = new Set<ErrorCode>([
   'download/failed',
   'download/mismatch',
   'mcu/unreachable',
+  'mcu/timeout',
   'mcu/trial-ended',
 ]);
-/** A board that is plugged in again is noticed after so long at most. */
+/** What a board that does not answer fails with. */
+const ofSilence: ReadonlySet<string> = new Set<ErrorCode>(['mcu/unreachable', 'mcu/timeout']);
+/** A board that answers again is noticed after so long at most. */
 const boardAgainMs = 5000;
 /** Errors for which deleting something may be all that is needed; a worker's database does not tell a full disk apart. */
 const ofDisk: ReadonlySet<string> = new Set<ErrorCode>(['disk/full', 'store/unwritable']);
@@ -302,8 +305,10 @@ export class Daemon {
       log.info({ target: target.id, step, generation }, 'step done');
       if (step === 'confirm' || step === 'revert' || step === 'publish') await this.#collect();
     } catch (error) {
-      if (abort.signal.aborted) this.#forgetInterruption(task);
-      else await this.#fail(task, error);
+      // A board that was lost may have been brought down by the model; one that only did not answer in time was not.
+      const isOfLine = error instanceof EdgeError && error.code === 'mcu/timeout';
+      if (abort.signal.aborted || isOfLine) this.#forgetInterruption(task);
+      if (!abort.signal.aborted) await this.#fail(task, error);
     } finally {
       this.#running = null;
       // Even where the step failed after it.
@@ -318,7 +323,7 @@ export class Daemon {
     if (artifact !== null) for (const listener of this.#activeListeners) listener({ target, artifact });
   }
 
-  /** A step that was stopped in order did not fail. */
+  /** A step that was stopped in order, or by a line that loses much, says nothing of the model. */
   #forgetInterruption({ target, step, activeKey }: Task): void {
     try {
       if (step === 'confirm') this.#ports.memory.setBakes(target.id, activeKey!, 0);
@@ -367,7 +372,7 @@ export class Daemon {
     // Taking back must succeed in the end: it is tried for ever, but not with what cannot be loaded. Looking, too.
     const isHopeless = step === 'revert' && isFinal && task.previousKey !== null;
     if (!isHopeless && (!isFinal || step === 'settle' || step === 'revert' || step === 'publish')) {
-      this.#delay(target.id, attempts, failure.code === 'mcu/unreachable' ? boardAgainMs : undefined);
+      this.#delay(target.id, attempts, ofSilence.has(failure.code) ? boardAgainMs : undefined);
       return;
     }
     try {

@@ -232,6 +232,27 @@ t.test(
   },
 );
 
+t.test('a line that loses much fails no model', async (t) => {
+  const [chip, disk, history] = [new FakeChip(identity), new Disk(), new History()];
+  const life = begin(chip, disk, history);
+  const interruptions = new Set<unknown>();
+  let [opens, probes] = [0, 0];
+  const lossy = (count: number) => {
+    if (count <= 12) throw new EdgeError('mcu/timeout', 'no reply', { subject: 'chip' });
+  };
+  life.onOpen = () => lossy(++opens);
+  life.onProbe = () => {
+    for (const [key, count] of disk.values) if (key.startsWith('bakes.')) interruptions.add(count);
+    lossy(++probes);
+  };
+  life.deliver(desired(1, release('good')));
+  t.ok(await until(() => isAtRest(life, 1)));
+  t.match(life.reported!.targets.host!.active, { release: 'good@1', isConfirmed: true });
+  t.same([...interruptions], [1], 'nor does it count as a machine that the model brings down');
+  await stopped(life);
+  t.same(history.faults, []);
+});
+
 t.test('chips that are silent keep no target behind them waiting', async (t) => {
   const before = [new FakeChip(identity), new FakeChip(identity), new FakeChip(identity)];
   // Longer than the pauses between looks at a board that is away.
