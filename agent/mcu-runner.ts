@@ -18,7 +18,7 @@ export interface McuService {
   look(): Promise<SlotsView>;
   /**
    * Brings an artifact to a slot and runs it there once; what is active then is loaded again. Fails with `mcu/wrong-result` where the board
-   * computes anything else than the engine on this machine.
+   * computes anything else than the engine on this machine, with `target/failed` where that is not finite.
    */
   bring(folder: string): Promise<void>;
   infer(folder: string, request: InferRequest): Promise<TimedRun>;
@@ -98,15 +98,17 @@ async function keep(folder: string, artifact: Brought): Promise<void> {
   }
 }
 
-/** Same integers, same floats: whatever is not equal is wrong. */
+/** Same integers, same floats: whatever is not equal is wrong. What is not finite is none that a model may answer, here or there. */
 async function compared({ runner, reference, input, dims }: Brought, data: Float32Array): Promise<number> {
   const { outputs, latencyMs } = await runner.infer({ kind: 'tensor', data });
   const expected = await reference.run(new Map([[input, { dims, data }]]));
   for (const [name, { data: found }] of outputs) {
     const wanted = expected.get(name)!.data;
     const isEqual = found.length === wanted.length && found.every((value, index) => Object.is(value, wanted[index]));
-    if (isEqual) continue;
-    throw new EdgeError('mcu/wrong-result', `output ${name} is not what the engine computes here`, { subject: name });
+    if (!isEqual)
+      throw new EdgeError('mcu/wrong-result', `output ${name} is not what the engine computes here`, { subject: name });
+    if (!found.every((value) => Number.isFinite(value)))
+      throw new EdgeError('target/failed', `output ${name} is not finite`, { subject: name });
   }
   return latencyMs;
 }
@@ -119,8 +121,12 @@ const service = (options: BringOptions): McuService => ({
   async bring(folder) {
     const { image, artifact } = await load(folder);
     await theBoard().bring(image, artifact.sha256, options);
-    await compared(artifact, await artifact.runner.probeInput(null, 0));
-    await theBoard().serveActive();
+    try {
+      await compared(artifact, await artifact.runner.probeInput(null, 0));
+    } finally {
+      // However that ended, what is active answers again.
+      await theBoard().serveActive();
+    }
     await keep(folder, artifact);
   },
   infer: (folder, request) => brought(folder).runner.infer(request),

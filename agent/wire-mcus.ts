@@ -1,5 +1,5 @@
 /** The microcontrollers behind this machine, from settings. */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EdgeError } from '../configs/contracts/errors.js';
 import { McuRunners } from './adapters/mcu-runners.js';
@@ -26,6 +26,7 @@ export async function wireMcus(
   identified: () => void,
 ): Promise<WiredMcus> {
   const runners = new Map<string, McuRunners>();
+  const ports = new Map<string, string>();
   for (const text of named) {
     const id = text.slice(0, text.indexOf('='));
     const name = text.slice(id.length + 1);
@@ -37,6 +38,19 @@ export async function wireMcus(
       });
     }
     const place = placeOf(name);
+    if (place.startsWith('/')) {
+      // By whatever name: two that talk over one line understand nothing.
+      const port = await realpath(place).catch(() => place);
+      const other = ports.get(port);
+      if (other !== undefined) {
+        const message = `${id} and ${other} are both at ${port}`;
+        throw new EdgeError('settings/invalid', message, {
+          subject: 'target.microcontrollers',
+          hint: 'Name each port once; `quantd doctor` lists the serial ports.',
+        });
+      }
+      ports.set(port, id);
+    }
     runners.set(id, new McuRunners(place, place === 'host' ? await storageOf(stateFolder, id) : null));
   }
   const targets = [...runners].map(([id, own]) => new SlotTarget(id, own, memory, identified));
