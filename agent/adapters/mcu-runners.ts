@@ -4,6 +4,9 @@ import { EdgeError } from '../../configs/contracts/errors.js';
 import type { InferRequest, ModelRunner, RunnerHost, SlotsView, TargetSlots } from '../device-ports.js';
 import type { McuMethod, McuRunnerMessage, McuRunnerRequest, McuService } from '../mcu-runner.js';
 
+/** How long a process may take to end in order. */
+const graceMs = 2000;
+
 interface Waiting {
   readonly resolve: (value: never) => void;
   readonly reject: (error: EdgeError) => void;
@@ -17,6 +20,7 @@ interface Waiting {
 export class McuRunners implements RunnerHost, TargetSlots {
   readonly #where: string;
   readonly #storage: string | null;
+  readonly #answerMs: number;
   #child: ChildProcess | null = null;
   #isLent = false;
   #next = 0;
@@ -27,10 +31,14 @@ export class McuRunners implements RunnerHost, TargetSlots {
   /** Resolves when nothing is known of the board any more. */
   #lost = deferred();
 
-  /** @param where and `storage`: see `McuBoard` */
-  constructor(where: string, storage: string | null) {
+  /**
+   * @param where and `storage`: see `McuBoard`
+   * @param answerMs a request that gets no further for longer is given up, and the process with it; more than the patience with a board
+   */
+  constructor(where: string, storage: string | null, answerMs = 300_000) {
     this.#where = where;
     this.#storage = storage;
+    this.#answerMs = answerMs;
   }
 
   get slots(): TargetSlots {
@@ -95,7 +103,14 @@ export class McuRunners implements RunnerHost, TargetSlots {
     if (child === null) return;
     const ended = new Promise((resolve) => child.once('exit', resolve));
     if (child.connected) child.disconnect();
+    const timer = setTimeout(() => child.kill('SIGKILL'), graceMs);
     await ended;
+    clearTimeout(timer);
+  }
+
+  /** Of the process, where there is one; for people who watch it. */
+  get pid(): number | undefined {
+    return this.#child?.pid;
   }
 
   #lose(why: string): void {
@@ -129,14 +144,23 @@ export class McuRunners implements RunnerHost, TargetSlots {
   ): Promise<unknown> {
     const id = this.#next++;
     const abort = () => child.send({ abort: id } satisfies McuRunnerRequest, () => {});
+    const timer = setTimeout(() => {
+      this.#take(id)?.reject(this.#failure(`no answer within ${this.#answerMs / 1000} s`));
+      child.kill('SIGKILL');
+    }, this.#answerMs);
+    const advanced = (share: number) => {
+      timer.refresh();
+      progress(share);
+    };
     const answered = new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject, progress });
+      this.#waiting.set(id, { resolve, reject, progress: advanced });
       signal?.addEventListener('abort', abort, { once: true });
       // A channel that has closed already is told by `exit`, too; the callback keeps the error from being thrown.
       child.send({ id, method, args } satisfies McuRunnerRequest, (error) => {
         if (error !== null) this.#take(id)?.reject(this.#failure(error.message));
       });
     }).finally(() => {
+      clearTimeout(timer);
       signal?.removeEventListener('abort', abort);
       this.#underWay.delete(answered);
     });

@@ -64,3 +64,18 @@ t.test('while the line is lent nothing else goes over it, however much is asked'
   await Promise.all(asking);
   t.same([...refusals], ['infer/unavailable']);
 });
+
+t.test('a process that stands still is ended: by a request in time, and by the end', { skip: skipsHost }, async (t) => {
+  const runners = new McuRunners(await board(t), null, 5000);
+  const folder = artifact(t);
+  const runner = await runners.open(folder, signal);
+  process.kill(runners.pid!, 'SIGSTOP');
+  await t.rejects(runner.infer(question), { code: 'mcu/unreachable', message: /no answer within 5 s/ });
+  await runner.ended;
+  t.equal((await (await runners.open(folder, signal)).infer(question)).outputs.size, 1, 'another one goes on');
+  process.kill(runners.pid!, 'SIGSTOP');
+  const last = runners.look();
+  last.catch(() => {});
+  await runners.close();
+  await t.rejects(last, { code: 'mcu/unreachable' });
+});
