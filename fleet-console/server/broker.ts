@@ -1,13 +1,15 @@
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
-import { Aedes, type AedesPublishPacket } from 'aedes';
-import { packetBytes } from '../../configs/contracts/device.js';
+import { Aedes, type AedesPublishPacket, type Client } from 'aedes';
+import { packetBytes, parseTopic } from '../../configs/contracts/device.js';
 import { EdgeError } from '../../configs/contracts/errors.js';
 import type { Take } from './intake.js';
 
 /** Clients that have waited are let in so many at a time: the console answers others in between. */
 const admittedAtOnce = 20;
+/** Characters of a topic that are shown of it where it is refused. */
+const shownTopic = 200;
 
 /** Who may connect already. */
 interface Admission {
@@ -20,11 +22,23 @@ interface Admission {
 export interface BrokerOptions {
   readonly host: string;
   readonly port: number;
-  /** Whether what a client shows lets it in, under any name; null: nothing is asked. */
+  /** Where devices speak: see `topicsOf`. */
+  readonly namespace: string;
+  readonly tenant: string;
+  /** What the console itself shows; nobody else may have its name. */
+  readonly ownPassword: string;
+  /** Whether what any other client shows lets it in; null: nothing is asked. */
   readonly isPassword: ((shown: string) => boolean) | null;
   /** Takes what devices say before it is acknowledged to them. */
   readonly take: Take;
   readonly warn: (text: string) => void;
+}
+
+/** Something that a client may not do; it has been warned of. */
+class Refusal extends Error {
+  constructor() {
+    super('not authorized');
+  }
 }
 
 /** The part of the library's memory that is about retained documents. */
@@ -56,6 +70,10 @@ function lookRetainedUp(memory: RetainedMemory): void {
  * An MQTT 5 broker inside the console. It keeps nothing over a restart: retained documents are published again from the database, and
  * devices ask anew after each connect. Therefore it acknowledges nothing to a device that is not in the database; what cannot be stored ends
  * the connection, and is sent again with the next one.
+ *
+ * A client may speak for the device whose id is its name, and hear what that device should run; only the console itself may say what that
+ * is. Anything else is refused with reason 0x87 (MQTT 5, section 2.4), which disturbs nothing else that the client does, and is warned of
+ * once a connection. Older versions of MQTT know no such answer: there, the connection ends.
  */
 export class EmbeddedBroker {
   readonly #aedes: Aedes;
@@ -74,21 +92,45 @@ export class EmbeddedBroker {
   }
 
   /** Listens. Others than the console itself wait until `admit`. Fails with `broker/unusable` when the address cannot be had. */
-  static async open({ host, port, isPassword, take, warn }: BrokerOptions): Promise<EmbeddedBroker> {
+  static async open(options: BrokerOptions): Promise<EmbeddedBroker> {
+    const { host, port, namespace, tenant, ownPassword, isPassword, take, warn } = options;
     const admission: Admission = { first: null, waiting: [], isOpen: false };
+    /** Connections of the console itself. */
+    const own = new WeakSet<Client>();
+    const refused = new WeakSet<Client>();
+    const isOwnTopic = (client: Client | null, topic: string, isToHear: boolean) => {
+      const parsed = parseTopic(namespace, tenant, topic);
+      return parsed !== null && parsed.device === client?.id && (parsed.kind === 'desired') === isToHear;
+    };
+    const refusal = (client: Client | null, what: string, topic: string) => {
+      if (client !== null && !refused.has(client)) {
+        refused.add(client);
+        warn(
+          `client ${client.id} may not ${what} ${JSON.stringify(topic.slice(0, shownTopic))}: its name has to be the device's, ` +
+            'and namespace and tenant those of the console',
+        );
+      }
+      return new Refusal();
+    };
     const aedes = await Aedes.createBroker({
       maxClientsIdLength: 64,
       preConnect: (_client, packet, done) => {
         if (admission.isOpen || packet.clientId === admission.first) done(null, true);
         else admission.waiting.push(() => done(null, true));
       },
-      authenticate: (_client, _username, shown, done) => {
-        done(null, isPassword === null || isPassword(Buffer.from(shown ?? '').toString('utf8')));
+      authenticate: (client, _username, shown, done) => {
+        const text = Buffer.from(shown ?? '').toString('utf8');
+        if (client.id !== admission.first) done(null, isPassword === null || isPassword(text));
+        else {
+          if (text === ownPassword) own.add(client);
+          done(null, text === ownPassword);
+        }
       },
       authorizePublish: (client, { topic, payload }, done) => {
         // Nothing of ours is larger.
         if (Buffer.byteLength(payload) > packetBytes) done(new Error('the packet is too large'));
-        else if (client?.id === admission.first) done(null);
+        else if (client !== null && own.has(client)) done(null);
+        else if (!isOwnTopic(client, topic, false)) done(refusal(client, 'publish on', topic));
         else
           take(topic, Buffer.from(payload), (isStored) => {
             // An error would be taken for a refusal, after which the device throws away what it has sent.
@@ -96,9 +138,18 @@ export class EmbeddedBroker {
             else client?.close();
           });
       },
+      authorizeSubscribe: (client, subscription, done) => {
+        if (own.has(client) || isOwnTopic(client, subscription.topic, true)) done(null, subscription);
+        else {
+          refusal(client, 'hear', subscription.topic);
+          done(null, null);
+        }
+      },
     });
     lookRetainedUp((aedes as unknown as { persistence: RetainedMemory }).persistence);
-    aedes.on('clientError', (client, error) => warn(`client ${client?.id ?? '?'}: ${error.message}`));
+    aedes.on('clientError', (client, error) => {
+      if (!(error instanceof Refusal)) warn(`client ${client?.id ?? '?'}: ${error.message}`);
+    });
     aedes.on('connectionError', (_client, error) => warn(`a connection: ${error.message}`));
     const server = createServer(aedes.handle);
     const broker = new EmbeddedBroker(aedes, server, admission);

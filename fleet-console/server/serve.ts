@@ -84,9 +84,8 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
   const { namespace, tenant } = mqtt;
   const intake = new Intake({ namespace, tenant, store, fleet, table: (part) => tables.take(part), warn });
   const isBrokerOpen = brokerSettings.embedded && !isLoopback(brokerSettings.host);
-  // What the console itself shows a broker of its own that asks.
-  const ownPassword = isBrokerOpen ? randomBytes(32).toString('base64url') : null;
-  const admits = (shown: string) => shown === ownPassword || auth.admitsDevice(shown);
+  // What the console itself shows a broker of its own.
+  const ownPassword = randomBytes(32).toString('base64url');
   let isListening = () => {};
   const listening = new Promise<void>((resolve) => {
     isListening = resolve;
@@ -100,7 +99,10 @@ export async function openConsole(settings: ConsoleSettings, surroundings: Conso
       ? await EmbeddedBroker.open({
           host: brokerSettings.host,
           port: brokerSettings.port,
-          isPassword: isBrokerOpen ? admits : null,
+          namespace,
+          tenant,
+          ownPassword,
+          isPassword: isBrokerOpen ? (shown) => auth.admitsDevice(shown) : null,
           take: intake.take,
           warn,
         })

@@ -5,9 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import Database from 'better-sqlite3';
 import { connectAsync } from 'mqtt';
 import t from 'tap';
-import { type DeviceEvent, type DeviceResult, topicsOf } from '../../../configs/contracts/device.js';
+import { type DesiredState, type DeviceEvent, type DeviceResult, topicsOf } from '../../../configs/contracts/device.js';
 import type { DeviceDocument } from '../../../fleet-console/commands/devices.js';
-import { freePort, hasMosquitto, mosquittoBroker, until } from '../../support/broker.js';
+import { freePort, hasMosquitto, Listener, mosquittoBroker, until } from '../../support/broker.js';
 import { FakeDevice, makeRelease, portOf, startConsole } from '../../support/console.js';
 import { announceSeed, Random } from '../../support/seed.js';
 
@@ -115,21 +115,20 @@ t.test('the console restarts, broker and all: a fresh broker is filled from the 
   );
   await console.client.send('POST', '/v1/assignments', { selector: 'all', release: 'fire@1' });
   await until(() => device.last?.generation === 1, 'told');
+  await device.close();
   for (let restart = 2; restart < 5; restart++) {
     await console.close();
     console = await startConsole(folder, ports);
     await console.client.send('PUT', '/v1/budgets', { selector: 'all', budget: { latencyMs: restart } });
-    // A newcomer sees what the new broker retains for the device.
-    const witness = await FakeDevice.open(console.brokerUrl, 'witness');
-    await witness.client.subscribeAsync(device.topics.desired, { qos: 1 });
+    // Without asking for it, the device sees what the new broker retains for it.
+    const witness = await Listener.open({ url: console.brokerUrl }, device.topics.desired, { clientId: 'd1' });
     await until(
-      () => witness.desired.some(({ device: id, generation }) => id === 'd1' && generation === restart),
+      () => witness.of<DesiredState>('/desired').some(({ generation }) => generation === restart),
       `generation ${restart} is retained`,
     );
     await witness.close();
   }
   t.match(await console.client.get<{ results: unknown[] }>('/v1/releases'), { releases: [{ id: 'fire@1' }] });
-  await device.close();
   await console.close();
 });
 
