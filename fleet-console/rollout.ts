@@ -289,6 +289,11 @@ export function explain(rollout: Rollout, devices: Iterable<RolloutDevice>, id: 
   }
   const doing = device.activity === '' ? '' : `; ${device.activity}`;
   const verdicts = progress.gates.map(({ text }) => text).join('; ');
+  if (progress.isLetGo && hasEnded(rollout)) {
+    const end =
+      progress.state === 'confirmed' ? `had confirmed ${release}` : `went back to ${progress.previous ?? 'nothing'}`;
+    return `it ${end}, and was assigned something else after the rollout was ${status}: what it does now is no matter of the rollout`;
+  }
   switch (progress.state) {
     case 'confirmed':
       return `it runs ${release}, confirmed${verdicts === '' ? '' : `; ${verdicts}`}`;

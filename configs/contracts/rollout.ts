@@ -275,6 +275,8 @@ export const DeviceProgress = Type.Object({
   gates: Type.Array(GateVerdict),
   /** Somebody has resumed the rollout knowing of its failure, or of its inconclusive gates. */
   isAccepted: Type.Boolean(),
+  /** After the rollout had ended, something else was wanted on it: what it does from then on is no matter of the rollout, even with the release. */
+  isLetGo: Type.Optional(Type.Boolean()),
 });
 export type DeviceProgress = Static<typeof DeviceProgress>;
 

@@ -10,13 +10,15 @@ export function observe(draft: Draft, device: RolloutDevice, progress: DevicePro
   const isForward = state === 'updating' || state === 'confirmed' || state === 'failed';
   const isBackward = state === 'returning' || state === 'returned' || state === 'stranded';
   if (!isForward && !isBackward) return;
-  if (device.wanted !== (isForward ? draft.head.release : previous)) {
+  const { isLetGo = false } = progress;
+  if (isLetGo && draft.hasEnded) return;
+  if (isLetGo || device.wanted !== (isForward ? draft.head.release : previous)) {
     // What came of it in a rollout that has ended stays on record, whatever is wanted later.
-    if (draft.hasEnded && (state === 'confirmed' || state === 'returned')) return;
-    draft.change(device.id, { state: 'superseded' });
+    const isOnRecord = draft.hasEnded && (state === 'confirmed' || state === 'returned');
+    draft.change(device.id, isOnRecord ? { isLetGo: true } : { state: 'superseded' });
     draft.say(
       device.id,
-      `left alone from here on: it was assigned ${device.wanted ?? 'nothing'} outside of the rollout`,
+      `left alone from here on: it was assigned ${isLetGo ? 'something else' : (device.wanted ?? 'nothing')} outside of the rollout`,
     );
   } else if (isBackward) observeReturn(draft, device, progress);
   else observeUpdate(draft, device, progress);

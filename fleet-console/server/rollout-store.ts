@@ -142,26 +142,28 @@ export class RolloutStore {
   }
 
   /**
-   * By target, the newest rollout that has told a device something, as far as it has ended: with that device only. Those whose word the
-   * device has carried out and still does are left out, as most are, without its documents being read.
+   * By target, the newest rollout that has told a device something, as far as it has ended and not let go of it: with that device only.
+   * Those whose word is still wanted and carried out are left out, as most are, without the device's documents being read.
    */
   endedWith(device: string): Rollout[] {
-    const rows = this.#database.all<{ head: string; progress: string; runs: string | null }>(
+    const rows = this.#database.all<{ head: string; progress: string; runs: string | null; wanted: string | null }>(
       `SELECT max(own.rollout), own.progress, head,
-         reported ->> ('$.targets."' || (head ->> '$.target') || '".active.release') AS runs
+         reported ->> ('$.targets."' || (head ->> '$.target') || '".active.release') AS runs,
+         desired.document ->> ('$.targets."' || (head ->> '$.target') || '".release.id') AS wanted
        FROM rollout_device AS own JOIN rollout ON rollout.id = own.rollout JOIN device ON device.id = own.device
+         LEFT JOIN desired ON desired.device = own.device
        WHERE own.device = ? AND own.state NOT IN ('waiting', 'superseded') GROUP BY head ->> '$.target'`,
       device,
     );
     return rows
-      .map(({ head, progress, runs }) => ({
+      .map(({ head, progress, ...now }) => ({
         head: JSON.parse(head) as RolloutHead,
         progress: JSON.parse(progress) as DeviceProgress,
-        runs,
+        ...now,
       }))
-      .filter(({ head, progress: { state, previous }, runs }) => {
+      .filter(({ head, progress: { state, previous, isLetGo = false }, runs, wanted }) => {
         const kept = state === 'confirmed' ? head.release : state === 'returned' ? previous : null;
-        return hasEnded(head) && (kept === null || runs !== kept);
+        return hasEnded(head) && !isLetGo && (kept === null || runs !== kept || wanted !== kept);
       })
       .map(({ head, progress }) => ({ ...head, devices: { [device]: progress } }));
   }

@@ -273,6 +273,8 @@ function checkAftermath(ended: Rollout, fleet: ReadonlyMap<string, MadeUpDevice>
   let rollout = ended;
   const devices = [...fleet.values()];
   for (const device of devices) device.isAhead = false;
+  /** Devices on which something else has been wanted since the end. */
+  const replaced = new Set<string>();
   for (let step = 0; step < 80; step++) {
     const isLast = step === 79;
     const isCalm = step > 40;
@@ -284,6 +286,11 @@ function checkAftermath(ended: Rollout, fleet: ReadonlyMap<string, MadeUpDevice>
     else if (lot < 0.43 && !isCalm) {
       device.tell('other@1');
       device.isTaken = true;
+      replaced.add(device.id);
+    } else if (lot < 0.55 && !isCalm && replaced.has(device.id)) {
+      // Somebody wants again what the rollout had told it.
+      const { state, previous } = rollout.devices[device.id] ?? { state: 'superseded', previous: null };
+      device.tell(state === 'returned' ? previous : release);
     }
     for (const device of devices) device.live(isLast ? 1e6 : stepSeconds, release, random, isCalm);
     if (isLast) {
@@ -292,14 +299,16 @@ function checkAftermath(ended: Rollout, fleet: ReadonlyMap<string, MadeUpDevice>
         device.report(release);
       }
     }
-    // As the console does it: of those that have said something, no others.
-    const views = viewsOf(fleet).filter(() => isLast || random.next() < 0.3);
+    // As the console does it: of those that have said something or were assigned something, no others.
+    const views = viewsOf(fleet).filter(({ id }) => isLast || id === device.id || random.next() < 0.3);
     const result = advance(rollout, views, step * 1e7);
     if (result.assignments.length > 0 || result.standing !== null || result.rollout.status !== ended.status)
       return `an end was not final: ${ended.status}`;
     if (result.rollout.clockMs !== ended.clockMs) return 'the clock of a rollout that has ended went on';
     for (const [id, { state }] of Object.entries(result.rollout.devices)) {
       const old = rollout.devices[id]!.state;
+      if (state !== old && replaced.has(id) && state !== 'superseded')
+        return `${id} was ${old} and is ${state}, after something else was wanted on it`;
       if (state === old || (old !== 'confirmed' && old !== 'returned')) continue;
       if (state === 'superseded') return `${id} is ${state}, and what had come of it is forgotten`;
       if (old === 'confirmed' && fleet.get(id)!.known.truth.release === release)
@@ -317,7 +326,7 @@ function checkAftermath(ended: Rollout, fleet: ReadonlyMap<string, MadeUpDevice>
     const allowed =
       !isForward && !isBackward
         ? [was]
-        : desired.release !== word
+        : desired.release !== word || replaced.has(id)
           ? ['confirmed', 'returned', 'superseded']
           : runsIt || word === null
             ? [isForward ? 'confirmed' : 'returned']

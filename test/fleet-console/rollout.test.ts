@@ -203,6 +203,37 @@ t.test('a device that reverts after it had confirmed takes its success back, and
   t.equal(hand.rollout.status, 'paused');
 });
 
+t.test(
+  'a device that got something else after the end is let go of, even when it is to run the release again',
+  async (t) => {
+    const hand = new Hand(fleetOf({ a0: 'good', a1: 'good' }));
+    hand.look();
+    hand.answer('a0', 'a1');
+    const device = hand.fleet.get('a0')!;
+    device.tell('other@1');
+    hand.answer('a0');
+    t.equal(hand.said.at(-1), 'a0 left alone from here on: it was assigned other@1 outside of the rollout');
+    const said = hand.said.length;
+    device.tell(release);
+    // It has seen that, and still runs what it ran.
+    device.generation = device.desired.generation;
+    device.report(release);
+    hand.look(5);
+    t.match(hand.rollout.devices.a0, { state: 'confirmed', failure: null, isLetGo: true });
+    t.match(
+      hand.why('a0'),
+      /^it had confirmed fire@2, and was assigned something else after the rollout was completed/,
+    );
+    device.fallBack();
+    device.report(release);
+    hand.look(5);
+    t.equal(hand.said.length, said, 'nothing that it does is said of the rollout any more');
+    hand.rollout = rollBack(hand.rollout, 'second thoughts').rollout;
+    t.same(hand.look(), ['a1'], 'a rollback leaves it alone as well');
+    t.equal(hand.rollout.devices.a0!.state, 'superseded');
+  },
+);
+
 t.test('once completed, what devices say still counts, and nobody is told anything', async (t) => {
   const hand = new Hand(fleetOf({ a0: 'good', a1: 'good' }));
   hand.look();
