@@ -141,6 +141,14 @@ export class RolloutStore {
     return heads.map(({ id }) => this.get(id)!);
   }
 
+  /** Devices that a rollout has told something, and not let go of before its end. */
+  toldDevices(): string[] {
+    const rows = this.#database.all<{ device: string }>(
+      "SELECT DISTINCT device FROM rollout_device WHERE state NOT IN ('waiting', 'superseded')",
+    );
+    return rows.map(({ device }) => device);
+  }
+
   /**
    * By target, the newest rollout that has told a device something, as far as it has ended and not let go of it: with that device only.
    * Those whose word is still wanted and carried out are left out, as most are, without the device's documents being read.

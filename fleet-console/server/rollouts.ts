@@ -133,8 +133,10 @@ export class Rollouts {
     return this.#lookMs;
   }
 
-  /** Begins to look at rollouts by itself. */
+  /** Begins to look at rollouts by itself: first at what devices had said when a console was killed before it looked. */
   start(): void {
+    for (const id of this.#rollouts.toldDevices()) this.#unheard.add(id);
+    this.#lookSoon();
     this.#ticks = setInterval(() => void this.#lookWhenFresh(), tickMs);
   }
 

@@ -308,6 +308,27 @@ t.test(
   },
 );
 
+t.test('what a device had said when the console was killed is taken over by the next one', async (t) => {
+  const folder = t.testdir();
+  let console = await startConsole(folder);
+  const devices = await fleetOn(console, Array(2).fill({ workMs: 20 }));
+  await console.client.send('POST', '/v1/rollouts', { release: after, selector: 'all' });
+  await statusBecomes(console.client, 'completed');
+  await Promise.all(devices.map((device) => device.close()));
+  await console.close();
+  // The console has stored a report, and gone before anything came of it; the device says nothing more.
+  const database = new Database(join(folder, 'fleet', 'fleet.db'));
+  database
+    .prepare(`UPDATE device SET reported = json_set(reported, '$.targets.host.active.release', ?) WHERE id = 'd0'`)
+    .run(before);
+  database.close();
+  console = await startConsole(folder);
+  const states = async () => (await statesOf(console.client)).map(({ state }) => state);
+  await until(async () => (await states())[0] === 'failed', 'the rollout knows of it', 5000);
+  t.same(await states(), ['failed', 'confirmed']);
+  await console.close();
+});
+
 t.test(
   'restored from an hour ago: devices that are newer are marked, the rollout pauses, nobody is downgraded',
   async (t) => {
