@@ -55,20 +55,25 @@ export class DeviceViews<View> {
     this.#isBegun = true;
   }
 
-  /** Makes views again, until a time; answers what is left. */
+  /** Makes views again, until a time; answers what is left. What fails is still to be made, and what was made before it is kept. */
   #remake(ids: readonly string[], until: number): string[] {
     let isInOrder = true;
     let count = 0;
-    while (count < ids.length && performance.now() < until) {
-      const id = ids[count++]!;
-      if (!this.#stale.has(id)) continue;
-      const record = this.#store.device(id);
-      this.#stale.delete(id);
-      if (record === null) continue;
-      if (!this.#views.has(id)) isInOrder = false;
-      this.#views.set(id, this.#make(record));
+    try {
+      for (; count < ids.length && performance.now() < until; count++) {
+        const id = ids[count]!;
+        if (!this.#stale.has(id)) continue;
+        const record = this.#store.device(id);
+        if (record !== null) {
+          const view = this.#make(record);
+          if (!this.#views.has(id)) isInOrder = false;
+          this.#views.set(id, view);
+        }
+        this.#stale.delete(id);
+      }
+    } finally {
+      if (!isInOrder) this.#views = new Map([...this.#views].sort(([a], [b]) => (a < b ? -1 : 1)));
     }
-    if (!isInOrder) this.#views = new Map([...this.#views].sort(([a], [b]) => (a < b ? -1 : 1)));
     return ids.slice(count);
   }
 }

@@ -6,6 +6,7 @@ import { matches, parseSelector } from '../../../fleet-console/selector.js';
 import { ArtifactFolder } from '../../../fleet-console/server/artifacts.js';
 import { AuditLog } from '../../../fleet-console/server/audit.js';
 import { ConsoleDatabase } from '../../../fleet-console/server/database.js';
+import { DeviceViews } from '../../../fleet-console/server/device-views.js';
 import { Fleet } from '../../../fleet-console/server/fleet.js';
 import { type DevicePage, FleetView } from '../../../fleet-console/server/fleet-view.js';
 import { ConsoleStore, type DeviceRecord, viewOf } from '../../../fleet-console/server/store.js';
@@ -47,23 +48,27 @@ class ChangingFleet {
     this.view = new FleetView(this.store, this.fleet);
   }
 
+  readonly birth = (id: string): void => {
+    const random = this.#random;
+    this.store.putBirth({
+      schema: 'quantd/birth/1',
+      device: id,
+      session: 1,
+      agentVersion: '0',
+      hardwareClass: random.pick(['Pi', 'Jetson', 'x86']),
+      targets: { host: { kind: 'ort', identity: {} } },
+      labels: { group: random.pick(['g', 'h']), site: random.pick(['North', 'South']) },
+      time,
+    });
+  };
+
   /** One device is born, goes, comes, or says something. */
   change(most: number): void {
     const random = this.#random;
     const id = `d${random.below(most)}`;
     const kind = random.below(3);
-    if (this.store.device(id) === null || random.next() < 0.1) {
-      this.store.putBirth({
-        schema: 'quantd/birth/1',
-        device: id,
-        session: 1,
-        agentVersion: '0',
-        hardwareClass: random.pick(['Pi', 'Jetson', 'x86']),
-        targets: { host: { kind: 'ort', identity: {} } },
-        labels: { group: random.pick(['g', 'h']), site: random.pick(['North', 'South']) },
-        time,
-      });
-    } else if (kind === 0) this.store.putOnline(id, random.next() < 0.7, 1);
+    if (this.store.device(id) === null || random.next() < 0.1) this.birth(id);
+    else if (kind === 0) this.store.putOnline(id, random.next() < 0.7, 1);
     else if (kind === 1) {
       const release = {
         id: random.pick(releases),
@@ -128,6 +133,42 @@ function textsOf({ id, birth, reported, desired }: DeviceRecord): string[] {
   const wanted = Object.values(desired?.targets ?? {}).map(({ release }) => release.id);
   return [id, birth.hardwareClass, ...Object.values(birth.labels), ...running, ...wanted];
 }
+
+t.test('a view that cannot be made is made the next time, and what was made before it is in order', async (t) => {
+  const { store, fleet, birth } = new ChangingFleet(t.testdir(), new Random(seed));
+  for (const id of ['b', 'd', 'c']) birth(id);
+  let failing = '';
+  const views = new DeviceViews(store, fleet, ({ id, isOnline }) => {
+    if (id === failing) throw new Error('not now');
+    return isOnline;
+  });
+  t.same(
+    [...(await views.fresh())],
+    [
+      ['b', true],
+      ['c', true],
+      ['d', true],
+    ],
+  );
+  for (const id of ['d', 'a', 'c']) {
+    birth(id);
+    store.putOnline(id, false, 1);
+  }
+  failing = 'c';
+  for (const id of ['d', 'a', 'c']) fleet.emit('device', id);
+  t.throws(() => views.now(), { message: 'not now' });
+  await t.rejects(views.fresh(), { message: 'not now' });
+  failing = '';
+  const all = [
+    ['a', false],
+    ['b', true],
+    ['c', false],
+    ['d', false],
+  ];
+  t.same([...views.now()], all);
+  t.same([...(await views.fresh())], all);
+  views.close();
+});
 
 t.test('counts, lists and pages say what counting every device says, while devices change', async (t) => {
   const random = new Random(seed);
