@@ -51,6 +51,7 @@ interface Delivery {
 interface Course {
   isBusy: boolean;
   failures: number;
+  /** By `performance.now()`: a clock that is set neither prolongs a pause nor ends it. */
   notBeforeMs: number;
   timer: NodeJS.Timeout | undefined;
   readonly abort: AbortController;
@@ -191,7 +192,7 @@ export class Webhooks {
     course.isBusy = true;
     let isWaiting = true;
     try {
-      while (this.#isRunning && Date.now() >= course.notBeforeMs) {
+      while (this.#isRunning && performance.now() >= course.notBeforeMs) {
         const next = this.#next(id);
         if (next === null) {
           isWaiting = false;
@@ -201,18 +202,18 @@ export class Webhooks {
         if (course.abort.signal.aborted) return;
         this.#settle(id, next.delivery, attempt);
         course.failures = attempt.isDelivered ? 0 : course.failures + 1;
-        if (!attempt.isDelivered) course.notBeforeMs = Date.now() + this.#pauseMs(course.failures);
+        if (!attempt.isDelivered) course.notBeforeMs = performance.now() + this.#pauseMs(course.failures);
       }
     } catch (error) {
       // The database does not take what became of it: it will be delivered again.
       this.#options.warn(`webhook ${id}: ${(error as Error).message}`);
       course.failures++;
-      course.notBeforeMs = Date.now() + this.#pauseMs(course.failures);
+      course.notBeforeMs = performance.now() + this.#pauseMs(course.failures);
     } finally {
       course.isBusy = false;
       clearTimeout(course.timer);
-      // The pause may have ended since it was looked at, and timers may be early by the clock: no timer is needed only where nothing waits.
-      const waitMs = Math.max(1, course.notBeforeMs - Date.now());
+      // The pause may have ended since it was looked at, and timers may be early by it: no timer is needed only where nothing waits.
+      const waitMs = Math.max(1, course.notBeforeMs - performance.now());
       if (isWaiting && this.#isRunning && !course.abort.signal.aborted)
         course.timer = setTimeout(() => void this.#deliver(id), waitMs);
     }
@@ -322,7 +323,7 @@ export class Webhooks {
 
   #documentOf(row: HookRow): WebhookDocument {
     const { id, url, pending, delivered, dropped, given_up: givenUp, created_at: createdAt } = row;
-    const notBeforeMs = Math.max(this.#courses.get(id)?.notBeforeMs ?? 0, Date.now());
+    const pauseMs = Math.max(0, (this.#courses.get(id)?.notBeforeMs ?? 0) - performance.now());
     return {
       id,
       url: shownUrl(url),
@@ -333,7 +334,7 @@ export class Webhooks {
       dropped,
       givenUp,
       lastAttempt: row.last_attempt === null ? null : (JSON.parse(row.last_attempt) as WebhookAttempt),
-      nextAttemptAt: pending === 0 ? null : new Date(notBeforeMs).toISOString(),
+      nextAttemptAt: pending === 0 ? null : new Date(Date.now() + pauseMs).toISOString(),
     };
   }
 }

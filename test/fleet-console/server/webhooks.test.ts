@@ -130,6 +130,29 @@ t.test('what is announced arrives once, in order, signed as anybody can check', 
   await endpoint.close();
 });
 
+t.test('a clock that is set back prolongs no pause, and has nothing sent again and again', async (t) => {
+  const now = Date.now;
+  for (const days of [1 / 24, 30]) {
+    const endpoint = await Endpoint.open((index) => (index < 3 ? 500 : 200));
+    const { webhooks, close } = open({ backoff: { firstMs: 100, mostMs: 100 } });
+    webhooks.add({ url: endpoint.url, events: ['result'] }, by);
+    webhooks.announce('result', { n: 1 });
+    await until(() => webhooks.list()[0]!.lastAttempt !== null, 'the first attempt has failed');
+    const began = performance.now();
+    try {
+      Date.now = () => now() - days * 86_400_000;
+      await until(() => webhooks.list()[0]!.delivered === 1, 'it is delivered', 5000);
+    } finally {
+      Date.now = now;
+    }
+    t.equal(endpoint.messages.length, 4);
+    // Three pauses of at least half of 100 ms; the first may have begun a little before.
+    t.ok(performance.now() - began > 100, 'pauses are kept');
+    await close();
+    await endpoint.close();
+  }
+});
+
 t.test(
   'an endpoint that fails, hangs, drops the connection or leads elsewhere gets everything in the end',
   async (t) => {
