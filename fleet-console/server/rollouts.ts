@@ -98,8 +98,10 @@ export class Rollouts {
   readonly #announce: Announce;
   readonly #warn: (text: string) => void;
   readonly #live: Map<number, Rollout>;
-  /** Of all devices, by target: kept while a rollout on it is live. */
+  /** Of all devices, by target: kept while a rollout on it is live, or about to begin. */
   readonly #views = new Map<string, DeviceViews<RolloutDevice>>();
+  /** Rollouts that are about to begin, by target. */
+  readonly #beginning = new Map<string, number>();
   /** Devices that have said something, as far as rollouts that have ended are concerned. */
   readonly #unheard = new Set<string>();
   #ticks: NodeJS.Timeout | undefined;
@@ -160,6 +162,7 @@ export class Rollouts {
   ): Promise<RolloutDocument> {
     const release = this.#release(wanted.release);
     const policy = parsePolicy(wanted.policy);
+    this.#beginning.set(wanted.target, (this.#beginning.get(wanted.target) ?? 0) + 1);
     try {
       await this.#viewsOn(wanted.target).fresh();
       const id = this.#rollouts.nextId;
@@ -172,6 +175,9 @@ export class Rollouts {
       this.#look();
       return this.#document(id);
     } finally {
+      const others = this.#beginning.get(wanted.target)! - 1;
+      if (others > 0) this.#beginning.set(wanted.target, others);
+      else this.#beginning.delete(wanted.target);
       this.#dropUnusedViews(wanted.target);
     }
   }
@@ -416,6 +422,7 @@ export class Rollouts {
   }
 
   #dropUnusedViews(target: string): void {
+    if (this.#beginning.has(target)) return;
     if ([...this.#live.values()].some((rollout) => rollout.target === target)) return;
     this.#views.get(target)?.close();
     this.#views.delete(target);

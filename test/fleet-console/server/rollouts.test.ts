@@ -6,7 +6,18 @@ import Database from 'better-sqlite3';
 import t, { type Test } from 'tap';
 import type { ConsoleClient } from '../../../fleet-console/client.js';
 import type { DeviceDocument } from '../../../fleet-console/commands/devices.js';
-import type { RolloutAnswer, RolloutDevices, RolloutDocument } from '../../../fleet-console/server/rollouts.js';
+import { ArtifactFolder } from '../../../fleet-console/server/artifacts.js';
+import { AuditLog } from '../../../fleet-console/server/audit.js';
+import { ConsoleDatabase } from '../../../fleet-console/server/database.js';
+import { Fleet } from '../../../fleet-console/server/fleet.js';
+import { RolloutStore } from '../../../fleet-console/server/rollout-store.js';
+import {
+  type RolloutAnswer,
+  type RolloutDevices,
+  type RolloutDocument,
+  Rollouts,
+} from '../../../fleet-console/server/rollouts.js';
+import { ConsoleStore } from '../../../fleet-console/server/store.js';
 import type { OverviewDocument } from '../../../fleet-console/server/view-api.js';
 import { hasMosquitto, mosquittoBroker, type TestBroker, until } from '../../support/broker.js';
 import { makeRelease, portOf, startConsole } from '../../support/console.js';
@@ -404,3 +415,50 @@ t.test(
     await console.close();
   },
 );
+
+t.test('a rollout that is refused takes from no other one what that has made of the devices', async (t) => {
+  const database = new ConsoleDatabase(':memory:');
+  const audit = new AuditLog(database, () => {});
+  let reads = 0;
+  class CountingStore extends ConsoleStore {
+    override device(id: string) {
+      // So long that a look at all of them takes several turns.
+      for (const until = performance.now() + 1; performance.now() < until; );
+      reads++;
+      return super.device(id);
+    }
+  }
+  const store = new CountingStore(database, { events: 10, results: 10 }, () => {});
+  const fleet = new Fleet(store, new ArtifactFolder(t.testdir()), audit);
+  const rollouts = new Rollouts(store, new RolloutStore(database, 10), fleet, {
+    audit,
+    announce: () => {},
+    warn: t.fail,
+  });
+  const count = 100;
+  const targets = { host: { kind: 'ort', identity: {} } };
+  const about = {
+    session: 1,
+    agentVersion: '0',
+    hardwareClass: 'x',
+    targets,
+    labels: {},
+    time: new Date(0).toISOString(),
+  };
+  for (let i = 0; i < count; i++) store.putBirth({ schema: 'quantd/birth/1', device: `d${i}`, ...about });
+  const model = { sha256: '0'.repeat(64), sizeBytes: 1, manifestSha256: '0'.repeat(64) };
+  store.putRelease({ id: after, model, card: null });
+  const by = { name: 'ada', role: 'operator' } as const;
+  const nobody = { release: after, selector: 'site=nowhere', target: 'host', policy: {} };
+  const refused = await Promise.allSettled([rollouts.begin(nobody, by), rollouts.begin(nobody, by)]);
+  t.same(
+    refused.map(({ status }) => status),
+    ['rejected', 'rejected'],
+  );
+  t.equal(reads, count, 'each device was looked at once');
+  await t.rejects(rollouts.begin(nobody, by));
+  t.equal(reads, 2 * count, 'nothing is kept for nobody');
+  rollouts.stop();
+  fleet.close();
+  database.close();
+});
