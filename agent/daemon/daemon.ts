@@ -191,7 +191,7 @@ export class Daemon {
 
   /** What was last reported, or would have been. */
   async status(): Promise<ReportedState> {
-    return this.#reporter.reported(this.#moment());
+    return this.#reporter.view(this.#moment());
   }
 
   /** The maintenance gates as they are now; none where none is configured. */

@@ -52,8 +52,15 @@ export class Reporter {
     this.#ports = ports;
   }
 
-  /** The document of this moment; since when its conditions hold is remembered. */
+  /** The document of this moment, to be reported: since when its conditions hold is remembered. One at a time. */
   async reported(moment: Moment): Promise<ReportedState> {
+    const document = await this.view(moment);
+    this.#keepConditions(document.conditions);
+    return document;
+  }
+
+  /** The document of this moment, for whoever asks: nothing comes of it, however long it takes and whatever is reported meanwhile. */
+  async view(moment: Moment): Promise<ReportedState> {
     const { memory, clock, link } = this.#ports;
     const { device, session, targets: ownTargets, algorithm } = this.#options;
     const { refusal, sequence } = moment;
@@ -69,8 +76,6 @@ export class Reporter {
     if (refusal === null && observedGeneration > 0) {
       statements.unshift(statement(null, 'Accepted', true, 'accepted', `generation ${observedGeneration}`));
     }
-    const conditions = withTimes(statements, memory.conditions, clock.now());
-    this.#keepConditions(conditions);
     return {
       schema: 'quantd/reported/1',
       device,
@@ -78,7 +83,7 @@ export class Reporter {
       sequence,
       observedGeneration,
       targets,
-      conditions,
+      conditions: withTimes(statements, memory.conditions, clock.now()),
       outbox: link.outbox(),
       time: clock.now(),
     };

@@ -335,7 +335,7 @@ export class Life {
       report: async (key) => artifacts.get(key) ?? null,
       table: async () => null,
       linked: async (target, role) => {
-        for (let turn = 0; turn < this.linkTurns; turn++) await nextTurn();
+        for (let turn = 0, turns = this.linkTurns; turn < turns; turn++) await nextTurn();
         return links.get(`${role}/${target}`) ?? null;
       },
       link: async (target: string, role: SlotRole, key) => {

@@ -60,6 +60,26 @@ t.test('what holds of older orders is never said of newer ones that come while i
   }
 });
 
+t.test('whoever asks how the device stands leaves nothing behind of older orders', async (t) => {
+  const disk = new Disk();
+  const life = new Life(disk, new History(), never);
+  t.ok(await rests(life, desired(1, release('good'))));
+  await until(never, 300);
+  life.linkTurns = 30_000;
+  let isAnswered = false;
+  const asked = life.daemon.status().finally(() => {
+    isAnswered = true;
+  });
+  // Its first look alone takes so long.
+  life.linkTurns = 1;
+  t.ok(await rests(life, desired(2, release('good', '2'))));
+  await until(never, 300);
+  t.notOk(isAnswered, 'it takes longer than all of that');
+  t.equal((await asked).observedGeneration, 1);
+  t.same(disk.values.get('conditions'), life.reported!.conditions);
+  await stopped(life);
+});
+
 t.test('a goal that is replaced just before its step begins is not worked on', async (t) => {
   for (let turn = 0; turn < 160; turn += 4) {
     const [disk, history] = [new Disk(), new History()];
