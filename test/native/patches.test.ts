@@ -230,7 +230,7 @@ t.test('codes two in a byte compute what they do with a byte each, in less memor
     const [input] = network.samples as [Float32Array];
     let [plain, dense]: (ReturnType<typeof build> | null)[] = [null, null];
     try {
-      plain = build({ patches });
+      plain = build({ patches, packer });
       dense = build({ patches, packer, arenaCeilingBytes: 0 });
     } catch (error) {
       if ((error as { code?: string }).code !== 'model/unsupported') throw error;

@@ -12,6 +12,8 @@ const wholeNibbles = 8;
 
 /** The same image with the least of its codes as nibbles that brings its arena under a ceiling, or all that can be where none does. */
 export function joinNibbles(draft: Draft, ceilingBytes: number): Draft {
+  // Layouts are not the smallest there are: one at a time, tensors may seem not to go back to bytes where all of them do.
+  if (layOutArena(draft).arenaBytes <= ceilingBytes) return draft;
   const nibbles = new Set([...draft.tensors.keys()].filter((id) => canBeNibbles(draft, id)));
   const fits = () => layOutArena(withNibbles(draft, nibbles)).arenaBytes <= ceilingBytes;
   if (!fits()) return withNibbles(draft, nibbles);
