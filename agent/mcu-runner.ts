@@ -120,12 +120,18 @@ const service = (options: BringOptions): McuService => ({
   look: () => theBoard().look(),
   async bring(folder) {
     const { image, artifact } = await load(folder);
-    await theBoard().bring(image, artifact.sha256, options);
     try {
-      await compared(artifact, await artifact.runner.probeInput(null, 0));
-    } finally {
-      // However that ended, what is active answers again.
-      await theBoard().serveActive();
+      await theBoard().bring(image, artifact.sha256, options);
+      try {
+        await compared(artifact, await artifact.runner.probeInput(null, 0));
+      } finally {
+        // However that ended, what is active answers again.
+        await theBoard().serveActive();
+      }
+    } catch (error) {
+      // It is tried again, maybe for days: no session may stay behind each time.
+      await artifact.reference.close();
+      throw error;
     }
     await keep(folder, artifact);
   },
